@@ -1,0 +1,1 @@
+"""Command lines, thin, named and shaped like those of espnet2.bin."""

@@ -1,0 +1,58 @@
+"""`espnet-rand`: Python, with espnet_rand registered in it and in every Python that it starts."""
+
+import os
+import sys
+from pathlib import Path
+from typing import List, NoReturn, Optional
+
+USAGE = """\
+usage: espnet-rand [--import MODULE]... (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
+
+Runs Python as `python` does, with quantization registered in every ESPnet task, here and in all
+Python processes started below. For example
+
+  espnet-rand -m espnet2.bin.asr_train --quantizer rand --quantizer_conf bits=4 ...
+  ./run.sh --python espnet-rand --asr_args "--quantizer_config .../conf/rand_w4.yaml"
+
+--import MODULE  import this module on registration, in every process: quantizers and layers of your own
+"""
+STARTUP = Path(__file__).resolve().parent.parent / "startup"
+
+
+def main(argv: Optional[List[str]] = None) -> NoReturn:
+    """Replace this process by Python. Exits with status 2 where the command line is off."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    modules = []
+    while arguments and (arguments[0] == "--import" or arguments[0].startswith("--import=")):
+        flag, _, module = arguments.pop(0).partition("=")
+        if not module and not arguments:
+            _fail("--import needs the name of a module")
+        modules.append(module or arguments.pop(0))
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _exit(USAGE, 0 if arguments else 2)
+    for flag in arguments:
+        if not flag.startswith("-") or flag.startswith(("-m", "-c")):
+            break
+        if flag.startswith("-") and set(flag[1:]) & set("EIS") and not flag.startswith("--"):
+            _fail(f"Python's {flag} would keep espnet_rand from being registered: leave it out")
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = _joined(os.pathsep, str(STARTUP), environment.get("PYTHONPATH", ""))
+    if modules:
+        from_outside = environment.get("ESPNET_RAND_IMPORT", "")
+        environment["ESPNET_RAND_IMPORT"] = _joined(",", from_outside, *modules)
+    os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def _joined(separator: str, *parts: str) -> str:
+    """The parts, each once, in order."""
+    entries = [entry for part in parts for entry in part.split(separator) if entry]
+    return separator.join(dict.fromkeys(entries))
+
+
+def _fail(message: str) -> NoReturn:
+    _exit(f"espnet-rand: error: {message}\n{USAGE}", 2)
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr if status else sys.stdout)
+    sys.exit(status)

@@ -1,0 +1,21 @@
+"""The hook: quantizes the layers of any torch model, in place. No ESPnet here.
+
+One file for each layer family; importing it here puts it into the registry.
+"""
+
+from espnet_rand.layers import attention, convolution, embedding, linear, recurrent  # noqa: F401
+from espnet_rand.layers.layer import SCALE_SUFFIX, QuantizedLayer, quantized_layers, quantizes
+from espnet_rand.layers.quantize import QuantizationError, disabled, quantize, quantize_new_layers
+from espnet_rand.layers.report import Report
+
+__all__ = [
+    "SCALE_SUFFIX",
+    "QuantizationError",
+    "QuantizedLayer",
+    "Report",
+    "disabled",
+    "quantize",
+    "quantize_new_layers",
+    "quantized_layers",
+    "quantizes",
+]

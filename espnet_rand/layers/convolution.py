@@ -1,0 +1,46 @@
+"""Convolutions: weight (out, in / groups, *kernel); transposed ones (in, out / groups, *kernel)."""
+
+import functools
+
+from torch import Tensor, nn
+
+from espnet_rand.layers.layer import QuantizedLayer, quantizes
+
+
+@quantizes(nn.Conv1d, nn.Conv2d)
+class QuantizedConvolution(QuantizedLayer):
+    """nn.Conv1d, nn.Conv2d and their subclasses."""
+
+    @classmethod
+    def skip(cls, module, name, depthwise):
+        if module.groups > 1 and module.groups == module.in_channels and not depthwise:
+            return "depthwise convolution (depthwise: true quantizes it)"
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) and 1 in (module.in_channels, module.out_channels):
+            return "filter bank: one-dimensional convolution over a single channel"
+        return None
+
+
+@quantizes(nn.ConvTranspose1d, nn.ConvTranspose2d)
+class QuantizedTransposedConvolution(QuantizedConvolution):
+    """nn.ConvTranspose1d, nn.ConvTranspose2d and their subclasses."""
+
+    @classmethod
+    def layout(cls, module):
+        return (
+            functools.partial(_channels_first, groups=module.groups),
+            functools.partial(_channels_second, groups=module.groups),
+        )
+
+
+def _channels_first(weight: Tensor, groups: int) -> Tensor:
+    """(in, out / groups, *kernel) -> (out, in / groups, *kernel)."""
+    inputs, outputs, *kernel = weight.shape
+    split = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
+    return split.reshape(groups * outputs, inputs // groups, *kernel)
+
+
+def _channels_second(rows: Tensor, groups: int) -> Tensor:
+    """(out, in / groups, *kernel) -> (in, out / groups, *kernel)."""
+    outputs, inputs, *kernel = rows.shape
+    split = rows.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)
+    return split.reshape(groups * inputs, outputs // groups, *kernel)

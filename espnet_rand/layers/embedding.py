@@ -1,0 +1,20 @@
+"""Embeddings: weight (entries, dim); a channel is an entry."""
+
+from torch import nn
+
+from espnet_rand.layers.layer import QuantizedLayer, quantizes
+
+
+@quantizes(nn.Embedding)
+class QuantizedEmbedding(QuantizedLayer):
+    """nn.Embedding and its subclasses."""
+
+    @classmethod
+    def skip(cls, module, name, depthwise):
+        if module.max_norm is not None:
+            return "max_norm changes the weight inside the forward"
+        if module.sparse:
+            return "sparse gradients"
+        if "position" in name.lower() or "pos_emb" in name.lower():
+            return "positional table"
+        return None

@@ -1,0 +1,163 @@
+"""What a quantized layer is, and the registry of layer types.
+
+A layer keeps its object, its parameters and their names. Only its class changes, to a
+subclass of what it was, in which reading the weight gives the quantized one. So whatever
+uses `layer.weight` (the class's own forward, a subclass's, fused fast paths, code that ties
+an output layer to an embedding) uses the quantized weight, and `named_parameters`,
+`state_dict` and optimizers go on seeing the float parameter.
+"""
+
+import functools
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
+
+import torch
+from torch import Tensor, nn
+
+from espnet_rand.layers.weight import Clock, QuantizedWeight
+
+#: A learned scale of the parameter `weight` is the parameter `weight` + SCALE_SUFFIX of the same layer.
+SCALE_SUFFIX = "_quantizer_scale"
+
+_REGISTRY: Dict[Type[nn.Module], Type["QuantizedLayer"]] = {}
+
+
+def quantizes(*types: Type[nn.Module]) -> Callable:
+    """Class decorator: this subclass of QuantizedLayer serves `types` and their subclasses."""
+
+    def register(quantized: Type["QuantizedLayer"]) -> Type["QuantizedLayer"]:
+        for kind in types:
+            _REGISTRY[kind] = quantized
+        return quantized
+
+    return register
+
+
+def find_layer(module: nn.Module) -> Optional[Type["QuantizedLayer"]]:
+    """The QuantizedLayer for a module's type, by the nearest registered ancestor; None where there is none."""
+    return next((_REGISTRY[kind] for kind in type(module).__mro__ if kind in _REGISTRY), None)
+
+
+class QuantizedLayer:
+    """Mixin that quantizes a torch layer's weights. Subclasses say which, for one layer family."""
+
+    #: Set on wrapping: the quantized weights by parameter name, and the model's clock.
+    _quantized: Dict[str, QuantizedWeight]
+    _clock: Clock
+
+    @classmethod
+    def weights(cls, module: nn.Module) -> Iterable[str]:
+        """Names of the parameters of `module` to quantize, those that it may lack included."""
+        return ("weight",)
+
+    @classmethod
+    def skip(cls, module: nn.Module, name: str, depthwise: bool) -> Optional[str]:
+        """Why `module`, called `name` in its model, stays in float by default; None if it does not."""
+        return None
+
+    @classmethod
+    def layout(cls, module: nn.Module) -> Tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Two picklable functions: a weight with its output channels first, and back."""
+        return _unchanged, _unchanged
+
+    def source(self, name: str) -> Tensor:
+        """What is quantized in place of the parameter `name`: the parameter itself."""
+        return self._parameters[name]
+
+    def scale_parameter(self, name: str) -> Optional[Tensor]:
+        """The learned scale of the parameter `name`, (groups,); None where there is none."""
+        return self._parameters.get(name + SCALE_SUFFIX)
+
+    def sources(self, name: str) -> Tuple[Tensor, ...]:
+        """The tensors that the quantized weight depends on, the parameter `name` first."""
+        scale = self.scale_parameter(name)
+        return (self._parameters[name],) if scale is None else (self._parameters[name], scale)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self._clock.forward(self.training):
+            return super().forward(*args, **kwargs)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        """A float checkpoint has no learned scales: those of its weights are used."""
+        absent = []
+        for name, quantized in self._quantized.items():
+            parameter = self.scale_parameter(name)
+            if parameter is None:
+                continue
+            key = prefix + name + SCALE_SUFFIX
+            if key not in state_dict:
+                absent.append(key)
+                quantized.follows = quantized.follows or prefix + name in state_dict
+            elif not _equal(state_dict[key], parameter):
+                # (equal: the caller filled a float checkpoint up with our own values, as ESPnet does)
+                quantized.follows = False
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        missing_keys[:] = [key for key in missing_keys if key not in absent]
+
+    def _replicate_for_data_parallel(self):
+        raise RuntimeError(
+            "nn.DataParallel cannot train or run a quantized model: use one process for each GPU "
+            "(ESPnet: --multiprocessing_distributed true)"
+        )
+
+    def extra_repr(self) -> str:
+        lines = [super().extra_repr()]
+        lines += [f"{name}: {quantized.quantizer}" for name, quantized in self._quantized.items()]
+        return ", ".join(line for line in lines if line)
+
+    def __reduce__(self):
+        base, names = type(self)._made_from
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+        return _new, (type(self)._mixin, base, names), state
+
+
+def wrap_layer(module: nn.Module, quantized: Dict[str, QuantizedWeight], clock: Clock) -> None:
+    """Turn `module` into its quantized subclass, in place."""
+    module._quantized = quantized
+    module._clock = clock
+    mixin = find_layer(module)
+    module.__class__ = _subclass(mixin, type(module), tuple(mixin.weights(module)))
+    for name in [n for n in vars(module) if isinstance(getattr(type(module), n, None), property)]:
+        del vars(module)[name]
+
+
+@functools.lru_cache(maxsize=None)
+def _subclass(mixin: Type[QuantizedLayer], base: Type[nn.Module], names: Tuple[str, ...]) -> type:
+    attributes = {name: _weight_property(name) for name in names}
+    attributes.update(_made_from=(base, names), _mixin=mixin, __module__=base.__module__)
+    return type(f"Quantized{base.__name__}", (mixin, base), attributes)
+
+
+def _new(mixin: Type[QuantizedLayer], base: Type[nn.Module], names: Tuple[str, ...]) -> nn.Module:
+    kind = _subclass(mixin, base, names)
+    return kind.__new__(kind)
+
+
+def _weight_property(name: str) -> property:
+    def read(layer):
+        if name not in layer._quantized:
+            return layer._parameters[name]
+        try:
+            value = layer._quantized[name].read(layer, name)
+        except AttributeError as e:
+            # nn.Module would take it for a missing attribute and return the float parameter
+            raise RuntimeError(f"quantizing {name} failed: {e}") from e
+        return layer._parameters[name] if value is None else value
+
+    return property(read)
+
+
+def _unchanged(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.to(b), b)
+
+
+def quantized_layers(model: nn.Module) -> List[Tuple[str, QuantizedLayer]]:
+    """The quantized layers of a model with their names."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLayer)]

@@ -1,0 +1,10 @@
+"""Linear layers: weight (out, in)."""
+
+from torch import nn
+
+from espnet_rand.layers.layer import QuantizedLayer, quantizes
+
+
+@quantizes(nn.Linear)
+class QuantizedLinear(QuantizedLayer):
+    """nn.Linear and its subclasses."""

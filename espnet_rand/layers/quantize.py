@@ -1,0 +1,270 @@
+"""Walks a model, wraps its layers, and says what it did."""
+
+import difflib
+import functools
+import math
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import nn
+
+from espnet_rand.config import Configuration, QuantizerConfig
+from espnet_rand.layers.layer import (
+    SCALE_SUFFIX,
+    QuantizedLayer,
+    find_layer,
+    quantized_layers,
+    wrap_layer,
+)
+from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
+from espnet_rand.layers.weight import Clock, QuantizedWeight
+from espnet_rand.quantizers import OptionError
+
+
+class QuantizationError(RuntimeError):
+    """The model cannot be quantized as asked."""
+
+
+class _Quantization(NamedTuple):
+    """What a quantized model remembers."""
+
+    config: QuantizerConfig
+    clock: Clock
+
+
+# In the metadata of the model's state_dict, which torch.save keeps and which is no key of it.
+_METADATA = "quantizer_forwards"
+
+
+def quantize(model: nn.Module, config: Configuration) -> Report:
+    """Quantize the weights of a model's layers, in place.
+
+    Afterwards training forwards compute with the estimator's weights, evaluation forwards
+    with the rounded ones, and `with disabled(model):` with the float ones. Parameters, their
+    names and `state_dict` keys stay; learned scales add keys that end in SCALE_SUFFIX. Training
+    forwards are those of `model` itself, called as `model(...)`: `start_step` counts them.
+
+    A wildcard of the configuration matches a layer by its own name or that of a module above it.
+
+    Args:
+        model: any torch model
+        config: a QuantizerConfig, or a mapping with `quantizer` and `quantizer_conf`
+
+    Returns:
+        what was quantized and what was left in float
+
+    Raises:
+        OptionError: an option that is unknown or not allowed, a pattern that matches no layer
+        QuantizationError: nothing matched, the model is quantized already, or layers that share
+            a weight would quantize it differently
+    """
+    if not isinstance(config, QuantizerConfig):
+        config = QuantizerConfig.from_dict(config)
+    if quantized_layers(model):
+        raise QuantizationError(
+            f"{type(model).__name__} is quantized already: build it anew to quantize it otherwise"
+        )
+    _check_patterns(model, config)
+    clock = Clock(torch.initial_seed())
+    plan, left = _plan(model, config)
+    if not plan:
+        reasons = sorted({entry.reason for entry in left}) or ["it has no parameters"]
+        raise QuantizationError(f"nothing to quantize in {type(model).__name__}: {'; '.join(reasons)}")
+    report = Report(_wrap(plan, clock), left)
+    model._quantization = _Quantization(config, clock)
+    model.register_forward_pre_hook(_begin)
+    model.register_forward_hook(_end, always_call=True)
+    model.register_state_dict_post_hook(_save_forwards)
+    model.register_load_state_dict_pre_hook(_load_forwards)
+    return report
+
+
+def quantize_new_layers(model: nn.Module) -> Report:
+    """Quantize layers that were put into a quantized model since (adapters), by its configuration.
+
+    Raises:
+        QuantizationError: the model is not quantized
+    """
+    quantization = getattr(model, "_quantization", None)
+    if quantization is None:
+        raise QuantizationError(f"{type(model).__name__} is not quantized: call quantize() first")
+    plan, left = _plan(model, quantization.config)
+    return Report(_wrap(plan, quantization.clock), left)
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Inside the block the layers of a quantized model compute with their float weights.
+
+    Raises:
+        QuantizationError: the model has no quantized layer
+    """
+    layers = quantized_layers(model)
+    if not layers:
+        raise QuantizationError(f"{type(model).__name__} has no quantized layer to disable")
+    weights = [weight for _, layer in layers for weight in layer._quantized.values()]
+    before = [weight.enabled for weight in weights]
+    for weight in weights:
+        weight.enabled = False
+    try:
+        yield
+    finally:
+        for weight, enabled in zip(weights, before):
+            weight.enabled = enabled
+
+
+class _Planned(NamedTuple):
+    name: str
+    module: nn.Module
+    weights: Tuple[str, ...]
+    overrides: Tuple[str, ...]
+    config: QuantizerConfig
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a wildcard matches a module's name or the name of a module above it."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+
+
+def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
+    names = [name for name, module in model.named_modules() if find_layer(module)]
+    for key in ("include", "exclude", "overrides"):
+        for pattern in getattr(config, key):
+            if pattern == "*" or any(_matches(pattern, name) for name in names):
+                continue
+            parts = [name.split(".") for name in names]
+            above = {".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)}
+            near = difflib.get_close_matches(pattern.strip("*."), sorted(above), n=3, cutoff=0.3)
+            hint = f"near: {', '.join(near)}" if near else "it has " + ", ".join(names[:5])
+            raise OptionError(f"{key}: {pattern!r} matches no layer of {type(model).__name__}; {hint}")
+
+
+def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], List[FloatEntry]]:
+    """The layers to wrap; and the parameters that stay in float, by module."""
+    plan: List[_Planned] = []
+    left: List[FloatEntry] = []
+    counted = set()
+    quantized = {id(p) for _, layer in quantized_layers(model) for p in _quantized_parameters(layer)}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            continue
+        weights, reason = _quantizable(name, module, config)
+        if weights:
+            overrides = tuple(pattern for pattern in config.overrides if _matches(pattern, name))
+            plan.append(_Planned(name, module, weights, overrides, config))
+            quantized.update(id(module._parameters[weight]) for weight in weights)
+        kept = {n: p for n, p in module._parameters.items() if p is not None and n not in weights}
+        for group, why in _by_reason(kept, reason):
+            new = [p for p in group if id(p) not in counted and id(p) not in quantized]
+            counted.update(id(p) for p in new)
+            if new:
+                count = sum(p.numel() for p in new)
+                size = sum(p.numel() * p.element_size() for p in new)
+                left.append(FloatEntry(name, type(module).__name__, count, size, why))
+    return plan, left
+
+
+def _quantizable(name: str, module: nn.Module, config: QuantizerConfig) -> Tuple[Tuple[str, ...], str]:
+    """Which of a module's own parameters to quantize; if none, why."""
+    layer = find_layer(module)
+    if layer is None:
+        return (), f"not a layer that is quantized ({type(module).__name__})"
+    present = tuple(n for n in layer.weights(module) if module._parameters.get(n) is not None)
+    if not present:
+        return (), "weight computed by the layer (weight_norm or another parametrization)"
+    if not any(_matches(pattern, name) or pattern == "*" for pattern in config.include):
+        return (), "not in include"
+    for pattern in config.exclude:
+        if _matches(pattern, name):
+            return (), f"exclude: {pattern}"
+    reason = layer.skip(module, name, config.depthwise)
+    if reason is None and not all(module._parameters[n].is_floating_point() for n in present):
+        reason = "not floating point"
+    return ((), reason) if reason else (present, "")
+
+
+def _by_reason(parameters: Dict[str, nn.Parameter], reason: str) -> Iterable[Tuple[List[nn.Parameter], str]]:
+    """Parameters of a module that stay in float, with the reason; biases are named as such."""
+    biases = [p for n, p in parameters.items() if reason == "" or (n.startswith("bias") and p.dim() == 1)]
+    others = [p for p in parameters.values() if not any(p is b for b in biases)]
+    yield biases, "bias"
+    yield others, reason
+
+
+def _quantized_parameters(layer: QuantizedLayer) -> List[nn.Parameter]:
+    return [layer._parameters[name] for name in layer._quantized]
+
+
+def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
+    """Wrap the planned layers; one quantized weight, and one learned scale, for a shared parameter."""
+    shared: Dict[int, Tuple[str, QuantizedWeight, Optional[nn.Parameter]]] = {}
+    entries: List[QuantizedEntry] = []
+    # every conflict is found before any layer is changed
+    ready = []
+    for name, module, weights, overrides, config in plan:
+        quantizer = config.weight_quantizer(list(overrides))
+        quantized: Dict[str, QuantizedWeight] = {}
+        scales: Dict[str, nn.Parameter] = {}
+        for weight in weights:
+            parameter = module._parameters[weight]
+            full = f"{name}.{weight}" if name else weight
+            if id(parameter) not in shared:
+                rows, unrows = find_layer(module).layout(module)
+                made = QuantizedWeight(quantizer, clock, len(shared), rows, unrows)
+                initial = quantizer.initial(rows(parameter))
+                scale = None if initial is None else nn.Parameter(initial.to(parameter.dtype))
+                shared[id(parameter)] = (full, made, scale)
+                entries.append(_entry(full, module, parameter, made))
+            first, made, scale = shared[id(parameter)]
+            if made.quantizer != quantizer:
+                raise QuantizationError(
+                    f"{first} and {full} are one parameter, but would be quantized differently: "
+                    f"{made.quantizer} and {quantizer}; give both the same overrides"
+                )
+            quantized[weight] = made
+            if scale is not None:
+                scales[weight + SCALE_SUFFIX] = scale
+        ready.append((module, quantized, scales))
+    for module, quantized, scales in ready:
+        for name, scale in scales.items():
+            scale._no_weight_decay = True
+            module.register_parameter(name, scale)
+        wrap_layer(module, quantized, clock)
+    return entries
+
+
+def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: QuantizedWeight) -> QuantizedEntry:
+    quantizer = made.quantizer
+    bits = quantizer.precision.evaluation()
+    scales = quantizer.granularity.groups(made.rows(parameter))
+    scale_bytes = max(4, parameter.element_size())
+    return QuantizedEntry(
+        name=name,
+        layer=type(module).__name__,
+        shape=tuple(parameter.shape),
+        scales=scales,
+        bits=bits,
+        quantizer=f"{quantizer.scale} {quantizer.estimator} {quantizer.granularity}",
+        bytes_before=parameter.numel() * parameter.element_size(),
+        bytes_after=math.ceil(parameter.numel() * bits / 8) + scales * scale_bytes,
+    )
+
+
+def _begin(model, args):
+    model._quantization.clock.enter(model.training)
+
+
+def _end(model, args, output):
+    model._quantization.clock.leave()
+
+
+def _save_forwards(model, state_dict, prefix, local_metadata):
+    local_metadata[_METADATA] = model._quantization.clock.forwards
+
+
+def _load_forwards(model, state_dict, prefix, local_metadata, *_):
+    if _METADATA in local_metadata:
+        model._quantization.clock.forwards = int(local_metadata[_METADATA])

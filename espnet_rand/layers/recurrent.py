@@ -1,0 +1,33 @@
+"""Recurrent layers: weight_ih_l0 (gates hidden, input), weight_hh_l0 (gates hidden, hidden), ...
+
+All matrices of every layer and direction, the projection of an LSTM with proj_size included.
+"""
+
+from torch import nn
+
+from espnet_rand.layers.layer import QuantizedLayer, quantizes
+
+
+@quantizes(nn.RNNCellBase)
+class QuantizedCell(QuantizedLayer):
+    """nn.LSTMCell, nn.GRUCell, nn.RNNCell."""
+
+    @classmethod
+    def weights(cls, module):
+        return tuple(name for name in module._parameters if name.startswith("weight_"))
+
+
+@quantizes(nn.RNNBase)
+class QuantizedRecurrent(QuantizedCell):
+    """nn.LSTM, nn.GRU, nn.RNN."""
+
+    @property
+    def _flat_weights(self):
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights):
+        """The list is made whenever it is read."""
+
+    def flatten_parameters(self):
+        """Nothing to do: the weights of each forward are new tensors."""

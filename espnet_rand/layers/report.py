@@ -1,0 +1,94 @@
+"""What was quantized and what was not, as a table and as plain data."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, List, Tuple
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class QuantizedEntry:
+    """One quantized weight. Sizes in bytes; `bytes_after` is codes of `bits` bits plus the scales."""
+
+    name: str
+    layer: str
+    shape: Tuple[int, ...]
+    scales: int
+    bits: int
+    quantizer: str
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class FloatEntry:
+    """Parameters of one module that stay in float, and why."""
+
+    name: str
+    layer: str
+    parameters: int
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `quantize` did. Prints as a table; `to_dict` is plain data for YAML."""
+
+    quantized: List[QuantizedEntry] = field(default_factory=list)
+    left_in_float: List[FloatEntry] = field(default_factory=list)
+
+    @property
+    def totals(self) -> Dict[str, Any]:
+        """Of the whole model: numbers of weights, and bytes before and after (float parts included)."""
+        kept = sum(entry.bytes for entry in self.left_in_float)
+        before = kept + sum(entry.bytes_before for entry in self.quantized)
+        after = kept + sum(entry.bytes_after for entry in self.quantized)
+        return {
+            "quantized_weights": sum(math.prod(entry.shape) for entry in self.quantized),
+            "float_parameters": sum(entry.parameters for entry in self.left_in_float),
+            "bytes_before": before,
+            "bytes_after": after,
+            "ratio": round(before / after, 3),
+        }
+
+    def to_dict(self) -> Dict[str, Any]:
+        """totals, quantized and left_in_float, of lists, strings and numbers only."""
+        quantized = [{**asdict(entry), "shape": list(entry.shape)} for entry in self.quantized]
+        return {
+            "totals": self.totals,
+            "quantized": quantized,
+            "left_in_float": [asdict(entry) for entry in self.left_in_float],
+        }
+
+    def __str__(self) -> str:
+        layers = _table("weight", "layer", "shape", ">scales", ">bits", "quantizer", ">bytes", ">after")
+        for e in self.quantized:
+            shape = "x".join(map(str, e.shape))
+            cells = (e.name, e.layer, shape, e.scales, e.bits, e.quantizer, e.bytes_before, e.bytes_after)
+            layers.add_row(*map(str, cells))
+        kept = _table("left in float", ">modules", ">parameters", "for example")
+        for reason in dict.fromkeys(entry.reason for entry in self.left_in_float):
+            entries = [entry for entry in self.left_in_float if entry.reason == reason]
+            count = sum(entry.parameters for entry in entries)
+            kept.add_row(reason, str(len(entries)), str(count), f"{entries[0].name} ({entries[0].layer})")
+        t = self.totals
+        summary = (
+            f"quantized {t['quantized_weights']:,} weights in {len(self.quantized)} tensors; "
+            f"{t['float_parameters']:,} parameters in float; whole model "
+            f"{t['bytes_before']:,} bytes before, {t['bytes_after']:,} after (1/{t['ratio']:.2f})"
+        )
+        console = Console(width=200, no_color=True, highlight=False)
+        with console.capture() as capture:
+            console.print(layers, kept, summary)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if right else "left", no_wrap=True)
+    return table

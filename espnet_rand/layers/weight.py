@@ -1,0 +1,203 @@
+"""One quantized weight of a model: when it is computed, and how long a computed one is kept."""
+
+import hashlib
+import struct
+from contextlib import contextmanager, nullcontext
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from espnet_rand.quantizers import WeightQuantizer
+
+
+class Clock:
+    """The forwards of one quantized model: counts them, and knows whether one is running.
+
+    Attributes:
+        forwards: training forwards that have begun, which is what `start_step` counts
+        seed: from which, with the forward's number, the noise is drawn
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.forwards = 0
+        self._depth = 0
+        self._counted = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a forward of the model, or of a layer in it, is running."""
+        return self._depth > 0
+
+    @property
+    def step(self) -> int:
+        """Number of the present (or last) training forward, from 0."""
+        return max(self.forwards - 1, 0)
+
+    def enter(self, training: bool) -> None:
+        """A forward of the model or of a layer in it begins: it counts once, if anything in it trains."""
+        if not self.running:
+            self._counted = recomputing()
+        if training and not self._counted:
+            self.forwards += 1
+            self._counted = True
+        self._depth += 1
+
+    def leave(self) -> None:
+        """The forward that `enter` began has ended."""
+        self._depth = max(self._depth - 1, 0)
+
+    @contextmanager
+    def forward(self, training: bool):
+        """`enter` and `leave` around a block."""
+        self.enter(training)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def noise(self, device: torch.device, index: int) -> torch.Generator:
+        """A generator for weight number `index` in the present forward, other on each rank.
+
+        It leaves torch's own random numbers alone, so that data order and dropout are what they
+        would be without quantization.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        words = struct.pack("<4Q", self.seed % 2**64, rank, self.step, index)
+        seed = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
+        return torch.Generator(device).manual_seed(seed)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, "_depth": 0}
+
+
+def recomputing() -> bool:
+    """Whether autograd is running backward: then a layer's forward is a checkpoint's recomputation."""
+    return torch._C._current_graph_task_id() != -1
+
+
+class _Kept(NamedTuple):
+    stamp: Tuple
+    value: Tensor
+
+
+class QuantizedWeight:
+    """A weight's quantizer, and the last quantized weight as long as it is good.
+
+    Layers that share a parameter share one of these.
+
+    Args:
+        quantizer: how it is quantized
+        clock: the model's
+        index: number of the weight in the model
+        rows, unrows: the layer's weight with its output channels first, and back
+    """
+
+    def __init__(
+        self,
+        quantizer: WeightQuantizer,
+        clock: Clock,
+        index: int,
+        rows: Callable[[Tensor], Tensor],
+        unrows: Callable[[Tensor], Tensor],
+    ):
+        self.quantizer = quantizer
+        self.clock = clock
+        self.index = index
+        self.rows = rows
+        self.unrows = unrows
+        self.enabled = True
+        # a learned scale follows the weights until it is trained or loaded
+        self.follows = quantizer.scale.learned
+        self._kept: Dict[bool, _Kept] = {}
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
+
+    def read(self, layer: Any, name: str) -> Optional[Tensor]:
+        """What `layer` computes with in place of its parameter `name`; None: with the parameter.
+
+        In evaluation the rounded weight. In training the estimator's, while a forward runs;
+        outside of one the float weight itself, which is what optimizers, initializations and
+        code that ties weights want to see.
+        """
+        if not self.enabled:
+            return None
+        if not layer.training:
+            return self._evaluation(layer, name)
+        if not (self.clock.running or recomputing()) or self.clock.step < self.quantizer.start_step:
+            return None
+        return self._training(layer, name)
+
+    def _training(self, layer: Any, name: str) -> Tensor:
+        graph = _needs_graph(layer.sources(name))
+        stamp = (self.clock.forwards,)
+        # A reentrant checkpoint runs the forward without a graph, then again inside backward with one
+        # of its own. (The other kind must find the very tensor of the forward.)
+        reentrant = recomputing() and self._good(False, stamp)
+        if self._good(graph, stamp) and not reentrant:
+            return self._kept[graph].value
+        self._follow(layer, name)
+        self.follows = False
+        # What a checkpoint sees saved must not depend on which of its blocks used the weight first.
+        with saved_tensors_hooks(_same, _same) if graph else nullcontext():
+            value = self._quantize(layer, name, training=True)
+        if not reentrant:
+            self._kept = {g: kept for g, kept in self._kept.items() if kept.stamp == stamp}
+            self._kept[graph] = _Kept(stamp, value)
+            if graph:
+                value.register_hook(self._forget)
+        return value
+
+    def _good(self, graph: bool, stamp: Tuple) -> bool:
+        kept = self._kept.get(graph)
+        return kept is not None and kept.stamp == stamp
+
+    def _forget(self, grad: Tensor) -> None:
+        """Backward has passed every use of the weight: nothing needs it any more."""
+        self._kept.pop(True, None)
+
+    def _evaluation(self, layer: Any, name: str) -> Tensor:
+        sources = layer.sources(name)
+        if _needs_graph(sources):
+            self._follow(layer, name)
+            return self._quantize(layer, name, training=False)
+        # while a learned scale follows the weight, it changes with it and not by itself
+        watched = sources[:1] if self.follows else sources
+        stamp = (torch.is_inference_mode_enabled(), *map(_version, watched))
+        if not self._good(False, stamp):
+            self._follow(layer, name)
+            self._kept = {False: _Kept(stamp, self._quantize(layer, name, training=False))}
+        return self._kept[False].value
+
+    def _quantize(self, layer: Any, name: str, training: bool) -> Tensor:
+        weight = layer.source(name)
+        value = self.quantizer(
+            self.rows(weight),
+            layer.scale_parameter(name),
+            training=training,
+            generator=self.clock.noise(weight.device, self.index) if training else None,
+        )
+        return self.unrows(value)
+
+    @torch.no_grad()
+    def _follow(self, layer: Any, name: str) -> None:
+        if self.follows:
+            layer.scale_parameter(name).copy_(self.quantizer.initial(self.rows(layer.source(name))))
+
+
+def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:
+    return torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+
+
+def _version(tensor: Tensor) -> Tuple:
+    # tensors made in inference mode count no versions; nothing can change them in place outside it
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.dtype, tensor.device
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

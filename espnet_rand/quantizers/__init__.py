@@ -1,0 +1,27 @@
+"""The science, in plain torch: scale, estimator, granularity, precision, and the four together."""
+
+from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
+from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerGroup, PerTensor
+from espnet_rand.quantizers.options import OptionError
+from espnet_rand.quantizers.precision import Precision, largest_code
+from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
+from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
+
+__all__ = [
+    "ESTIMATORS",
+    "GRANULARITIES",
+    "SCALES",
+    "AbsMax",
+    "Clip",
+    "LearnedScale",
+    "Noise",
+    "OptionError",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "Precision",
+    "Rand",
+    "StraightThrough",
+    "WeightQuantizer",
+    "largest_code",
+]

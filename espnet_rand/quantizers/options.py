@@ -1,0 +1,65 @@
+"""Options of a quantizer: declared as dataclass fields, checked when the object is made."""
+
+import dataclasses
+import math
+from typing import Any, Callable, NamedTuple
+
+
+class OptionError(ValueError):
+    """An option that cannot be used. The message names the key, the value and what is allowed."""
+
+
+class Check(NamedTuple):
+    """What an option may be: a predicate, and the same in words."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+
+    def __call__(self, name: str, value: Any) -> None:
+        """Raise OptionError where `value` is not allowed for the option `name`."""
+        if not self.holds(value):
+            raise OptionError(f"{name}: {value!r} is not allowed, it must be {self.allowed}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def integer(low: int, high: float = math.inf) -> Check:
+    """An integer in [low, high]."""
+    text = f"an integer from {low} to {high}" if high < math.inf else f"an integer of at least {low}"
+    return Check(lambda v: _is_int(v) and low <= v <= high, text)
+
+
+def number(low: float, high: float = math.inf) -> Check:
+    """A real number in [low, high]; infinity (YAML: .inf) only where `high` is infinite."""
+    text = f"a number from {low} to {high}" if high < math.inf else f"a number of at least {low} (or .inf)"
+    return Check(lambda v: (_is_int(v) or isinstance(v, float)) and low <= v <= high, text)
+
+
+def one_of(*values: Any) -> Check:
+    """One of the listed values (of the same type, so that True is not 1)."""
+    return Check(
+        lambda v: any(type(v) is type(x) and v == x for x in values),
+        "one of " + ", ".join(map(str, values)),
+    )
+
+
+boolean = Check(lambda v: isinstance(v, bool), "true or false")
+
+
+def option(default: Any, check: Check) -> Any:
+    """A dataclass field that `Options` checks."""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+class Options:
+    """Base of the frozen dataclasses whose fields are options.
+
+    Raises OptionError on construction where a value is not allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if "check" in field.metadata:
+                field.metadata["check"](field.name, getattr(self, field.name))

@@ -1,0 +1,234 @@
+"""Axis 1: the scale. From a weight seen as (groups, members) to the step size of each group.
+
+A new scale is one class here and one line in `SCALES`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Dict, Optional, Type, Union
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from espnet_rand.quantizers.estimator import round_to_grid
+from espnet_rand.quantizers.options import Options, integer, number, one_of, option
+
+
+@dataclass(frozen=True)
+class Scale(Options):
+    """Step size s of each group. s = S(w) / Q, with S(w) the range that Q codes span."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether the scale has a parameter of its own, of shape (groups,)."""
+        return False
+
+    def step(self, w: Tensor, q: int, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
+        """Differentiable step size.
+
+        Args:
+            w: (groups, members), zeros where a group is shorter than the others
+            q: the largest code Q
+            members: number of weights of a group, or (groups, 1)
+            parameter: (groups,) where the scale is learned, else None
+        Returns:
+            (groups, 1), not negative
+        """
+        raise NotImplementedError
+
+    def initial(self, w: Tensor, q: int, members: Union[int, Tensor]) -> Tensor:
+        """The learned parameter's starting value, (groups,), from the weights."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AbsMax(Scale):
+    """S = max |w|, without a gradient (google/praxis `fakequant_vn` with stop_scale_gradient)."""
+
+    def step(self, w, q, members, parameter):
+        return norm(w.detach(), math.inf) / q
+
+
+@dataclass(frozen=True)
+class Rand(Scale):
+    """S = c ||w||_p, differentiable in the weights (RAND, arXiv 2305.15536, abstract).
+
+    mode 1: p = infinity, c = 1: the largest weight
+    mode 2: c = k^(-1/p), exact when k weights tie for the largest
+    mode 3: c learned, log domain, starting as in mode 2 (`init: norm`) or where clip search
+        puts it (`init: clip`)
+    c = k^(-1/p) and a learned c are this project's reading (shared/method.md, Axis 1).
+    """
+
+    mode: int = option(2, one_of(1, 2, 3))
+    p: float = option(8, number(1))
+    k: float = option(2, number(1))
+    init: str = option("norm", one_of("norm", "clip"))
+
+    @property
+    def learned(self) -> bool:
+        return self.mode == 3
+
+    def _order(self) -> float:
+        return math.inf if self.mode == 1 else self.p
+
+    def _log_c(self) -> float:
+        return -math.log(self.k) / self._order()
+
+    def step(self, w, q, members, parameter):
+        c = parameter.unsqueeze(1).exp() if self.learned else math.exp(self._log_c())
+        return norm(w, self._order()) * (c / q)
+
+    def initial(self, w, q, members):
+        if self.init == "norm":
+            return w.new_full((w.shape[0],), self._log_c())
+        ranges = Clip().step(w, q, members, None) * q
+        tiny = torch.finfo(w.dtype).tiny
+        ratio = ranges.clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)
+        return ratio.log().squeeze(1)
+
+
+@dataclass(frozen=True)
+class LearnedScale(Scale):
+    """Learnable scale and clip: s is a free parameter (LSQ, arXiv 1902.08153, Sections 2.1 and 2.2).
+
+    Its gradient is scaled by 1 / sqrt(d Q), d the members of the group. Starting values:
+    `lsq+`: max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1) (LSQ+, arXiv 2004.09576, Section 3.3),
+    `lsq`: 2 mean|w| / sqrt(Q) (LSQ, Section 2.1), `absmax`, or `clip` (clip search).
+    """
+
+    init: str = option("lsq+", one_of("lsq+", "lsq", "absmax", "clip"))
+
+    @property
+    def learned(self) -> bool:
+        return True
+
+    def step(self, w, q, members, parameter):
+        if isinstance(members, int):
+            factor = 1 / math.sqrt(members * q)
+        else:
+            factor = (members.to(w.dtype) * q).rsqrt().squeeze(1)
+        # a step below zero means the same grid: |s| never sticks at the clamp
+        return _ScaleGradient.apply(parameter, factor).abs().unsqueeze(1)
+
+    def initial(self, w, q, members):
+        w = w.detach()
+        if self.init == "absmax":
+            s = AbsMax().step(w, q, members, None)
+        elif self.init == "clip":
+            s = Clip().step(w, q, members, None)
+        elif self.init == "lsq":
+            s = 2 * w.abs().sum(1, keepdim=True) / members / math.sqrt(q)
+        else:
+            # scaled by the largest weight, so that squares neither overflow nor vanish
+            largest = norm(w, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
+            x = w / largest
+            mean = x.sum(1, keepdim=True) / members
+            variance = x.square().sum(1, keepdim=True) / members - mean.square()
+            s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / (q + 1) * largest
+        return s.squeeze(1)
+
+
+@dataclass(frozen=True)
+class Clip(Scale):
+    """S = a max |w|, a in [a_min, 1] with the least error of the rounded weight; no gradient.
+
+    A grid of `candidates` values, as in google/praxis (min_clipping, num_optimize_clipping);
+    `error` is that of the sum of squares, or of absolute differences.
+    """
+
+    a_min: float = option(0.25, number(0.01, 1))
+    candidates: int = option(16, integer(1, 1000))
+    error: str = option("squared", one_of("squared", "absolute"))
+
+    @torch.no_grad()
+    def step(self, w, q, members, parameter):
+        largest = norm(w, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
+        x = w / largest
+        power = 2 if self.error == "squared" else 1
+        best = torch.ones_like(largest)
+        least = torch.full_like(largest, math.inf)
+        for a in torch.linspace(1, self.a_min, self.candidates).tolist():
+            step = torch.full_like(largest, a / q)
+            error = (round_to_grid(x, step, q) * step - x).abs().pow(power).sum(1, keepdim=True)
+            best = torch.where(error < least, a, best)
+            least = torch.minimum(error, least)
+        return best * largest / q
+
+
+SCALES: Dict[str, Type[Scale]] = {
+    "rand": Rand,
+    "absmax": AbsMax,
+    "lsc": LearnedScale,
+    "clip": Clip,
+}
+
+
+def norm(w: Tensor, p: float) -> Tensor:
+    """||w||_p of each row of (groups, members) as (groups, 1), p in [1, inf].
+
+    Computed on w / max|w|, so that a large p neither overflows nor underflows. Its gradient
+    is sign(w_i) (|w_i| / ||w||_p)^(p-1), for p = inf that of the largest weights (shared evenly
+    where several tie), and zero for a row of zeros.
+    """
+    return _Norm.apply(w, p)
+
+
+class _Norm(Function):
+    """`norm`, keeping nothing but the weights for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, w, p):
+        largest = torch.linalg.vector_norm(w, math.inf, dim=1, keepdim=True)
+        if p == math.inf:
+            value = largest
+        else:
+            ratio = (w / largest.clamp(min=torch.finfo(w.dtype).tiny)).abs_()
+            value = _power_(ratio, p).sum(1, keepdim=True).pow_(1 / p) * largest
+        ctx.save_for_backward(w, value)
+        ctx.p = p
+        return value
+
+    @staticmethod
+    def backward(ctx, grad):
+        w, value = ctx.saved_tensors
+        if ctx.p == math.inf:
+            hit = (w.abs() == value) & (w != 0)
+            share = grad / hit.sum(1, keepdim=True).clamp(min=1)
+            return torch.where(hit, w.sign() * share, 0), None
+        ratio = w / value.clamp(min=torch.finfo(w.dtype).tiny)
+        sign = ratio.sign()
+        return _power_(ratio.abs_(), ctx.p - 1).mul_(sign).mul_(grad), None
+
+
+def _power_(x: Tensor, p: float) -> Tensor:
+    """x^p in place; whole exponents by squaring, several times faster than pow."""
+    if p != int(p) or p > 64:
+        return x.pow_(p)
+    exponent = int(p)
+    if exponent == 0:
+        return x.fill_(1)
+    while exponent % 2 == 0:
+        x.mul_(x)
+        exponent //= 2
+    if exponent > 1:
+        base = x.clone()
+        exponent -= 1
+        while exponent:
+            base.mul_(base) if exponent % 2 == 0 else x.mul_(base)
+            exponent = exponent // 2 if exponent % 2 == 0 else exponent - 1
+    return x
+
+
+class _ScaleGradient(Function):
+    """The identity, whose gradient is multiplied by a factor (LSQ, Section 2.2)."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None

@@ -1,0 +1,109 @@
+"""The axes put together: weight -> fake-quantized weight, and weight -> (codes, scales)."""
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough, round_to_grid
+from espnet_rand.quantizers.granularity import Granularity, PerChannel
+from espnet_rand.quantizers.precision import Precision, largest_code
+from espnet_rand.quantizers.scale import Rand, Scale
+
+
+@dataclass(frozen=True)
+class WeightQuantizer:
+    """Quantizes weights of shape (channels, ...). Holds no tensors and no state.
+
+    A learned scale's parameter, of shape (groups,), is the caller's: `initial(weight)` gives
+    its starting value, and the other methods take it. Left out, the starting value is used.
+
+    Computes in float32 (float64 for float64 weights), whatever autocast says, and returns
+    the weight's own dtype.
+
+    Example:
+        >>> quantizer = WeightQuantizer()              # 4 bits, RAND mode 2, noise, per channel
+        >>> noisy = quantizer(torch.randn(8, 16))
+        >>> codes, scales = quantizer.encode(torch.randn(8, 16))
+    """
+
+    scale: Scale = Rand()
+    estimator: Estimator = Noise()
+    granularity: Granularity = PerChannel()
+    precision: Precision = Precision()
+    start_step: int = 0
+
+    def initial(self, weight: Tensor) -> Optional[Tensor]:
+        """Starting value of the learned scale's parameter, (groups,); None where there is none."""
+        if not self.scale.learned:
+            return None
+        with torch.no_grad(), _no_autocast(weight):
+            w = self._matrix(weight)
+            return self.scale.initial(
+                w, largest_code(self.precision.evaluation()), self.granularity.members(weight)
+            )
+
+    def __call__(
+        self,
+        weight: Tensor,
+        parameter: Optional[Tensor] = None,
+        training: bool = True,
+        step: Optional[int] = None,
+        generator: Optional[torch.Generator] = None,
+    ) -> Tensor:
+        """The weight that a forward computes with: fake-quantized, in the weight's shape and dtype.
+
+        In training this is the estimator's; before `start_step` (where `step` is given) it is
+        the weight itself. In evaluation it is the truly rounded weight, equal to
+        `decode(*encode(weight))` bit for bit, with a straight-through gradient.
+
+        Args:
+            weight: (channels, ...), floating point
+            parameter: the learned scale's, (groups,)
+            training: whether the estimator is used
+            step: number of training forwards so far
+            generator: source of the noise; None is torch's own
+        """
+        if training and step is not None and step < self.start_step:
+            return weight
+        with _no_autocast(weight):
+            bits = self.precision.training() if training else self.precision.evaluation()
+            w, s = self._matrix_and_step(weight, parameter, bits)
+            estimator = self.estimator if training else StraightThrough()
+            value = estimator(w, s, largest_code(bits), generator)
+            return self.granularity.join(value, weight.shape).to(weight.dtype)
+
+    @torch.no_grad()
+    def encode(self, weight: Tensor, parameter: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Integer codes, int8 in the weight's shape, and scales (step sizes), (groups,)."""
+        with _no_autocast(weight):
+            bits = self.precision.evaluation()
+            w, s = self._matrix_and_step(weight, parameter, bits)
+            codes = round_to_grid(w, s, largest_code(bits))
+            return self.granularity.join(codes, weight.shape).to(torch.int8), s.squeeze(1)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, scales: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
+        """Codes (int8, (channels, ...)) times scales (groups,), in `dtype` (that of the scales)."""
+        with _no_autocast(codes):
+            values = self.granularity.split(codes).to(scales.dtype) * scales.unsqueeze(1)
+            return self.granularity.join(values, codes.shape).to(dtype or scales.dtype)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        wide = weight if weight.dtype == torch.float64 else weight.float()
+        return self.granularity.split(wide)
+
+    def _matrix_and_step(self, weight: Tensor, parameter: Optional[Tensor], bits: int) -> Tuple[Tensor, Tensor]:
+        if parameter is None:
+            parameter = self.initial(weight)
+        w = self._matrix(weight)
+        if parameter is not None:
+            parameter = parameter.to(w.dtype)
+        s = self.scale.step(w, largest_code(bits), self.granularity.members(weight), parameter)
+        # a group of zeros: a tiny step, and no gradient through it
+        return w, s.clamp(min=torch.finfo(w.dtype).tiny)
+
+
+def _no_autocast(tensor: Tensor):
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,48 @@
+"""Python runs this when it starts below `espnet-rand`: ESPnet is registered with once it is imported.
+
+The launcher puts this folder on PYTHONPATH, so that not only its own process but every Python
+that it starts (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes.
+It imports nothing big: espnet_rand and torch are loaded only where ESPnet's tasks are.
+"""
+
+import importlib.util
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+_TASKS = "espnet2.tasks.abs_task"
+
+
+class _RegisterAfterImport:
+    """Finds `espnet2.tasks.abs_task` as usual, and calls `espnet_rand.register()` after it has run."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != _TASKS:
+            return None
+        sys.meta_path.remove(cls)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                import espnet_rand
+
+                espnet_rand.register()
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
+def _run_shadowed() -> None:
+    """Run the sitecustomize module that this one hides, if there is one."""
+    here = Path(__file__).resolve().parent
+    others = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+    spec = PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+sys.meta_path.insert(0, _RegisterAfterImport)
+_run_shadowed()

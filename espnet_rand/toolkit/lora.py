@@ -1,0 +1,63 @@
+"""LoRA layers (loralib, which ESPnet's `--use_adapter true` uses), quantized with the adapter merged in.
+
+ESPnet saves and decodes W + B A, so this sum is what training must see quantized: the weight
+is q(W + B A), never q(W) + B A. Imported where loralib is installed.
+"""
+
+import loralib
+
+from espnet_rand.layers.layer import QuantizedLayer, quantizes
+
+
+class _QuantizedLoRA(QuantizedLayer):
+    #: True while a forward runs that takes the adapter as merged although it is not
+    _adding = False
+
+    def source(self, name):
+        weight = super().source(name)
+        return weight + self._delta() * self.scaling if self._adding else weight
+
+    def sources(self, name):
+        return (*super().sources(name), self.lora_A, self.lora_B) if self._adding else super().sources(name)
+
+    def forward(self, x):
+        adapted = self.r > 0 and not self.merged
+        if not adapted or self._computes_in_float():
+            return super().forward(x)
+        self.merged = self._adding = True
+        try:
+            return super().forward(x)
+        finally:
+            self.merged = self._adding = False
+
+    def _computes_in_float(self) -> bool:
+        with self._clock.forward(self.training):
+            quantized = self._quantized["weight"]
+            waiting = self.training and self._clock.step < quantized.quantizer.start_step
+            return waiting or not quantized.enabled
+
+    def train(self, mode=True):
+        """loralib merges into `self.weight` here, which must be the parameter."""
+        quantized = self._quantized["weight"]
+        enabled, quantized.enabled = quantized.enabled, False
+        try:
+            return super().train(mode)
+        finally:
+            quantized.enabled = enabled
+
+
+@quantizes(loralib.Linear)
+class QuantizedLoRALinear(_QuantizedLoRA):
+    """loralib.Linear: weight (out, in), lora_B (out, r), lora_A (r, in)."""
+
+    def _delta(self):
+        delta = self.lora_B @ self.lora_A
+        return delta.T if self.fan_in_fan_out else delta
+
+
+@quantizes(loralib.Embedding)
+class QuantizedLoRAEmbedding(_QuantizedLoRA):
+    """loralib.Embedding: weight (entries, dim), lora_A (r, entries), lora_B (dim, r)."""
+
+    def _delta(self):
+        return (self.lora_B @ self.lora_A).T

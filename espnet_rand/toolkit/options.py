@@ -1,0 +1,100 @@
+"""`--quantizer`, `--quantizer_conf`, `--quantizer_config`: on the command line, in YAML, in config.yaml."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import yaml
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import str_or_none
+
+from espnet_rand.config import QuantizerConfig
+from espnet_rand.quantizers import SCALES, OptionError
+
+NAMES = ("quantizer", "quantizer_conf", "quantizer_config")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to an ESPnet task's parser; they are checked as soon as it parses.
+
+    An option that is not allowed ends the program with one line on stderr, exit status 2.
+    """
+    group = parser.add_argument_group("Quantization (espnet_rand)")
+    group.add_argument(
+        "--quantizer",
+        type=str_or_none,
+        default=None,
+        choices=(*SCALES, None),
+        help="Quantize the weights, with this scale",
+    )
+    group.add_argument(
+        "--quantizer_conf",
+        action=NestedDictAction,
+        default=dict(),
+        help="The keyword arguments for quantizer: bits, estimator, granularity, ...",
+    )
+    group.add_argument(
+        "--quantizer_config",
+        type=str_or_none,
+        default=None,
+        help="A preset: a YAML file with quantizer and quantizer_conf, which the two options above override",
+    )
+    parse_known_args = parser.parse_known_args
+
+    def parse_and_check(args=None, namespace=None):
+        parsed, rest = parse_known_args(args, namespace)
+        try:
+            resolve(parsed)
+        except OptionError as e:
+            parser.exit(2, f"{parser.prog}: error: {e}\n")
+        return parsed, rest
+
+    parser.parse_known_args = parse_and_check
+
+
+def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
+    """The configuration that `args` ask for; None where they ask for none.
+
+    Writes every option back into `args` (which become config.yaml), the preset's included, so that
+    the preset is not needed again.
+
+    Raises:
+        OptionError: see QuantizerConfig; the preset is missing or not a preset
+    """
+    preset = getattr(args, "quantizer_config", None)
+    options = _read_preset(preset) if preset else {}
+    quantizer = getattr(args, "quantizer", None) or options.get("quantizer")
+    given = getattr(args, "quantizer_conf", None) or {}
+    if not isinstance(given, dict):
+        raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
+    conf = {**(options.get("quantizer_conf") or {}), **given}
+    if quantizer is None:
+        if conf:
+            raise OptionError(f"quantizer_conf is given without quantizer: choose one of {', '.join(SCALES)}")
+        return None
+    config = QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
+    vars(args).update(config.to_dict(), quantizer_config=None)
+    return config
+
+
+def remove(args: argparse.Namespace) -> None:
+    """Take the options out of `args`, so that a run without them leaves a stock config.yaml."""
+    for name in NAMES:
+        vars(args).pop(name, None)
+
+
+def _read_preset(path: str) -> Dict[str, Any]:
+    if not Path(path).is_file():
+        raise OptionError(f"quantizer_config: no such file: {path} (presets are in conf/ of espnet_rand)")
+    with open(path, encoding="utf-8") as f:
+        try:
+            options = yaml.safe_load(f)
+        except yaml.YAMLError as e:
+            raise OptionError(f"quantizer_config: {path} is not YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(options, dict):
+        raise OptionError(f"quantizer_config: {path} must hold quantizer and quantizer_conf")
+    try:
+        QuantizerConfig.from_dict(options)
+    except OptionError as e:
+        raise OptionError(f"quantizer_config: {path}: {e}") from None
+    return options

@@ -1,0 +1,147 @@
+"""Registers quantization with ESPnet: every task's options, models and worker processes."""
+
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Type
+
+import yaml
+from espnet2.tasks import abs_task
+from espnet2.tasks.abs_task import AbsTask
+
+from espnet_rand.layers import Report, quantize, quantize_new_layers
+from espnet_rand.toolkit import options
+
+#: Modules to import on registration, in every process; set by `espnet-rand --import`.
+IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
+
+_registered = False
+# inside a task's build_model that will quantize what it gets: models built within it are its parts
+_building: ContextVar[bool] = ContextVar("building", default=False)
+_loading: ContextVar[bool] = ContextVar("loading", default=False)
+
+
+def register() -> None:
+    """Give every ESPnet task in this process the options of espnet_rand.toolkit.options. Idempotent.
+
+    Afterwards a task's parser has them, the model it builds (to train, to decode, in worker
+    processes that it spawns) is quantized as they say, and config.yaml holds them resolved.
+    Without them everything is as without espnet_rand.
+
+    Raises:
+        ImportError: a module named by `espnet-rand --import` cannot be imported
+    """
+    global _registered
+    if _registered:
+        return
+    _registered = True
+    _wrap_classmethod(AbsTask, "get_parser", _get_parser)
+    _wrap_classmethod(AbsTask, "build_model_from_file", _build_model_from_file)
+    AbsTask.main_worker = _MainWorker(AbsTask.__dict__["main_worker"])
+    AbsTask.__init_subclass__ = classmethod(_init_subclass)
+    for task in _subclasses(AbsTask):
+        _wrap_build_model(task)
+    abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
+    if importlib.util.find_spec("loralib"):
+        importlib.import_module("espnet_rand.toolkit.lora")
+    for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
+        importlib.import_module(module)
+
+
+def _subclasses(task: Type[AbsTask]):
+    for subclass in task.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _init_subclass(cls, **kwargs: Any) -> None:
+    super(AbsTask, cls).__init_subclass__(**kwargs)
+    _wrap_build_model(cls)
+
+
+def _wrap_build_model(task: Type[AbsTask]) -> None:
+    if "build_model" in vars(task):
+        _wrap_classmethod(task, "build_model", _build_model)
+
+
+def _wrap_classmethod(owner: type, name: str, wrapper: Any) -> None:
+    """Replace `owner.name` by `wrapper(original, cls, ...)`."""
+    method = vars(owner)[name]
+
+    @functools.wraps(method.__func__)
+    def call(cls, *args, **kwargs):
+        return wrapper(method.__get__(None, cls), *args, **kwargs)
+
+    setattr(owner, name, classmethod(call))
+
+
+def _get_parser(original):
+    parser = original()
+    options.add_arguments(parser)
+    return parser
+
+
+def _build_model(original, args):
+    config = options.resolve(args)
+    if config is None or _building.get():
+        if config is None:
+            options.remove(args)
+        return original(args)
+    token = _building.set(True)
+    try:
+        model = original(args)
+    finally:
+        _building.reset(token)
+    report = quantize(model, config)
+    logging.info(f"espnet_rand: {config}\n{report}")
+    if not _loading.get() and getattr(args, "dist_rank", None) in (None, 0):
+        _write(report, args)
+    return model
+
+
+def _build_model_from_file(original, *args, **kwargs):
+    token = _loading.set(True)
+    try:
+        return original(*args, **kwargs)
+    finally:
+        _loading.reset(token)
+
+
+def _write(report: Report, args: Any) -> None:
+    """<expdir>/quantization.yaml, where the training that builds the model has its directory."""
+    directory = getattr(args, "output_dir", None)
+    if directory is None or not Path(directory).is_dir():
+        return
+    path = Path(directory) / "quantization.yaml"
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as f:
+        yaml.safe_dump(report.to_dict(), f, sort_keys=False)
+    temporary.replace(path)
+
+
+def _create_adapter(original, model, *args, **kwargs):
+    """Adapters put new layers in the place of quantized ones: quantize these as well."""
+    original(model, *args, **kwargs)
+    if hasattr(model, "_quantization"):
+        logging.info(f"espnet_rand: layers of the adapter\n{quantize_new_layers(model)}")
+
+
+class _MainWorker:
+    """`AbsTask.main_worker`, such that a spawned process which unpickles it registers first."""
+
+    def __init__(self, original: Any):
+        self.original = original
+
+    def __get__(self, instance: Any, task: Type[AbsTask]):
+        return functools.partial(_main_worker, task)
+
+
+def _main_worker(task: Type[AbsTask], args: Any) -> None:
+    register()
+    if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    vars(AbsTask)["main_worker"].original.__get__(None, task)(args)

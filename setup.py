@@ -1,0 +1,35 @@
+"""Packaging of espnet_rand."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="espnet_rand",
+    version="0.1.0",
+    description="ESPnet plugin: train, pack and decode speech models with 2- to 8-bit weights, by RAND",
+    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["espnet_rand", "espnet_rand.*"]),
+    package_data={"espnet_rand.startup": ["*.py"]},
+    python_requires=">=3.10",
+    install_requires=["torch>=2.6", "pyyaml", "rich"],
+    extras_require={
+        # the toolkit, what its trainer imports, and what the recipes need
+        "train": [
+            "espnet>=202511",
+            "espeakng-loader",
+            "jiwer",
+            "kaldiio",
+            "matplotlib",
+            "openai-whisper",
+            "tensorboard",
+        ],
+        "test": ["hypothesis", "pytest", "ruff"],
+        "bench": ["brevitas", "torchao"],
+    },
+    entry_points={"console_scripts": ["espnet-rand=espnet_rand.bin.launch:main"]},
+)
