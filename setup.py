@@ -21,6 +21,7 @@ setup(
         # the toolkit, what its trainer imports, and what the recipes need
         "train": [
             "espnet>=202511",
+            "editdistance",
             "espeakng-loader",
             "jiwer",
             "kaldiio",
@@ -28,7 +29,7 @@ setup(
             "openai-whisper",
             "tensorboard",
         ],
-        "test": ["hypothesis", "pytest", "ruff"],
+        "test": ["hypothesis", "lightning", "loralib", "pytest", "ruff"],
         "bench": ["brevitas", "torchao"],
     },
     entry_points={"console_scripts": ["espnet-rand=espnet_rand.bin.launch:main"]},

@@ -63,9 +63,7 @@ def quantize(model: nn.Module, config: Configuration) -> Report:
     if not isinstance(config, QuantizerConfig):
         config = QuantizerConfig.from_dict(config)
     if quantized_layers(model):
-        raise QuantizationError(
-            f"{type(model).__name__} is quantized already: build it anew to quantize it otherwise"
-        )
+        raise QuantizationError(f"{type(model).__name__} is quantized already: build it anew to quantize it otherwise")
     _check_patterns(model, config)
     clock = Clock(torch.initial_seed())
     plan, left = _plan(model, config)

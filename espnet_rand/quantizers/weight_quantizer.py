@@ -40,9 +40,7 @@ class WeightQuantizer:
             return None
         with torch.no_grad(), _no_autocast(weight):
             w = self._matrix(weight)
-            return self.scale.initial(
-                w, largest_code(self.precision.evaluation()), self.granularity.members(weight)
-            )
+            return self.scale.initial(w, largest_code(self.precision.evaluation()), self.granularity.members(weight))
 
     def __call__(
         self,

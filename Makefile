@@ -1,0 +1,16 @@
+.PHONY: demo test bench venv
+
+venv:
+	./make_venv.sh
+
+# Trains a float and a RAND model, decodes both with their weights as they are, prints their error rates.
+demo: venv
+	egs2/mini/asr1/run.sh
+
+test: venv
+	.venv/bin/ruff check .
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+
+bench: venv
+	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'
+	.venv/bin/python benchmarks/qat_step.py

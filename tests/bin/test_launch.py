@@ -1,0 +1,44 @@
+"""espnet-rand runs Python as Python does, registered in every process below it."""
+
+PROBE = "from espnet2.tasks.lm import LMTask as T; print('quantizer' in {a.dest for a in T.get_parser()._actions})"
+
+
+def test_module_command_and_script(run, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(sys.argv[1:], __name__)")
+    assert run("espnet-rand", script, "a", "--b").stdout.strip() == "['a', '--b'] __main__"
+    assert run("espnet-rand", "-c", "import sys; print(sys.argv)", "x").stdout.strip() == "['-c', 'x']"
+    assert "usage" in run("espnet-rand", "-m", "json.tool", "--help").stdout
+
+
+def test_every_python_below_is_registered(run):
+    assert run("espnet-rand", "-c", PROBE).stdout.strip() == "True"
+    below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PROBE!r}])"
+    assert run("espnet-rand", "-c", below).stdout.strip() == "True"
+    assert run("python", "-c", PROBE).stdout.strip() == "False"
+
+
+def test_nothing_is_imported_that_is_not_needed(run):
+    loaded = run("espnet-rand", "-c", "import sys; print('torch' in sys.modules, 'espnet_rand' in sys.modules)")
+    assert loaded.stdout.strip() == "False False"
+
+
+def test_import_reaches_children(run, tmp_path):
+    (tmp_path / "mine.py").write_text("print('mine')")
+    below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PROBE!r}])"
+    done = run("espnet-rand", "--import", "mine", "-c", below, PYTHONPATH=str(tmp_path))
+    assert done.stdout.split() == ["mine", "True"]
+    done = run("espnet-rand", "--import", "not_there", "-c", PROBE, check=False)
+    assert done.returncode != 0 and "not_there" in done.stderr
+
+
+def test_a_shadowed_sitecustomize_still_runs(run, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('theirs')")
+    done = run("espnet-rand", "-c", PROBE, PYTHONPATH=str(tmp_path))
+    assert done.stdout.split() == ["theirs", "True"]
+
+
+def test_wrong_command_lines(run):
+    for wrong in ([], ["--import"], ["-I", "-c", "1"], ["-E", "-m", "x"]):
+        done = run("espnet-rand", *wrong, check=False)
+        assert done.returncode == 2 and "usage" in done.stderr
