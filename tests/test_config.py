@@ -127,9 +127,7 @@ def test_an_empty_mapping_is_the_default():
 
 def test_overrides_change_what_they_name_and_keep_the_rest():
     config = QuantizerConfig("rand", bits=4, mode=1, noise="normal", overrides={"a": {"bits": 8}})
-    assert config.weight_quantizer(["a"]) == WeightQuantizer(
-        Rand(mode=1), Noise("normal"), PerChannel(), Precision(8)
-    )
+    assert config.weight_quantizer(["a"]) == WeightQuantizer(Rand(mode=1), Noise("normal"), PerChannel(), Precision(8))
     assert config.weight_quantizer([]).precision == Precision(4)
 
 

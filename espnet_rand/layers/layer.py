@@ -124,7 +124,7 @@ def wrap_layer(module: nn.Module, quantized: Dict[str, QuantizedWeight], clock: 
         del vars(module)[name]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _subclass(mixin: Type[QuantizedLayer], base: Type[nn.Module], names: Tuple[str, ...]) -> type:
     attributes = {name: _weight_property(name) for name in names}
     attributes.update(_made_from=(base, names), _mixin=mixin, __module__=base.__module__)

@@ -1,7 +1,6 @@
 """Walks a model, wraps its layers, and says what it did."""
 
 import difflib
-import functools
 import math
 from contextlib import contextmanager
 from fnmatch import fnmatchcase

@@ -146,12 +146,13 @@ class Clip(Scale):
     def step(self, w, q, members, parameter):
         largest = norm(w, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
         x = w / largest
-        power = 2 if self.error == "squared" else 1
         best = torch.ones_like(largest)
         least = torch.full_like(largest, math.inf)
         for a in torch.linspace(1, self.a_min, self.candidates).tolist():
             step = torch.full_like(largest, a / q)
-            error = (round_to_grid(x, step, q) * step - x).abs().pow(power).sum(1, keepdim=True)
+            difference = round_to_grid(x, step, q).mul_(step).sub_(x)
+            error = difference.square_() if self.error == "squared" else difference.abs_()
+            error = error.sum(1, keepdim=True)
             best = torch.where(error < least, a, best)
             least = torch.minimum(error, least)
         return best * largest / q
@@ -180,7 +181,7 @@ class _Norm(Function):
 
     @staticmethod
     def forward(ctx, w, p):
-        largest = torch.linalg.vector_norm(w, math.inf, dim=1, keepdim=True)
+        largest = w.abs().amax(1, keepdim=True)
         if p == math.inf:
             value = largest
         else:
@@ -193,32 +194,25 @@ class _Norm(Function):
     @staticmethod
     def backward(ctx, grad):
         w, value = ctx.saved_tensors
-        if ctx.p == math.inf:
-            hit = (w.abs() == value) & (w != 0)
-            share = grad / hit.sum(1, keepdim=True).clamp(min=1)
-            return torch.where(hit, w.sign() * share, 0), None
         ratio = w / value.clamp(min=torch.finfo(w.dtype).tiny)
+        if ctx.p == math.inf:
+            share = ratio.trunc_()  # sign(w) where |w| is the largest, else 0
+            count = share.abs().sum(1, keepdim=True).clamp(min=1)
+            return share.mul_(grad / count), None
+        if ctx.p % 2 == 0:
+            return _power_(ratio, ctx.p - 1).mul_(grad), None
         sign = ratio.sign()
         return _power_(ratio.abs_(), ctx.p - 1).mul_(sign).mul_(grad), None
 
 
 def _power_(x: Tensor, p: float) -> Tensor:
     """x^p in place; whole exponents by squaring, several times faster than pow."""
-    if p != int(p) or p > 64:
+    if p != int(p) or not 1 <= p <= 64:
         return x.pow_(p)
-    exponent = int(p)
-    if exponent == 0:
-        return x.fill_(1)
-    while exponent % 2 == 0:
-        x.mul_(x)
-        exponent //= 2
-    if exponent > 1:
-        base = x.clone()
-        exponent -= 1
-        while exponent:
-            base.mul_(base) if exponent % 2 == 0 else x.mul_(base)
-            exponent = exponent // 2 if exponent % 2 == 0 else exponent - 1
-    return x
+    half, odd = divmod(int(p), 2)
+    if half == 0:
+        return x
+    return _power_(x * x, half).mul_(x) if odd else _power_(x.mul_(x), half)
 
 
 class _ScaleGradient(Function):

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quantizer_conf",
         action=NestedDictAction,
-        default=dict(),
+        default={},
         help="The keyword arguments for quantizer: bits, estimator, granularity, ...",
     )
     group.add_argument(

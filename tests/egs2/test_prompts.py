@@ -1,0 +1,169 @@
+"""The parts of egs2/prompts/asr1/local that need neither recordings nor weights."""
+
+import random
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+whisper = pytest.importorskip("whisper")
+LOCAL = Path(__file__).parents[2] / "egs2/prompts/asr1/local"
+DIMS = dict(
+    n_mels=80,
+    n_audio_ctx=20,
+    n_audio_state=8,
+    n_audio_head=2,
+    n_audio_layer=2,
+    n_vocab=30,
+    n_text_ctx=10,
+    n_text_state=8,
+    n_text_head=2,
+    n_text_layer=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def local_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(LOCAL))
+    # what whisper_local changes in openai-whisper is undone afterwards
+    monkeypatch.setattr(whisper, "load_model", whisper.load_model)
+    yield
+    sys.modules.pop("whisper_local", None)
+    whisper._MODELS.pop("local", None)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = whisper.model.Whisper(whisper.model.ModelDimensions(**DIMS)).half()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+def to_ctranslate2(model):
+    """Write the model as CTranslate2 does: fused projections, float16."""
+    state, variables = dict(model.state_dict()), {}
+
+    def put(name, value):
+        variables[name] = value.numpy()
+
+    def norm(name, source):
+        put(f"{name}/gamma", state[f"{source}.weight"])
+        put(f"{name}/beta", state[f"{source}.bias"])
+
+    def linear(name, *sources):
+        weights = [state[f"{s}.weight"] for s in sources]
+        biases = [state.get(f"{s}.bias", torch.zeros(len(w)).half()) for s, w in zip(sources, weights)]
+        put(f"{name}/weight", torch.cat(weights))
+        put(f"{name}/bias", torch.cat(biases))
+
+    def attention(name, source, cross):
+        norm(f"{name}/layer_norm", f"{source}_ln")
+        query, *others = [f"{source}.{n}" for n in ("query", "key", "value")]
+        first = [[query], others] if cross else [[query, *others]]
+        for i, sources in enumerate([*first, [f"{source}.out"]]):
+            linear(f"{name}/linear_{i}", *sources)
+
+    for name in ("conv1", "conv2"):
+        linear(f"encoder/{name}", f"encoder.{name}")
+    put("decoder/embeddings/weight", state["decoder.token_embedding.weight"])
+    for side, layers, last in (("encoder", 2, "ln_post"), ("decoder", 1, "ln")):
+        put(f"{side}/position_encodings/encodings", state[f"{side}.positional_embedding"])
+        put(f"{side}/num_heads", torch.tensor(2, dtype=torch.int16))
+        norm(f"{side}/layer_norm", f"{side}.{last}")
+        for i in range(layers):
+            source, name = f"{side}.blocks.{i}", f"{side}/layer_{i}"
+            attention(f"{name}/self_attention", f"{source}.attn", False)
+            if side == "decoder":
+                attention(f"{name}/attention", f"{source}.cross_attn", True)
+            norm(f"{name}/ffn/layer_norm", f"{source}.mlp_ln")
+            linear(f"{name}/ffn/linear_0", f"{source}.mlp.0")
+            linear(f"{name}/ffn/linear_1", f"{source}.mlp.2")
+
+    def text(value):
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    data = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(variables))
+    for name, value in variables.items():
+        code = {"float16": 4, "int16": 2}[str(value.dtype)]
+        data += text(name) + struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
+        data += struct.pack("<BI", code, value.nbytes) + value.tobytes()
+    return data
+
+
+def test_conversion_restores_every_weight(model, tmp_path):
+    import convert_ctranslate2 as convert
+
+    path = tmp_path / "model.bin"
+    path.write_bytes(to_ctranslate2(model))
+    with convert.open_model(path) as file:
+        checkpoint = convert.to_checkpoint(convert.read_variables(file))
+    assert checkpoint["dims"] == DIMS
+    assert checkpoint["model_state_dict"].keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(checkpoint["model_state_dict"][name], value), name
+
+
+def test_damaged_models_are_refused(model, tmp_path):
+    """Cut anywhere, or with bytes changed at random: ValueError, never a large allocation."""
+    import convert_ctranslate2 as convert
+
+    whole, draw = to_ctranslate2(model), random.Random(0)
+    path = tmp_path / "model.bin"
+    refused = 0
+    for trial in range(300):
+        data = bytearray(whole[: draw.randrange(len(whole))] if trial % 2 else whole)
+        for _ in range(draw.randrange(1, 20)):
+            data[draw.randrange(min(len(data), 200))] = draw.randrange(256)
+        path.write_bytes(data)
+        try:
+            with convert.open_model(path) as file:
+                convert.to_checkpoint(convert.read_variables(file))
+        except (ValueError, struct.error):
+            refused += 1
+    assert refused > 250
+
+
+def test_espnet_tokenizes_with_the_current_openai_whisper():
+    import whisper_local  # noqa: F401
+    from espnet2.text.whisper_token_id_converter import OpenAIWhisperTokenIDConverter
+    from espnet2.text.whisper_tokenizer import OpenAIWhisperTokenizer
+
+    tokenizer = OpenAIWhisperTokenizer("whisper_en")
+    converter = OpenAIWhisperTokenIDConverter("whisper_en")
+    line = "Café: press 1, then 'pound' — thank you!"
+    tokens = tokenizer.text2tokens(line)
+    assert all(" " not in t and "\n" not in t for t in tokens)
+    assert tokenizer.tokens2text(tokens) == line
+    no_timestamps, *ids = converter.tokens2ids(tokens)
+    assert no_timestamps == 50362
+    assert ids == whisper.tokenizer.get_tokenizer(False).encode(line)
+    assert converter.ids2tokens([no_timestamps, *ids, 50256]) == tokens
+
+
+def test_the_local_checkpoint_is_a_model_of_espnet(model, tmp_path, monkeypatch):
+    import whisper_local  # noqa: F401
+    from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_: pytest.fail("the network was asked"))
+    with pytest.raises(FileNotFoundError, match="WHISPER_CHECKPOINT"):
+        OpenAIWhisperEncoder(whisper_model="local")
+    path = tmp_path / "tiny.pt"
+    torch.save({"dims": DIMS, "model_state_dict": model.state_dict()}, path)
+    monkeypatch.setenv("WHISPER_CHECKPOINT", str(path))
+    encoder = OpenAIWhisperEncoder(whisper_model="local")
+    assert torch.equal(encoder.encoders.conv1.weight, model.encoder.conv1.weight.float())
+
+
+def test_no_transcript_is_in_two_sets():
+    pytest.importorskip("av")
+    from prepare_prompts import split
+
+    transcripts = [f"press {i // 2}" for i in range(200)]  # each one twice
+    parts = split(transcripts)
+    assert parts == split(transcripts[::-1])
+    assert parts.keys() == set(transcripts)
+    assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [56, 8, 36]
