@@ -52,7 +52,7 @@ class QuantizerConfig:
         >>> QuantizerConfig("rand", bits=4, mode=2, overrides={"*.embed.*": {"bits": 8}})
     """
 
-    def __init__(self, quantizer: str = "rand", **conf: Any):
+    def __init__(self, quantizer: str = "rand", /, **conf: Any):
         model = {name: conf.pop(name) for name in _MODEL_OPTIONS if name in conf}
         for name, value in model.items():
             _MODEL_OPTIONS[name](name, value)
@@ -63,19 +63,17 @@ class QuantizerConfig:
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
         }
         self._layer = _resolve({}, {"quantizer": quantizer, **conf})
-        for pattern, options in self.overrides.items():
-            try:
-                _resolve(self._layer, options)
-            except OptionError as e:
-                raise OptionError(f"overrides: {pattern}: {e}") from None
+        for pattern in self.overrides:
+            self._override(self._layer, pattern)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "QuantizerConfig":
         """From `{"quantizer": name, "quantizer_conf": {...}}`, which is what YAML files hold."""
         for key in options:
             if key not in ("quantizer", "quantizer_conf"):
-                raise OptionError(f"{key}: unknown, allowed are quantizer and quantizer_conf")
-        conf = options.get("quantizer_conf") or {}
+                raise OptionError(f"{key}: {options[key]!r} is given, but only quantizer and quantizer_conf are known")
+        conf = options.get("quantizer_conf")
+        conf = {} if conf is None else conf
         if not isinstance(conf, Mapping):
             raise OptionError(f"quantizer_conf: {conf!r} is not allowed, it must be a mapping of options")
         if "quantizer" in conf:
@@ -98,7 +96,7 @@ class QuantizerConfig:
         """The quantizer of a layer that the keys `patterns` of `overrides` match."""
         layer = self._layer
         for pattern in patterns:
-            layer = _resolve(layer, self.overrides[pattern])
+            layer = self._override(layer, pattern)
         made = {axis: _make(choices[layer[axis]], layer) for axis, choices in AXES.items()}
         return WeightQuantizer(
             scale=made["quantizer"],
@@ -107,6 +105,12 @@ class QuantizerConfig:
             precision=_make(Precision, layer),
             start_step=layer["start_step"],
         )
+
+    def _override(self, layer: Mapping[str, Any], pattern: str) -> Dict[str, Any]:
+        try:
+            return _resolve(layer, self.overrides[pattern])
+        except OptionError as e:
+            raise OptionError(f"overrides: {pattern}: {e}") from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, QuantizerConfig) and self.to_dict() == other.to_dict()
@@ -138,8 +142,10 @@ def _resolve(base: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any
     for name in given:
         if name not in known and name not in AXES:
             chosen = ", ".join(f"{axis} {layer[axis]}" for axis in AXES)
-            allowed = ", ".join([*list(AXES)[1:], *known])
-            raise OptionError(f"{name}: unknown for {chosen}; allowed are {allowed}")
+            allowed = ", ".join([*list(AXES)[1:], *known, *_MODEL_OPTIONS])
+            raise OptionError(
+                f"{name}: {given[name]!r} is given, but {chosen} have no such option; there are {allowed}"
+            )
     for part, inherited in parts:
         defaults = {field.name: field.default for field in dataclasses.fields(part)}
         values = {name: given.get(name, inherited.get(name, default)) for name, default in defaults.items()}

@@ -109,3 +109,17 @@ def run():
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train():
+    """`espnet2.bin.asr_train` in this process (importing ESPnet anew costs more than the training)."""
+    import espnet_rand
+
+    espnet_rand.register()
+    from espnet2.tasks.asr import ASRTask
+
+    def train(*arguments):
+        ASRTask.main(cmd=[str(argument) for argument in arguments])
+
+    return train

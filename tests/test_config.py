@@ -44,7 +44,7 @@ WRONG = [
     ({"p": 0.5}, ["p", "0.5", "at least 1"]),
     ({"p": math.nan}, ["p", "nan", "at least 1"]),
     ({"p": "8"}, ["p", "'8'", "number"]),
-    ({"k": 0}, ["k", "0", "at least 1"]),
+    ({"k": 0}, ["k", "0", "from 1"]),
     ({"k": math.inf}, ["k", "inf", "1"]),
     ({"init": "clipped"}, ["init", "clipped", "norm, clip"]),
     ({"noise": "laplace"}, ["noise", "laplace", "uniform, normal"]),

@@ -76,32 +76,54 @@ class QuantizedLayer:
         with self._clock.forward(self.training):
             return super().forward(*args, **kwargs)
 
+    def train(self, mode: bool = True) -> Any:
+        for quantized in self._quantized.values():
+            quantized.forget()
+        return super().train(mode)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        for name, quantized in self._quantized.items():
+            quantized.follow(self, name)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         """A float checkpoint has no learned scales: those of its weights are used."""
         absent = []
         for name, quantized in self._quantized.items():
-            parameter = self.scale_parameter(name)
-            if parameter is None:
+            scale, weight = state_dict.get(prefix + name + SCALE_SUFFIX), state_dict.get(prefix + name)
+            if self.scale_parameter(name) is None:
                 continue
-            key = prefix + name + SCALE_SUFFIX
-            if key not in state_dict:
-                absent.append(key)
-                quantized.follows = quantized.follows or prefix + name in state_dict
-            elif not _equal(state_dict[key], parameter):
-                # (equal: the caller filled a float checkpoint up with our own values, as ESPnet does)
-                quantized.follows = False
+            if scale is None:
+                absent.append(prefix + name + SCALE_SUFFIX)
+                quantized.follows = quantized.follows or weight is not None
+            else:
+                quantized.follows = self._untrained(name, scale, weight)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys[:] = [key for key in missing_keys if key not in absent]
+
+    def _untrained(self, name: str, scale: Tensor, weight: Optional[Tensor]) -> bool:
+        """Whether a loaded scale is no more than what weights give: ours, or those that come with it."""
+        quantized, own = self._quantized[name], self.scale_parameter(name)
+        if quantized.follows and _close(scale, own):
+            return True  # a float checkpoint, filled up with our own values, as ESPnet's init_param does
+        if weight is None or weight.shape != self._parameters[name].shape:
+            return False
+        return _close(scale, quantized.initial(weight))
 
     def _replicate_for_data_parallel(self):
         raise RuntimeError(
             "nn.DataParallel cannot train or run a quantized model: use one process for each GPU "
             "(ESPnet: --multiprocessing_distributed true)"
         )
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name in self._quantized:
+            _exclude_from_weight_decay(self.scale_parameter(name))
 
     def extra_repr(self) -> str:
         lines = [super().extra_repr()]
@@ -114,8 +136,13 @@ class QuantizedLayer:
         return _new, (type(self)._mixin, base, names), state
 
 
-def wrap_layer(module: nn.Module, quantized: Dict[str, QuantizedWeight], clock: Clock) -> None:
-    """Turn `module` into its quantized subclass, in place."""
+def wrap_layer(
+    module: nn.Module, quantized: Dict[str, QuantizedWeight], scales: Dict[str, nn.Parameter], clock: Clock
+) -> None:
+    """Turn `module` into its quantized subclass, in place; `scales` are its learned ones by weight."""
+    for name, scale in scales.items():
+        _exclude_from_weight_decay(scale)
+        module.register_parameter(name + SCALE_SUFFIX, scale)
     module._quantized = quantized
     module._clock = clock
     mixin = find_layer(module)
@@ -150,12 +177,18 @@ def _weight_property(name: str) -> property:
     return property(read)
 
 
+def _exclude_from_weight_decay(scale: Optional[nn.Parameter]) -> None:
+    """Where ESPnet and others (`exclude_weight_decay`) look for it; copying a parameter loses it."""
+    if scale is not None:
+        scale._no_weight_decay = True
+
+
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.to(b), b)
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.to(b), b, rtol=1e-6, atol=0)
 
 
 def quantized_layers(model: nn.Module) -> List[Tuple[str, QuantizedLayer]]:

@@ -11,7 +11,6 @@ from torch import nn
 
 from espnet_rand.config import Configuration, QuantizerConfig
 from espnet_rand.layers.layer import (
-    SCALE_SUFFIX,
     QuantizedLayer,
     find_layer,
     quantized_layers,
@@ -120,22 +119,34 @@ class _Planned(NamedTuple):
     config: QuantizerConfig
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a wildcard matches a module's name or the name of a module above it."""
+def _above(name: str) -> List[str]:
+    """A module's name and the names of the modules above it."""
     parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def _matches(pattern: str, names: Iterable[str]) -> bool:
+    """Whether a wildcard matches one of a module's names, or the name of a module above it."""
+    return pattern == "*" or any(fnmatchcase(above, pattern) for name in names for above in _above(name))
+
+
+def _all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:
+    """The modules of a model with their names: a shared one has several."""
+    names: Dict[nn.Module, List[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
 
 
 def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
-    names = [name for name, module in model.named_modules() if find_layer(module)]
+    layers = [names for module, names in _all_names(model).items() if find_layer(module)]
     for key in ("include", "exclude", "overrides"):
         for pattern in getattr(config, key):
-            if pattern == "*" or any(_matches(pattern, name) for name in names):
+            if pattern == "*" or any(_matches(pattern, names) for names in layers):
                 continue
-            parts = [name.split(".") for name in names]
-            above = {".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)}
-            near = difflib.get_close_matches(pattern.strip("*."), sorted(above), n=3, cutoff=0.3)
-            hint = f"near: {', '.join(near)}" if near else "it has " + ", ".join(names[:5])
+            known = {above: None for names in layers for name in names for above in _above(name)}
+            near = difflib.get_close_matches(pattern.strip("*."), known, n=3, cutoff=0.3)
+            hint = f"near: {', '.join(near)}" if near else "it has " + ", ".join(list(known)[:5])
             raise OptionError(f"{key}: {pattern!r} matches no layer of {type(model).__name__}; {hint}")
 
 
@@ -145,12 +156,13 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
     left: List[FloatEntry] = []
     counted = set()
     quantized = {id(p) for _, layer in quantized_layers(model) for p in _quantized_parameters(layer)}
-    for name, module in model.named_modules():
+    for module, names in _all_names(model).items():
         if isinstance(module, QuantizedLayer):
             continue
-        weights, reason = _quantizable(name, module, config)
+        name = names[0]
+        weights, reason = _quantizable(names, module, config)
         if weights:
-            overrides = tuple(pattern for pattern in config.overrides if _matches(pattern, name))
+            overrides = tuple(pattern for pattern in config.overrides if _matches(pattern, names))
             plan.append(_Planned(name, module, weights, overrides, config))
             quantized.update(id(module._parameters[weight]) for weight in weights)
         kept = {n: p for n, p in module._parameters.items() if p is not None and n not in weights}
@@ -164,7 +176,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
     return plan, left
 
 
-def _quantizable(name: str, module: nn.Module, config: QuantizerConfig) -> Tuple[Tuple[str, ...], str]:
+def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -> Tuple[Tuple[str, ...], str]:
     """Which of a module's own parameters to quantize; if none, why."""
     layer = find_layer(module)
     if layer is None:
@@ -172,12 +184,12 @@ def _quantizable(name: str, module: nn.Module, config: QuantizerConfig) -> Tuple
     present = tuple(n for n in layer.weights(module) if module._parameters.get(n) is not None)
     if not present:
         return (), "weight computed by the layer (weight_norm or another parametrization)"
-    if not any(_matches(pattern, name) or pattern == "*" for pattern in config.include):
+    if not any(_matches(pattern, names) for pattern in config.include):
         return (), "not in include"
     for pattern in config.exclude:
-        if _matches(pattern, name):
+        if _matches(pattern, names):
             return (), f"exclude: {pattern}"
-    reason = layer.skip(module, name, config.depthwise)
+    reason = layer.skip(module, names[0], config.depthwise)
     if reason is None and not all(module._parameters[n].is_floating_point() for n in present):
         reason = "not floating point"
     return ((), reason) if reason else (present, "")
@@ -211,8 +223,7 @@ def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
             if id(parameter) not in shared:
                 rows, unrows = find_layer(module).layout(module)
                 made = QuantizedWeight(quantizer, clock, len(shared), rows, unrows)
-                initial = quantizer.initial(rows(parameter))
-                scale = None if initial is None else nn.Parameter(initial.to(parameter.dtype))
+                scale = nn.Parameter(made.initial(parameter)) if quantizer.scale.learned else None
                 shared[id(parameter)] = (full, made, scale)
                 entries.append(_entry(full, module, parameter, made))
             first, made, scale = shared[id(parameter)]
@@ -223,13 +234,10 @@ def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
                 )
             quantized[weight] = made
             if scale is not None:
-                scales[weight + SCALE_SUFFIX] = scale
+                scales[weight] = scale
         ready.append((module, quantized, scales))
     for module, quantized, scales in ready:
-        for name, scale in scales.items():
-            scale._no_weight_decay = True
-            module.register_parameter(name, scale)
-        wrap_layer(module, quantized, clock)
+        wrap_layer(module, quantized, scales, clock)
     return entries
 
 
@@ -251,7 +259,7 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
 
 
 def _begin(model, args):
-    model._quantization.clock.enter(model.training)
+    model._quantization.clock.begin(model.training)
 
 
 def _end(model, args, output):

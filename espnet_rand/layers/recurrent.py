@@ -14,12 +14,16 @@ class QuantizedCell(QuantizedLayer):
 
     @classmethod
     def weights(cls, module):
-        return tuple(name for name in module._parameters if name.startswith("weight_"))
+        return ("weight_ih", "weight_hh")
 
 
 @quantizes(nn.RNNBase)
-class QuantizedRecurrent(QuantizedCell):
+class QuantizedRecurrent(QuantizedLayer):
     """nn.LSTM, nn.GRU, nn.RNN."""
+
+    @classmethod
+    def weights(cls, module):
+        return tuple(name for name in module._flat_weights_names if name.startswith("weight_"))
 
     @property
     def _flat_weights(self):

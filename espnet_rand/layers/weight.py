@@ -2,12 +2,14 @@
 
 import hashlib
 import struct
+from collections import deque
 from contextlib import contextmanager, nullcontext
-from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from espnet_rand.quantizers import WeightQuantizer
 
@@ -25,23 +27,36 @@ class Clock:
         self.forwards = 0
         self._depth = 0
         self._counted = False
+        # autograd's number of the first node of recent forwards
+        self._first_nodes: Deque[int] = deque(maxlen=64)
 
     @property
     def running(self) -> bool:
-        """Whether a forward of the model, or of a layer in it, is running."""
-        return self._depth > 0
+        """Whether a forward of the model, or of a layer in it, is running (or a checkpoint recomputes one)."""
+        return self._depth > 0 or recomputing()
 
     @property
     def step(self) -> int:
-        """Number of the present (or last) training forward, from 0."""
-        return max(self.forwards - 1, 0)
+        """Number of the present (or last) training forward, from 0; of the one that a checkpoint recomputes."""
+        later = 0
+        if recomputing():
+            node = torch._C._current_autograd_node()._sequence_nr()
+            later = sum(first > node for first in self._first_nodes)
+        return max(self.forwards - 1 - later, 0)
+
+    def begin(self, training: bool) -> None:
+        """A forward of the whole model begins, whatever became of the one before."""
+        if not recomputing():
+            self._depth = 0
+        self.enter(training)
 
     def enter(self, training: bool) -> None:
         """A forward of the model or of a layer in it begins: it counts once, if anything in it trains."""
-        if not self.running:
+        if self._depth == 0:
             self._counted = recomputing()
         if training and not self._counted:
             self.forwards += 1
+            self._first_nodes.append(torch.autograd._get_sequence_nr())
             self._counted = True
         self._depth += 1
 
@@ -71,7 +86,7 @@ class Clock:
         return torch.Generator(device).manual_seed(seed)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "_depth": 0}
+        return {**self.__dict__, "_depth": 0, "_first_nodes": deque(maxlen=64)}
 
 
 def recomputing() -> bool:
@@ -128,48 +143,57 @@ class QuantizedWeight:
             return None
         if not layer.training:
             return self._evaluation(layer, name)
-        if not (self.clock.running or recomputing()) or self.clock.step < self.quantizer.start_step:
+        if not self.clock.running:
             return None
+        if self.clock.step < self.quantizer.start_step:
+            return self._waiting(layer, name)
         return self._training(layer, name)
+
+    def _waiting(self, layer: Any, name: str) -> Optional[Tensor]:
+        """Before `start_step`: the float weight. A learned scale gets a gradient of 0, as DDP wants one."""
+        scale = layer.scale_parameter(name)
+        return None if scale is None else layer.source(name) + 0 * scale.sum()
 
     def _training(self, layer: Any, name: str) -> Tensor:
         graph = _needs_graph(layer.sources(name))
-        stamp = (self.clock.forwards,)
-        # A reentrant checkpoint runs the forward without a graph, then again inside backward with one
-        # of its own. (The other kind must find the very tensor of the forward.)
-        reentrant = recomputing() and self._good(False, stamp)
-        if self._good(graph, stamp) and not reentrant:
+        stamp = (self.clock.step,)
+        # (What a checkpoint recomputes inside backward may get a graph of its own: not for others.)
+        if not recomputing() and self._good(graph, stamp):
             return self._kept[graph].value
-        self._follow(layer, name)
+        self.follow(layer, name)
         self.follows = False
         # What a checkpoint sees saved must not depend on which of its blocks used the weight first.
         with saved_tensors_hooks(_same, _same) if graph else nullcontext():
             value = self._quantize(layer, name, training=True)
-        if not reentrant:
+        if not recomputing():
             self._kept = {g: kept for g, kept in self._kept.items() if kept.stamp == stamp}
             self._kept[graph] = _Kept(stamp, value)
             if graph:
-                value.register_hook(self._forget)
+                value.register_hook(self._passed)
         return value
 
     def _good(self, graph: bool, stamp: Tuple) -> bool:
         kept = self._kept.get(graph)
         return kept is not None and kept.stamp == stamp
 
-    def _forget(self, grad: Tensor) -> None:
+    def _passed(self, grad: Tensor) -> None:
         """Backward has passed every use of the weight: nothing needs it any more."""
         self._kept.pop(True, None)
+
+    def forget(self) -> None:
+        """Keep no computed weight: the parameter may have changed in a way that cannot be seen (`.data`)."""
+        self._kept = {}
 
     def _evaluation(self, layer: Any, name: str) -> Tensor:
         sources = layer.sources(name)
         if _needs_graph(sources):
-            self._follow(layer, name)
+            self.follow(layer, name)
             return self._quantize(layer, name, training=False)
         # while a learned scale follows the weight, it changes with it and not by itself
         watched = sources[:1] if self.follows else sources
         stamp = (torch.is_inference_mode_enabled(), *map(_version, watched))
         if not self._good(False, stamp):
-            self._follow(layer, name)
+            self.follow(layer, name)
             self._kept = {False: _Kept(stamp, self._quantize(layer, name, training=False))}
         return self._kept[False].value
 
@@ -184,9 +208,16 @@ class QuantizedWeight:
         return self.unrows(value)
 
     @torch.no_grad()
-    def _follow(self, layer: Any, name: str) -> None:
+    def follow(self, layer: Any, name: str) -> None:
+        """Set a learned scale that nobody trained or loaded to what the present weights give."""
         if self.follows:
-            layer.scale_parameter(name).copy_(self.quantizer.initial(self.rows(layer.source(name))))
+            scale, initial = layer.scale_parameter(name), self.initial(layer.source(name))
+            if not torch.equal(scale, initial):
+                scale.copy_(initial)
+
+    def initial(self, weight: Tensor) -> Tensor:
+        """The learned scale that a weight in the layer's own layout starts with, in the weight's dtype."""
+        return self.quantizer.initial(self.rows(weight)).to(weight.dtype)
 
 
 def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:
@@ -196,7 +227,8 @@ def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:
 def _version(tensor: Tensor) -> Tuple:
     # tensors made in inference mode count no versions; nothing can change them in place outside it
     version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.dtype, tensor.device
+    storage = StorageWeakRef(tensor.untyped_storage())  # an address alone may be used again
+    return storage, tensor.data_ptr(), version, tensor.dtype, tensor.device
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class Rand(Scale):
 
     mode: int = option(2, one_of(1, 2, 3))
     p: float = option(8, number(1))
-    k: float = option(2, number(1))
+    k: float = option(2, number(1, 1000000))
     init: str = option("norm", one_of("norm", "clip"))
 
     @property
@@ -109,8 +109,9 @@ class LearnedScale(Scale):
             factor = 1 / math.sqrt(members * q)
         else:
             factor = (members.to(w.dtype) * q).rsqrt().squeeze(1)
-        # a step below zero means the same grid: |s| never sticks at the clamp
-        return _ScaleGradient.apply(parameter, factor).abs().unsqueeze(1)
+        s = _ScaleGradient.apply(parameter, factor)
+        # a step below zero means the same grid; at zero (weights that start as zeros) it can still grow
+        return (torch.where(s < 0, -s, s) + 2 * torch.finfo(w.dtype).tiny).unsqueeze(1)
 
     def initial(self, w, q, members):
         w = w.detach()

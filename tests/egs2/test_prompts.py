@@ -10,18 +10,18 @@ import torch
 
 whisper = pytest.importorskip("whisper")
 LOCAL = Path(__file__).parents[2] / "egs2/prompts/asr1/local"
-DIMS = dict(
-    n_mels=80,
-    n_audio_ctx=20,
-    n_audio_state=8,
-    n_audio_head=2,
-    n_audio_layer=2,
-    n_vocab=30,
-    n_text_ctx=10,
-    n_text_state=8,
-    n_text_head=2,
-    n_text_layer=1,
-)
+DIMS = {
+    "n_mels": 80,
+    "n_audio_ctx": 20,
+    "n_audio_state": 8,
+    "n_audio_head": 2,
+    "n_audio_layer": 2,
+    "n_vocab": 30,
+    "n_text_ctx": 10,
+    "n_text_state": 8,
+    "n_text_head": 2,
+    "n_text_layer": 1,
+}
 
 
 @pytest.fixture(autouse=True)
