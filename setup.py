@@ -21,12 +21,13 @@ setup(
         # the toolkit, what its trainer imports, and what the recipes need
         "train": [
             "espnet>=202511",
+            "av",
             "editdistance",
             "espeakng-loader",
             "jiwer",
             "kaldiio",
             "matplotlib",
-            "openai-whisper",
+            "openai-whisper==20250625",
             "tensorboard",
         ],
         "test": ["hypothesis", "lightning", "loralib", "pytest", "ruff"],

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,9 +74,10 @@ def test_espnet3_builds_quantized_models(corpus):
 def _train_in_a_spawned_process(corpus, expdir, rank, world):
     args = _arguments(
         corpus, "--quantizer", "rand", "--output_dir", expdir, "--dist_backend", "gloo",
-        "--dist_init_method", f"file://{expdir}/rendezvous", "--distributed", "true",
-        "--dist_rank", rank, "--dist_world_size", world, "--log_level", "INFO", "--batch_size", 4,
+        "--dist_init_method", f"file://{expdir}/rendezvous", "--dist_rank", rank, "--dist_world_size", world,
+        "--batch_size", 4,
     )  # fmt: skip
+    args.distributed = True
     context = torch.multiprocessing.get_context("spawn")
     # what AbsTask.main does for each GPU
     process = context.Process(target=ASRTask.main_worker, args=(argparse.Namespace(**vars(args)),))
@@ -85,8 +87,7 @@ def _train_in_a_spawned_process(corpus, expdir, rank, world):
 
 def test_spawned_processes_train_quantized(corpus, tmp_path, monkeypatch):
     """Two real processes, gloo. Each leaves a note of what it built (tests/toolkit/spy.py)."""
-    monkeypatch.setenv("ESPNET_RAND_IMPORT", "spy")
-    monkeypatch.setenv("PYTHONPATH", str(importlib.resources.files("tests.toolkit")))
+    monkeypatch.setenv("ESPNET_RAND_IMPORT", "tests.toolkit.spy")
     monkeypatch.setenv("SPY_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     processes = [_train_in_a_spawned_process(corpus, tmp_path, rank, 2) for rank in (0, 1)]
@@ -108,9 +109,9 @@ def test_lightning_trains_quantized(corpus, run, tmp_path):
     done = run(
         "espnet-rand", "-m", "espnet2.bin.lightning_train", "--task", "asr", "--config", corpus.config,
         "--quantizer", "rand", "--output_dir", tmp_path,
+        "--scheduler", "warmuplr", "--use_tensorboard", "true",
         "--lightning_conf", "{accelerator: cpu, devices: 2, max_epochs: 1, log_every_n_steps: 1}",
-        ESPNET_RAND_IMPORT="spy", SPY_DIRECTORY=str(tmp_path),
-        PYTHONPATH=str(importlib.resources.files("tests.toolkit")),
+        ESPNET_RAND_IMPORT="tests.toolkit.spy", SPY_DIRECTORY=str(tmp_path), PYTHONPATH=str(Path(__file__).parents[2]),
     )  # fmt: skip
     assert len(list(tmp_path.glob("spied.*"))) == 2, done.stderr[-2000:]
     assert "quantizer: rand" in (tmp_path / "config.yaml").read_text()

@@ -99,9 +99,7 @@ def test_resume_counts_on(corpus, train, tmp_path):
 def test_decoding_rounds(rand_run, corpus):
     """Speech2Text gives a model that computes with rounded weights, and leaves the training's files alone."""
     before = (rand_run / "quantization.yaml").stat().st_mtime_ns
-    speech2text = Speech2Text(
-        rand_run / "config.yaml", rand_run / "valid.loss.ave.pth", ctc_weight=1.0, beam_size=2
-    )
+    speech2text = Speech2Text(rand_run / "config.yaml", rand_run / "valid.loss.ave.pth", ctc_weight=1.0, beam_size=2)
     layer = speech2text.asr_model.ctc.ctc_lo
     codes, scales = layer._quantized["weight"].quantizer.encode(
         layer._parameters["weight"], layer.scale_parameter("weight")
