@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv here, with espnet_rand (editable), ESPnet, and what recipes and tests need.
 # Wants python3 with venv, and PyPI. PYTHON=/path/to/python3.12 chooses the interpreter; otherwise
-# the newest of 3.13, 3.12 (ESPnet 202611), 3.11, 3.10 (ESPnet 202511) that is found, and if there
+# the first of 3.12, 3.13 (ESPnet 202611), 3.11, 3.10 (ESPnet 202511) that is found, and if there
 # is none, uv fetches one. Does nothing where .venv is newer than setup.py.
 
 set -euo pipefail
@@ -17,7 +17,7 @@ version() {  # of an interpreter: 3.12; nothing if it does not run
 
 find_python() {
     local wanted candidate
-    for wanted in 3.13 3.12 3.11 3.10; do
+    for wanted in 3.12 3.13 3.11 3.10; do
         for candidate in "python${wanted}" python3 "${PYENV_ROOT:-${HOME}/.pyenv}/versions/${wanted}".*/bin/python; do
             if [ "$(version "${candidate}")" = "${wanted}" ]; then
                 "${candidate}" -c 'import sys; print(sys.executable)'
