@@ -4,13 +4,14 @@ A new estimator is one class here and one line in `ESTIMATORS`.
 """
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Type
+from typing import Callable, Dict, Optional, Type
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from espnet_rand.quantizers.options import Options, one_of, option
+from espnet_rand.quantizers.rows import rowwise
 
 
 def round_to_grid(w: Tensor, s: Tensor, q: int) -> Tensor:
@@ -48,20 +49,28 @@ class _RoundStraightThrough(Function):
     def forward(ctx, w, s, q):
         ctx.save_for_backward(w, s)
         ctx.q = q
-        return round_to_grid(w, s, q).mul_(s)
+        return _rounded(w, s, q)
 
     @staticmethod
     def backward(ctx, grad):
         w, s = ctx.saved_tensors
-        q = ctx.q
-        x = (w / s).clamp_(-q - 2, q + 2)
-        inside = _pass_inside(grad, x, -q - 1.5, q + 0.5)
-        grad_s = None
-        if ctx.needs_input_grad[1]:
-            # round(x) - x inside the range, -Q-1 or Q outside
-            code = x.round().clamp_(-q - 1, q)
-            grad_s = code.mul_(grad).addcmul_(inside, x, value=-1).sum(1, keepdim=True)
-        return inside, grad_s, None
+        return (*_rounded_backward(grad, w, s, ctx.q, ctx.needs_input_grad[1]), None)
+
+
+@rowwise
+def _rounded(w: Tensor, s: Tensor, q: int) -> Tensor:
+    return round_to_grid(w, s, q).mul_(s)
+
+
+@rowwise
+def _rounded_backward(grad: Tensor, w: Tensor, s: Tensor, q: int, to_scale: bool):
+    x = (w / s).clamp_(-q - 2, q + 2)
+    inside = _pass_inside(grad, x, -q - 1.5, q + 0.5)
+    if not to_scale:
+        return inside, None
+    # round(x) - x inside the range, -Q-1 or Q outside
+    code = x.round().clamp_(-q - 1, q)
+    return inside, code.mul_(grad).addcmul_(inside, x, value=-1).sum(1, keepdim=True)
 
 
 def _pass_inside(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
@@ -80,11 +89,7 @@ class Noise(Estimator):
     noise: str = option("uniform", one_of("uniform", "normal"))
 
     def __call__(self, w, s, q, generator=None):
-        if self.noise == "uniform":
-            u = _uniform(w, generator)
-        else:
-            u = torch.empty_like(w).normal_(0, 12**-0.5, generator=generator)
-        return _AddNoise.apply(w, s, q, u)
+        return _AddNoise.apply(w, s, q, _NOISES[self.noise], generator)
 
 
 def _uniform(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
@@ -95,11 +100,18 @@ def _uniform(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
     return steps.to(like.dtype).mul_(2**-16).add_(2**-17)
 
 
+def _normal(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
+    """Normal with the variance of `_uniform`, 1/12."""
+    return torch.empty_like(like).normal_(0, 12**-0.5, generator=generator)
+
+
+_NOISES = {"uniform": _uniform, "normal": _normal}
+
+
 class _AddNoise(Function):
     @staticmethod
-    def forward(ctx, w, s, q, u):
-        bound = (q + 0.5) * s
-        noisy = torch.minimum(torch.maximum(w, -bound), bound).addcmul_(s, u)
+    def forward(ctx, w, s, q, draw, generator):
+        noisy = _noisy(w, s, q, draw, generator)
         # the noise itself is not kept: backward finds it in the result, which the layer keeps anyway
         ctx.save_for_backward(w, s, noisy)
         ctx.q = q
@@ -108,12 +120,22 @@ class _AddNoise(Function):
     @staticmethod
     def backward(ctx, grad):
         w, s, noisy = ctx.saved_tensors
-        inside = _pass_inside(grad, w / s, -ctx.q - 0.5, ctx.q + 0.5)
-        grad_s = None
-        if ctx.needs_input_grad[1]:
-            # u inside the range, u - (Q+1/2) or u + (Q+1/2) outside
-            grad_s = (noisy * grad).addcmul_(inside, w, value=-1).sum(1, keepdim=True) / s
-        return inside, grad_s, None, None
+        return (*_noisy_backward(grad, w, s, noisy, ctx.q, ctx.needs_input_grad[1]), None, None, None)
+
+
+@rowwise
+def _noisy(w: Tensor, s: Tensor, q: int, draw: Callable, generator: Optional[torch.Generator]) -> Tensor:
+    bound = (q + 0.5) * s
+    return torch.minimum(torch.maximum(w, -bound), bound).addcmul_(s, draw(w, generator))
+
+
+@rowwise
+def _noisy_backward(grad: Tensor, w: Tensor, s: Tensor, noisy: Tensor, q: int, to_scale: bool):
+    inside = _pass_inside(grad, w / s, -q - 0.5, q + 0.5)
+    if not to_scale:
+        return inside, None
+    # u inside the range, u - (Q+1/2) or u + (Q+1/2) outside
+    return inside, (noisy * grad).addcmul_(inside, w, value=-1).sum(1, keepdim=True) / s
 
 
 ESTIMATORS: Dict[str, Type[Estimator]] = {"ste": StraightThrough, "pqn": Noise}

@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from espnet_rand.quantizers.estimator import round_to_grid
 from espnet_rand.quantizers.options import Options, integer, number, one_of, option
+from espnet_rand.quantizers.rows import rowwise
 
 
 @dataclass(frozen=True)
@@ -143,20 +144,24 @@ class Clip(Scale):
     candidates: int = option(16, integer(1, 1000))
     error: str = option("squared", one_of("squared", "absolute"))
 
-    @torch.no_grad()
     def step(self, w, q, members, parameter):
-        largest = norm(w, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
-        x = w / largest
-        best = torch.ones_like(largest)
-        least = torch.full_like(largest, math.inf)
-        for a in torch.linspace(1, self.a_min, self.candidates).tolist():
-            step = torch.full_like(largest, a / q)
-            difference = round_to_grid(x, step, q).mul_(step).sub_(x)
-            error = difference.square_() if self.error == "squared" else difference.abs_()
-            error = error.sum(1, keepdim=True)
-            best = torch.where(error < least, a, best)
-            least = torch.minimum(error, least)
-        return best * largest / q
+        return _clip_search(w, q, self)
+
+
+@rowwise
+def _clip_search(w: Tensor, q: int, options: Clip) -> Tensor:
+    largest = _norm(w, math.inf).clamp_(min=torch.finfo(w.dtype).tiny)
+    x = w / largest
+    best = torch.ones_like(largest)
+    least = torch.full_like(largest, math.inf)
+    for a in torch.linspace(1, options.a_min, options.candidates).tolist():
+        step = torch.full_like(largest, a / q)
+        difference = round_to_grid(x, step, q).mul_(step).sub_(x)
+        error = difference.square_() if options.error == "squared" else difference.abs_()
+        error = error.sum(1, keepdim=True)
+        best = torch.where(error < least, a, best)
+        least = torch.minimum(error, least)
+    return best * largest / q
 
 
 SCALES: Dict[str, Type[Scale]] = {
@@ -182,12 +187,7 @@ class _Norm(Function):
 
     @staticmethod
     def forward(ctx, w, p):
-        largest = w.abs().amax(1, keepdim=True)
-        if p == math.inf:
-            value = largest
-        else:
-            ratio = (w / largest.clamp(min=torch.finfo(w.dtype).tiny)).abs_()
-            value = _power_(ratio, p).sum(1, keepdim=True).pow_(1 / p) * largest
+        value = _norm(w, p)
         ctx.save_for_backward(w, value)
         ctx.p = p
         return value
@@ -195,15 +195,29 @@ class _Norm(Function):
     @staticmethod
     def backward(ctx, grad):
         w, value = ctx.saved_tensors
-        ratio = w / value.clamp(min=torch.finfo(w.dtype).tiny)
-        if ctx.p == math.inf:
-            share = ratio.trunc_()  # sign(w) where |w| is the largest, else 0
-            count = share.abs().sum(1, keepdim=True).clamp(min=1)
-            return share.mul_(grad / count), None
-        if ctx.p % 2 == 0:
-            return _power_(ratio, ctx.p - 1).mul_(grad), None
-        sign = ratio.sign()
-        return _power_(ratio.abs_(), ctx.p - 1).mul_(sign).mul_(grad), None
+        return _norm_backward(w, value, grad, ctx.p), None
+
+
+@rowwise
+def _norm(w: Tensor, p: float) -> Tensor:
+    largest = w.abs().amax(1, keepdim=True)
+    if p == math.inf:
+        return largest
+    ratio = (w / largest.clamp(min=torch.finfo(w.dtype).tiny)).abs_()
+    return _power_(ratio, p).sum(1, keepdim=True).pow_(1 / p) * largest
+
+
+@rowwise
+def _norm_backward(w: Tensor, value: Tensor, grad: Tensor, p: float) -> Tensor:
+    ratio = w / value.clamp(min=torch.finfo(w.dtype).tiny)
+    if p == math.inf:
+        share = ratio.trunc_()  # sign(w) where |w| is the largest, else 0
+        count = share.abs().sum(1, keepdim=True).clamp(min=1)
+        return share.mul_(grad / count)
+    if p % 2 == 0:
+        return _power_(ratio, p - 1).mul_(grad)
+    sign = ratio.sign()
+    return _power_(ratio.abs_(), p - 1).mul_(sign).mul_(grad)
 
 
 def _power_(x: Tensor, p: float) -> Tensor:
