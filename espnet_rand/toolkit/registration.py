@@ -79,13 +79,21 @@ def _wrap_classmethod(owner: type, name: str, wrapper: Any) -> None:
     setattr(owner, name, classmethod(call))
 
 
+def _has_a_quantizer(task: Type[AbsTask]) -> bool:
+    """Whether `--quantizer` is the task's own: ESPnet's codecs quantize activations by it, and stay as they are."""
+    return any(choices.name == "quantizer" for choices in task.class_choices_list)
+
+
 def _get_parser(original):
     parser = original()
-    options.add_arguments(parser)
+    if not _has_a_quantizer(original.__self__):
+        options.add_arguments(parser)
     return parser
 
 
 def _build_model(original, args):
+    if _has_a_quantizer(original.__self__):
+        return original(args)
     config = options.resolve(args)
     if config is None or _building.get():
         if config is None:
