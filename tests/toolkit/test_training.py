@@ -142,7 +142,7 @@ def test_print_config_shows_the_resolved_options(run, tmp_path):
     "wrong, message",
     [
         (["--quantizer", "rand", "--quantizer_conf", "bits=9"], "bits: 9 is not allowed"),
-        (["--quantizer", "rand", "--quantizer_conf", "bit=4"], "bit: unknown"),
+        (["--quantizer", "rand", "--quantizer_conf", "bit=4"], "bit: 4 is given, but"),
         (["--quantizer", "rand", "--quantizer_conf", "p=0.5"], "p: 0.5 is not allowed"),
         (["--quantizer_conf", "bits=4"], "without quantizer"),
         (["--quantizer_config", "/no/such.yaml"], "no such file: /no/such.yaml"),
