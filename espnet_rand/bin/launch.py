@@ -14,7 +14,7 @@ Python processes started below. For example
   espnet-rand -m espnet2.bin.asr_train --quantizer rand --quantizer_conf bits=4 ...
   ./run.sh --python espnet-rand --asr_args "--quantizer_config .../conf/rand_w4.yaml"
 
---import MODULE  import this module on registration, in every process: quantizers and layers of your own
+--import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
 """
 STARTUP = Path(__file__).resolve().parent.parent / "startup"
 

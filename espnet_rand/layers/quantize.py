@@ -165,19 +165,18 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
             overrides = tuple(pattern for pattern in config.overrides if _matches(pattern, names))
             plan.append(_Planned(name, module, weights, overrides, config))
             quantized.update(id(module._parameters[weight]) for weight in weights)
-        kept = {n: p for n, p in module._parameters.items() if p is not None and n not in weights}
-        for group, why in _by_reason(kept, reason):
-            new = [p for p in group if id(p) not in counted and id(p) not in quantized]
-            counted.update(id(p) for p in new)
-            if new:
-                count = sum(p.numel() for p in new)
-                size = sum(p.numel() * p.element_size() for p in new)
-                left.append(FloatEntry(name, type(module).__name__, count, size, why))
+        kept = [p for n, p in module._parameters.items() if p is not None and n not in weights]
+        new = [p for p in kept if id(p) not in counted and id(p) not in quantized]
+        counted.update(id(p) for p in new)
+        if new:
+            count = sum(p.numel() for p in new)
+            size = sum(p.numel() * p.element_size() for p in new)
+            left.append(FloatEntry(name, type(module).__name__, count, size, reason))
     return plan, left
 
 
 def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -> Tuple[Tuple[str, ...], str]:
-    """Which of a module's own parameters to quantize; if none, why."""
+    """Which of a module's own parameters to quantize, and why the others (if none: all) are not."""
     layer = find_layer(module)
     if layer is None:
         return (), f"not a layer that is quantized ({type(module).__name__})"
@@ -192,15 +191,7 @@ def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -
     reason = layer.skip(module, names[0], config.depthwise)
     if reason is None and not all(module._parameters[n].is_floating_point() for n in present):
         reason = "not floating point"
-    return ((), reason) if reason else (present, "")
-
-
-def _by_reason(parameters: Dict[str, nn.Parameter], reason: str) -> Iterable[Tuple[List[nn.Parameter], str]]:
-    """Parameters of a module that stay in float, with the reason; biases are named as such."""
-    biases = [p for n, p in parameters.items() if reason == "" or (n.startswith("bias") and p.dim() == 1)]
-    others = [p for p in parameters.values() if not any(p is b for b in biases)]
-    yield biases, "bias"
-    yield others, reason
+    return ((), reason) if reason else (present, "bias")
 
 
 def _quantized_parameters(layer: QuantizedLayer) -> List[nn.Parameter]:

@@ -125,6 +125,8 @@ class QuantizedWeight:
         self.rows = rows
         self.unrows = unrows
         self.enabled = True
+        # training forwards during which it was not enabled
+        self._off: Deque[int] = deque(maxlen=64)
         # a learned scale follows the weights until it is trained or loaded
         self.follows = quantizer.scale.learned
         self._kept: Dict[bool, _Kept] = {}
@@ -139,7 +141,7 @@ class QuantizedWeight:
         outside of one the float weight itself, which is what optimizers, initializations and
         code that ties weights want to see.
         """
-        if not self.enabled:
+        if not self.on(layer):
             return None
         if not layer.training:
             return self._evaluation(layer, name)
@@ -148,6 +150,14 @@ class QuantizedWeight:
         if self.clock.step < self.quantizer.start_step:
             return self._waiting(layer, name)
         return self._training(layer, name)
+
+    def on(self, layer: Any) -> bool:
+        """Whether `layer` quantizes. What a checkpoint recomputes does so if its forward did."""
+        if layer.training and recomputing():
+            return self.clock.step not in self._off
+        if layer.training and self.clock.running and not self.enabled:
+            self._off.append(self.clock.step)
+        return self.enabled
 
     def _waiting(self, layer: Any, name: str) -> Optional[Tensor]:
         """Before `start_step`: the float weight. A learned scale gets a gradient of 0, as DDP wants one."""

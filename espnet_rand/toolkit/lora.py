@@ -34,7 +34,7 @@ class _QuantizedLoRA(QuantizedLayer):
         with self._clock.forward(self.training):
             quantized = self._quantized["weight"]
             waiting = self.training and self._clock.step < quantized.quantizer.start_step
-            return waiting or not quantized.enabled
+            return waiting or not quantized.on(self)
 
     def train(self, mode=True):
         """loralib merges into `self.weight` here, which must be the parameter."""

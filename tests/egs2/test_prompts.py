@@ -162,8 +162,8 @@ def test_no_transcript_is_in_two_sets():
     pytest.importorskip("av")
     from prepare_prompts import split
 
-    transcripts = [f"press {i // 2}" for i in range(200)]  # each one twice
-    parts = split(transcripts)
-    assert parts == split(transcripts[::-1])
-    assert parts.keys() == set(transcripts)
-    assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [56, 8, 36]
+    transcripts = [f"please press {i // 2}" for i in range(200)]  # each one twice
+    parts = split([*transcripts, "seven"])
+    assert parts == split(["seven", *transcripts[::-1]])
+    assert parts.keys() == {*transcripts, "seven"} and parts["seven"] == "train"
+    assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [47, 18, 36]

@@ -88,6 +88,24 @@ def test_checkpointing_with_several_forwards_before_one_backward(reentrant):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_knows_which_forward_was_disabled(reentrant):
+    """Distillation from the float model: one loss of a float and a quantized forward."""
+
+    def gradients_of_both(reentrant):
+        torch.manual_seed(0)
+        model = models.Blocks(reentrant)
+        quantize(model, {})
+        x = X.clone().requires_grad_()
+        with disabled(model):
+            loss = model(x).square().sum()
+        (loss + model(x).sum()).backward()
+        return [x.grad, *(p.grad for p in model.parameters())]
+
+    for a, b in zip(gradients_of_both(None), gradients_of_both(reentrant)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputations_do_not_count_as_forwards(reentrant):
     model, _ = models.quantized(models.Blocks(reentrant), QuantizerConfig(start_step=2))
     x = X.clone().requires_grad_()

@@ -107,7 +107,12 @@ if [[ ${token_type} == whisper_* ]]; then
 fi
 
 if selected 1; then
-    local/data.sh ${local_data_opts}
+    if [ -e "${datadir}/data.done" ]; then
+        echo "stage 1, data: ${datadir} is there"
+    else
+        local/data.sh ${local_data_opts}
+        touch "${datadir}/data.done"
+    fi
 fi
 
 if selected 2; then

@@ -7,9 +7,4 @@ corpus_size=full     # full, tiny
 . ../../TEMPLATE/asr1/utils/parse_options.sh
 . ./path.sh
 
-if [ -e "${datadir}/.complete" ]; then
-    echo "$0: ${datadir} is there"
-else
-    python3 local/make_corpus.py --data_dir "${datadir}" --size "${corpus_size}"
-    touch "${datadir}/.complete"
-fi
+python3 local/make_corpus.py --data_dir "${datadir}" --size "${corpus_size}"
