@@ -64,14 +64,16 @@ def test_a_task_defined_later_is_quantized(corpus):
     assert not quantized_layers(Later.build_model(_arguments(corpus)))
 
 
-def test_espnet3_builds_quantized_models(corpus):
+def test_espnet3_builds_quantized_models(corpus, tmp_path):
     task_utils = pytest.importorskip("espnet3.utils.task_utils")
     import yaml
 
     config = yaml.safe_load(corpus.config.read_text())
     config.update(quantizer="rand", quantizer_conf={"bits": 3}, token_list=["<blank>", "<unk>", "a", "<sos/eos>"])
+    config.update(output_dir=str(tmp_path))
     model = task_utils.get_espnet_model("espnet2.tasks.asr.ASRTask", config)
     assert quantized_layers(model)
+    assert yaml.safe_load((tmp_path / "quantization.yaml").read_text())["quantized"][0]["bits"] == 3
 
 
 def _train_in_a_spawned_process(corpus, expdir, rank, world):

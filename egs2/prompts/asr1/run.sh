@@ -15,7 +15,7 @@ set -euo pipefail
 whisper_checkpoint=
 prompts_dir=
 seeds="1 2 3"
-presets="rand_w4 rand_m3_w4 rand_m3_ste_g64_w4"
+presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
 asr_args=
 options=()
 while [ $# -gt 0 ]; do

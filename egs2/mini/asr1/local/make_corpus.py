@@ -32,7 +32,7 @@ TIMBRES = ["m1", "m3", "m4", "m6", "f1", "f4", "klatt2", "linda"]
 
 # Utterances in each set: enough to learn from, and just enough to run.
 SIZES = {
-    "full": {"train": 1200, "dev": 160, "test": 600},
+    "full": {"train": 1000, "dev": 120, "test": 400},
     "tiny": {"train": 160, "dev": 16, "test": 16},
 }
 
