@@ -5,23 +5,29 @@
 >>> espnet_rand.register()                                  # ESPnet: `--quantizer`, `--quantizer_conf`
 """
 
-from espnet_rand.config import QuantizerConfig
-from espnet_rand.layers import QuantizationError, Report, disabled, quantize, quantizes
-from espnet_rand.quantizers import OptionError, WeightQuantizer
+import importlib
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "OptionError",
-    "QuantizationError",
-    "QuantizerConfig",
-    "Report",
-    "WeightQuantizer",
-    "disabled",
-    "quantize",
-    "quantizes",
-    "register",
-]
+# imported when they are first used: the launcher and pip need no torch
+_HOMES = {
+    "OptionError": "quantizers",
+    "QuantizationError": "layers",
+    "QuantizerConfig": "config",
+    "Report": "layers",
+    "WeightQuantizer": "quantizers",
+    "disabled": "layers",
+    "quantize": "layers",
+    "quantizes": "layers",
+}
+__all__ = [*_HOMES, "register"]
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
 
 def register() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import List, NoReturn, Optional
 
 USAGE = """\
-usage: espnet-rand [--import MODULE]... (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
+usage: espnet-rand [--import MODULE]... [--packed_backend NAME] (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
 
 Runs Python as `python` does, with quantization registered in every ESPnet task, here and in all
 Python processes started below. For example
@@ -15,6 +15,7 @@ Python processes started below. For example
   ./run.sh --python espnet-rand --asr_args "--quantizer_config .../conf/rand_w4.yaml"
 
 --import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
+--packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (README.md)
 """
 STARTUP = Path(__file__).resolve().parent.parent / "startup"
 
@@ -22,12 +23,12 @@ STARTUP = Path(__file__).resolve().parent.parent / "startup"
 def main(argv: Optional[List[str]] = None) -> NoReturn:
     """Replace this process by Python. Exits with status 2 where the command line is off."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    modules = []
-    while arguments and (arguments[0] == "--import" or arguments[0].startswith("--import=")):
-        flag, _, module = arguments.pop(0).partition("=")
-        if not module and not arguments:
-            _fail("--import needs the name of a module")
-        modules.append(module or arguments.pop(0))
+    given = {"--import": [], "--packed_backend": []}
+    while arguments and arguments[0].partition("=")[0] in given:
+        flag, _, value = arguments.pop(0).partition("=")
+        if not value and not arguments:
+            _fail(f"{flag} needs a value")
+        given[flag].append(value or arguments.pop(0))
     if not arguments or arguments[0] in ("-h", "--help"):
         _exit(USAGE, 0 if arguments else 2)
     for flag in arguments:
@@ -37,9 +38,11 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
             _fail(f"Python's {flag} would keep espnet_rand from being registered: leave it out")
     environment = dict(os.environ)
     environment["PYTHONPATH"] = _joined(os.pathsep, str(STARTUP), environment.get("PYTHONPATH", ""))
-    if modules:
+    if given["--import"]:
         from_outside = environment.get("ESPNET_RAND_IMPORT", "")
-        environment["ESPNET_RAND_IMPORT"] = _joined(",", from_outside, *modules)
+        environment["ESPNET_RAND_IMPORT"] = _joined(",", from_outside, *given["--import"])
+    if given["--packed_backend"]:
+        environment["ESPNET_RAND_PACKED_BACKEND"] = given["--packed_backend"][-1]
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 

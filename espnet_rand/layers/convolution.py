@@ -27,19 +27,19 @@ class QuantizedTransposedConvolution(QuantizedConvolution):
     @classmethod
     def layout(cls, module):
         return (
-            functools.partial(_channels_first, groups=module.groups),
-            functools.partial(_channels_second, groups=module.groups),
+            functools.partial(channels_first, groups=module.groups),
+            functools.partial(channels_second, groups=module.groups),
         )
 
 
-def _channels_first(weight: Tensor, groups: int) -> Tensor:
+def channels_first(weight: Tensor, groups: int) -> Tensor:
     """(in, out / groups, *kernel) -> (out, in / groups, *kernel)."""
     inputs, outputs, *kernel = weight.shape
     split = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
     return split.reshape(groups * outputs, inputs // groups, *kernel)
 
 
-def _channels_second(rows: Tensor, groups: int) -> Tensor:
+def channels_second(rows: Tensor, groups: int) -> Tensor:
     """(out, in / groups, *kernel) -> (in, out / groups, *kernel)."""
     outputs, inputs, *kernel = rows.shape
     split = rows.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)

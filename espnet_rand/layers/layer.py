@@ -32,6 +32,11 @@ def quantizes(*types: Type[nn.Module]) -> Callable:
     return register
 
 
+def registered() -> Tuple[Type[nn.Module], ...]:
+    """The layer types that are served."""
+    return tuple(_REGISTRY)
+
+
 def find_layer(module: nn.Module) -> Optional[Type["QuantizedLayer"]]:
     """The QuantizedLayer for a module's type, by the nearest registered ancestor; None where there is none."""
     return next((_REGISTRY[kind] for kind in type(module).__mro__ if kind in _REGISTRY), None)

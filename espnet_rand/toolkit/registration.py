@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import logging
 import os
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Type
@@ -14,7 +15,7 @@ from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 
 from espnet_rand.layers import Report, quantize, quantize_new_layers
-from espnet_rand.toolkit import options
+from espnet_rand.toolkit import options, packed
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
 IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
@@ -34,10 +35,12 @@ def register() -> None:
 
     Raises:
         ImportError: a module named by `espnet-rand --import` cannot be imported
+        ValueError: there is no backend as that of `espnet-rand --packed_backend`
     """
     global _registered
     if _registered:
         return
+    packed.backend()
     _registered = True
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
     _wrap_classmethod(AbsTask, "build_model_from_file", _build_model_from_file)
@@ -46,6 +49,7 @@ def register() -> None:
     for task in _subclasses(AbsTask):
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
+    abs_task.safe_torch_load = functools.partial(packed.load, abs_task.safe_torch_load)
     if importlib.util.find_spec("loralib"):
         importlib.import_module("espnet_rand.toolkit.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
@@ -92,6 +96,9 @@ def _get_parser(original):
 
 
 def _build_model(original, args):
+    if packed.building():
+        with _set(_building):
+            return packed.build(original, args)
     if _has_a_quantizer(original.__self__):
         return original(args)
     config = options.resolve(args)
@@ -99,11 +106,8 @@ def _build_model(original, args):
         if config is None:
             options.remove(args)
         return original(args)
-    token = _building.set(True)
-    try:
+    with _set(_building):
         model = original(args)
-    finally:
-        _building.reset(token)
     report = quantize(model, config)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get() and getattr(args, "dist_rank", None) in (None, 0):
@@ -112,11 +116,17 @@ def _build_model(original, args):
 
 
 def _build_model_from_file(original, *args, **kwargs):
-    token = _loading.set(True)
+    with _set(_loading):
+        return packed.build_model_from_file(original, *args, **kwargs)
+
+
+@contextmanager
+def _set(flag: ContextVar[bool]):
+    token = flag.set(True)
     try:
-        return original(*args, **kwargs)
+        yield
     finally:
-        _loading.reset(token)
+        flag.reset(token)
 
 
 def _write(report: Report, args: Any) -> None:
@@ -133,6 +143,8 @@ def _write(report: Report, args: Any) -> None:
 
 def _create_adapter(original, model, *args, **kwargs):
     """Adapters put new layers in the place of quantized ones: quantize these as well."""
+    if packed.building():
+        return  # a packed model has them in its weights
     original(model, *args, **kwargs)
     if hasattr(model, "_quantization"):
         logging.info(f"espnet_rand: layers of the adapter\n{quantize_new_layers(model)}")

@@ -1,0 +1,18 @@
+"""Integer codes on disk, and integer compute at inference. No ESPnet here."""
+
+from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight, is_packed, read, write
+from espnet_rand.packing.kernels import BACKENDS
+from espnet_rand.packing.model import load_into, pack_model, weights_on_meta
+
+__all__ = [
+    "BACKENDS",
+    "PackedFileError",
+    "PackedModel",
+    "PackedWeight",
+    "is_packed",
+    "load_into",
+    "pack_model",
+    "read",
+    "weights_on_meta",
+    "write",
+]

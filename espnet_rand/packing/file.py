@@ -1,0 +1,222 @@
+"""The packed file: safetensors, with integer codes at their true width. FORMAT.md describes it."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple, Union
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from espnet_rand.layers.convolution import channels_second
+from espnet_rand.packing.bits import row_bytes, unpack
+from espnet_rand.quantizers import GRANULARITIES, OptionError, PerGroup
+from espnet_rand.quantizers.granularity import Granularity
+
+FORMAT_VERSION = 1
+_KEY = "espnet_rand"
+_CODES, _SCALES = ".codes", ".scales"
+_DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
+_FLOATS = ("F32", "F64", "F16", "BF16")
+
+
+class PackedFileError(ValueError):
+    """The file is not a packed model, is damaged, or does not fit; the message says where."""
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """One weight as integer codes.
+
+    Attributes:
+        packed: the codes with output channels first, uint8, (channels, row_bytes), see `espnet_rand.packing.bits`
+        scales: step sizes, (groups,)
+        bits: of a code
+        shape: the parameter's, in its layer
+        granularity: which codes share a scale
+        dtype: of the decoded weight
+        transposed: of a transposed convolution, its number of groups; else 0
+    """
+
+    packed: Tensor
+    scales: Tensor
+    bits: int
+    shape: Tuple[int, ...]
+    granularity: Granularity
+    dtype: torch.dtype = torch.float32
+    transposed: int = 0
+
+    @property
+    def rows(self) -> Tuple[int, ...]:
+        """Shape with the output channels first."""
+        return _rows(self.shape, self.transposed)
+
+    def codes(self) -> Tensor:
+        """int8, of shape `rows`."""
+        return unpack(self.packed, self.bits, math.prod(self.rows[1:])).view(self.rows)
+
+    def values(self) -> Tensor:
+        """scale * code, of `shape` and `dtype`."""
+        codes = self.granularity.split(self.codes()).to(self.scales.dtype)
+        rows = self.granularity.join(codes.mul_(self.scales.unsqueeze(1)), torch.Size(self.rows)).to(self.dtype)
+        return channels_second(rows, self.transposed) if self.transposed else rows
+
+    @property
+    def bytes(self) -> int:
+        """Of codes and scales."""
+        return self.packed.numel() + self.scales.numel() * self.scales.element_size()
+
+    def describe(self) -> Dict[str, Any]:
+        """Everything but the tensors, as the file's metadata hold it."""
+        about = {"shape": [*self.shape], "bits": self.bits, "dtype": str(self.dtype).removeprefix("torch.")}
+        about["granularity"] = next(n for n, kind in GRANULARITIES.items() if kind is type(self.granularity))
+        if isinstance(self.granularity, PerGroup):
+            about["group_size"] = self.granularity.group_size
+        if self.transposed:
+            about["transposed"] = self.transposed
+        return about
+
+
+def _rows(shape: Sequence[int], transposed: int) -> Tuple[int, ...]:
+    if not transposed:
+        return tuple(shape)
+    inputs, outputs, *kernel = shape
+    return (outputs * transposed, inputs // transposed, *kernel)
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What a packed file holds.
+
+    Attributes:
+        weights: the quantized ones, by their names in the model's state_dict
+        floats: the rest of the state_dict
+        aliases: names of the state_dict that are the same tensor as another -> that one
+        info: versions and the resolved quantizer options; nothing depends on them
+    """
+
+    weights: Dict[str, PackedWeight]
+    floats: Dict[str, Tensor]
+    aliases: Dict[str, str] = field(default_factory=dict)
+    info: Dict[str, Any] = field(default_factory=dict)
+
+
+def write(path: Union[str, Path], model: PackedModel) -> None:
+    """Write a packed file: to a temporary name, then renamed."""
+    tensors = dict(model.floats)
+    for name, weight in model.weights.items():
+        tensors[name + _CODES], tensors[name + _SCALES] = weight.packed, weight.scales
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    header = {
+        "format_version": FORMAT_VERSION,
+        **model.info,
+        "weights": {name: weight.describe() for name, weight in sorted(model.weights.items())},
+        "aliases": dict(sorted(model.aliases.items())),
+    }
+    header["sha256"] = _checksum(header, tensors)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_packed(path: Union[str, Path]) -> bool:
+    """Whether a file is in the safetensors format (an 8-byte length, then JSON); pickles and zip files are not."""
+    with open(path, "rb") as f:
+        return f.read(9)[8:] == b"{"
+
+
+def read(path: Union[str, Path]) -> PackedModel:
+    """Read a packed file. Nothing is unpickled; shapes, names and sizes are checked before tensors are read.
+
+    Raises:
+        PackedFileError: cut off, altered, not a packed file, or of a later version
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _read(path, file)
+    except (SafetensorError, OSError, UnicodeError, RecursionError) as e:
+        if isinstance(e, FileNotFoundError):
+            raise
+        raise PackedFileError(f"{path}: not a packed model, or cut off: {e}") from None
+
+
+def _read(path: Union[str, Path], file: Any) -> PackedModel:
+    def refuse(why: str):
+        return PackedFileError(f"{path}: {why}")
+
+    try:
+        header = json.loads((file.metadata() or {})[_KEY])
+        version, described, aliases = header["format_version"], header["weights"], header["aliases"]
+    except (KeyError, TypeError, ValueError):
+        raise refuse("a safetensors file, but not one of espnet_rand") from None
+    if version != FORMAT_VERSION:
+        raise refuse(f"format version {version!r}; this espnet_rand reads {FORMAT_VERSION}: update it")
+    names = set(file.keys())
+    if not isinstance(described, Mapping) or not isinstance(aliases, Mapping):
+        raise refuse("the lists of weights and aliases are damaged")
+    described_weights = {}
+    for name, about in described.items():
+        try:
+            described_weights[name] = _check_weight(name, about, file, names)
+        except (KeyError, TypeError, ValueError, OptionError) as e:
+            raise refuse(f"{name}: {e}") from None
+    codes = {name + end for name in described for end in (_CODES, _SCALES)}
+    known = set(described) | (names - codes)
+    for alias, name in aliases.items():
+        if alias in known or name not in known:
+            raise refuse(f"{alias} is said to be the same as {name}, which cannot be")
+    tensors = {name: file.get_tensor(name) for name in sorted(names)}
+    if header.get("sha256") != _checksum(header, tensors):
+        raise refuse("the checksum does not fit: the file was altered or damaged. Mend: pack or copy it again")
+    weights = {
+        name: make(tensors.pop(name + _CODES), tensors.pop(name + _SCALES)) for name, make in described_weights.items()
+    }
+    info = {k: v for k, v in header.items() if k not in ("format_version", "weights", "aliases", "sha256")}
+    return PackedModel(weights, tensors, dict(aliases), info)
+
+
+def _check_weight(name: str, about: Any, file: Any, names: set) -> Callable[[Tensor, Tensor], PackedWeight]:
+    """Check one weight's description against the tensors' dtypes and shapes; return what makes the weight of them."""
+    shape, bits, transposed = about["shape"], about["bits"], about.get("transposed", 0)
+    if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError(f"shape {shape!r} must be a list of positive numbers")
+    if type(bits) is not int or not 2 <= bits <= 8:
+        raise ValueError(f"{bits!r} bits; it must be 2 to 8")
+    if type(transposed) is not int or transposed < 0 or (transposed and (len(shape) < 2 or shape[0] % transposed)):
+        raise ValueError(f"transposed {transposed!r} does not divide shape {shape}")
+    kind, dtype = GRANULARITIES.get(about["granularity"]), _DTYPES.get(about["dtype"])
+    if kind is None or dtype is None:
+        raise ValueError(f"unknown granularity {about['granularity']!r} or dtype {about['dtype']!r}")
+    granularity = kind(about["group_size"]) if kind is PerGroup else kind()
+    rows = _rows(shape, transposed)
+    groups = granularity.groups(torch.empty(rows, device="meta"))
+    wanted = {_CODES: (["U8"], [rows[0], row_bytes(math.prod(rows[1:]), bits)]), _SCALES: ([*_FLOATS], [groups])}
+    for end, (dtypes, size) in wanted.items():
+        if name + end not in names:
+            raise ValueError(f"there is no tensor {name + end}")
+        found = file.get_slice(name + end)
+        if found.get_dtype() not in dtypes or found.get_shape() != size:
+            raise ValueError(f"{name + end} is {found.get_dtype()} {found.get_shape()}; it must be {dtypes[0]} {size}")
+    return functools.partial(
+        PackedWeight, bits=bits, shape=tuple(shape), granularity=granularity, dtype=dtype, transposed=transposed
+    )
+
+
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the header but for the checksum (JSON, sorted keys), and of each tensor by name."""
+    rest = {k: v for k, v in header.items() if k != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

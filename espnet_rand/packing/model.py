@@ -1,0 +1,175 @@
+"""From a quantized model to a packed one, and from a packed file into a model."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from espnet_rand.layers.layer import SCALE_SUFFIX, find_layer, quantized_layers, registered, wrap_layer
+from espnet_rand.layers.quantize import QuantizationError
+from espnet_rand.layers.weight import Clock
+from espnet_rand.packing.bits import pack
+from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
+from espnet_rand.packing.weight import PackedReader
+
+
+@torch.no_grad()
+def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
+    """The codes that a quantized model evaluates with, and the rest of its state_dict.
+
+    Args:
+        model: quantized by `espnet_rand.quantize`; put into evaluation mode
+        info: for the file's metadata
+
+    Raises:
+        QuantizationError: the model has no quantized weight
+    """
+    model.eval()
+    layers = quantized_layers(model)
+    if not layers:
+        raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
+    made: Dict[int, str] = {}
+    weights: Dict[str, PackedWeight] = {}
+    aliases: Dict[str, str] = {}
+    for layer_name, layer in layers:
+        for name, quantized in layer._quantized.items():
+            full = f"{layer_name}.{name}" if layer_name else name
+            parameter = layer._parameters[name]
+            if id(parameter) in made:
+                continue
+            made[id(parameter)] = full
+            quantized.follow(layer, name)
+            quantizer = quantized.quantizer
+            codes, scales = quantizer.encode(quantized.rows(layer.source(name)), layer.scale_parameter(name))
+            bits = quantizer.precision.evaluation()
+            weights[full] = PackedWeight(
+                packed=pack(codes.flatten(1), bits),
+                scales=_narrow(scales),
+                bits=bits,
+                shape=tuple(parameter.shape),
+                granularity=quantizer.granularity,
+                dtype=parameter.dtype,
+                transposed=layer.groups if getattr(layer, "transposed", False) else 0,
+            )
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in made and name != made[id(parameter)]:
+            aliases[name] = made[id(parameter)]
+    floats, seen = {}, {}
+    for name, tensor in model.state_dict().items():
+        if name in weights or name in aliases or name.endswith(SCALE_SUFFIX) or _adapter(name):
+            continue
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            aliases[name] = seen[key]
+        else:
+            seen[key], floats[name] = name, tensor
+    return PackedModel(weights, floats, aliases, dict(info))
+
+
+def _narrow(scales: Tensor) -> Tensor:
+    """In 16 bits where these hold every scale exactly, so that no decoded weight changes."""
+    for dtype in (torch.float16, torch.bfloat16):
+        if torch.equal(scales.to(dtype).to(scales.dtype), scales):
+            return scales.to(dtype)
+    return scales
+
+
+def _adapter(name: str) -> bool:
+    """LoRA's matrices: in evaluation mode the weight holds their sum."""
+    return name.rpartition(".")[2] in ("lora_A", "lora_B")
+
+
+@contextmanager
+def weights_on_meta() -> Iterator[None]:
+    """Layers made inside the block have parameters without memory, for `load_into` to fill."""
+    originals = {kind: kind.__init__ for kind in registered() if kind.__module__.startswith("torch.")}
+
+    def on_meta(original):
+        def init(self, *args, **kwargs):
+            if kwargs.get("device") is None:
+                kwargs["device"] = "meta"
+            original(self, *args, **kwargs)
+
+        return init
+
+    for kind, original in originals.items():
+        kind.__init__ = on_meta(original)
+    try:
+        yield
+    finally:
+        for kind, original in originals.items():
+            kind.__init__ = original
+
+
+def load_into(
+    model: nn.Module, packed: PackedModel, backend: str = "auto", device: Union[str, torch.device] = "cpu"
+) -> None:
+    """Make `model` (not quantized) decode from a packed one's codes, in place.
+
+    Args:
+        model: of the packed one's architecture; its layers may have been made in `weights_on_meta`
+        packed: from `read` or `pack_model`
+        backend: see `espnet_rand.packing.kernels.choose`
+        device: where it will compute
+
+    Raises:
+        PackedFileError: names or shapes that do not fit, before anything is changed
+    """
+    device = torch.device(device)
+    _check(model, packed)
+    floats = {name: tensor.to(device) for name, tensor in packed.floats.items()}
+    floats.update({alias: floats[name] for alias, name in packed.aliases.items() if name in floats})
+    model.load_state_dict(floats, strict=False, assign=True)
+    clock = Clock(0)
+    for module, names in _layers(model, packed):
+        readers = {}
+        for name, weight in names.items():
+            scales = weight.scales.to(device, max(weight.scales.dtype, torch.float32, key=lambda dtype: dtype.itemsize))
+            weight = replace(weight, packed=weight.packed.to(device), scales=scales)
+            readers[name] = PackedReader(weight, module, name, backend)
+            module._parameters[name] = None
+        wrap_layer(module, readers, {}, clock)
+    model.requires_grad_(False).eval()
+    lost = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    if lost:
+        raise PackedFileError(f"the packed model lacks {', '.join(lost[:5])}: pack it again from its checkpoint")
+
+
+def _layers(model: nn.Module, packed: PackedModel) -> List[Tuple[nn.Module, Dict[str, PackedWeight]]]:
+    """The layers of a model that have packed weights, with these by parameter name."""
+    weights = {**packed.weights}
+    weights.update({alias: weights[name] for alias, name in packed.aliases.items() if name in weights})
+    layers: Dict[nn.Module, Dict[str, PackedWeight]] = {}
+    for full, weight in weights.items():
+        module, _, name = full.rpartition(".")
+        layers.setdefault(model.get_submodule(module), {})[name] = weight
+    return list(layers.items())
+
+
+def _check(model: nn.Module, packed: PackedModel) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in packed.floats.items()}
+    shapes.update({name: weight.shape for name, weight in packed.weights.items()})
+    shapes.update({alias: shapes[name] for alias, name in packed.aliases.items()})
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    kind = type(model).__name__
+    for names, what in ((wanted.keys() - shapes.keys(), "has no"), (shapes.keys() - wanted.keys(), "has an unknown")):
+        if names:
+            few = ", ".join(sorted(names)[:3])
+            raise PackedFileError(
+                f"made for another architecture than this {kind}: it {what} {few} ({len(names)} names)"
+            )
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            raise PackedFileError(
+                f"made for another architecture than this {kind}: {name} is {shapes[name]}, and {shape} in the model"
+            )
+    for module, names in _layers(model, packed):
+        layer = find_layer(module)
+        for name, weight in names.items():
+            if layer is None or name not in layer.weights(module):
+                raise PackedFileError(f"{name} of a {type(module).__name__} is packed, which cannot compute with it")
+            transposed = module.groups if getattr(module, "transposed", False) else 0
+            if weight.transposed != transposed:
+                raise PackedFileError(f"{name} of a {type(module).__name__}: packed with another order of channels")

@@ -1,0 +1,148 @@
+"""What stands in a layer in the place of a packed weight."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
+
+from espnet_rand.packing.file import PackedWeight
+from espnet_rand.packing.kernels import Kernel, choose
+
+
+class IntegerWeight(Tensor):
+    """A weight that computes on its codes in the calls that can, and is a float tensor in all others.
+
+    F.linear, and F.conv1d of one frame, use `kernel`; F.embedding decodes the rows that it looks
+    up; for anything else the weight is decoded once, and kept.
+    """
+
+    @staticmethod
+    def __new__(cls, weight: PackedWeight, kernel: Optional[Kernel]):
+        made = Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.scales.device)
+        made._packed = weight
+        made._kernel = kernel
+        made._codes = made._decoded = None
+        return made
+
+    def decoded(self) -> Tensor:
+        """The float weight, scale * code."""
+        if self._decoded is None:
+            self._decoded = self._packed.values()
+        return self._decoded
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Rows `indices` of the float weight, (*indices, dim)."""
+        if self._codes is None:
+            self._codes = self._packed.codes()
+        codes, scales = self._codes[indices.reshape(-1)], self._packed.scales
+        if scales.numel() > 1:
+            scales = scales.view(len(self._codes), -1)[indices.reshape(-1)].reshape(-1)
+        groups = self._packed.granularity.split(codes).to(scales.dtype)
+        rows = self._packed.granularity.join(groups * scales.unsqueeze(1), codes.shape)
+        return rows.view(*indices.shape, -1).to(self._packed.dtype)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        fast = _FAST.get(function)
+        result = fast(*args, **kwargs) if fast else NotImplemented
+        if result is not NotImplemented:
+            return result
+        if function in _ABOUT or getattr(function, "__self__", None) in _ABOUT:
+            return super().__torch_function__(function, types, args, kwargs)
+        args, kwargs = tree_map_only(cls, lambda weight: weight._decode_plainly(), (args, kwargs))
+        return function(*args, **kwargs)
+
+    def _decode_plainly(self) -> Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.decoded()
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(cls, lambda weight: weight.decoded(), (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
+# what is known of a weight without its numbers
+_ABOUT = {
+    Tensor.shape, Tensor.dtype, Tensor.device, Tensor.requires_grad, Tensor.ndim, Tensor.is_cuda, Tensor.is_meta,
+    Tensor.layout, Tensor.is_sparse, Tensor.is_quantized, Tensor.is_mkldnn, Tensor.is_nested, Tensor.is_leaf,
+    Tensor.grad_fn, Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.__hash__, Tensor.__len__,
+}  # fmt: skip
+
+
+def _linear(x: Tensor, weight: Any, bias: Optional[Tensor] = None) -> Any:
+    if not isinstance(weight, IntegerWeight) or weight._kernel is None:
+        return NotImplemented
+    y = weight._kernel(x)
+    return y if bias is None else y.add_(bias)
+
+
+def _conv1d(x: Tensor, weight: Any, bias: Optional[Tensor] = None, *options: Any, **named: Any) -> Any:
+    if not isinstance(weight, IntegerWeight):
+        return NotImplemented
+    y = _linear(x.transpose(-1, -2), weight, bias)
+    return y if y is NotImplemented else y.transpose(-1, -2)
+
+
+def _embedding(indices: Tensor, weight: Any, *options: Any, **named: Any) -> Any:
+    return weight.lookup(indices) if isinstance(weight, IntegerWeight) else NotImplemented
+
+
+_FAST = {F.linear: _linear, F.conv1d: _conv1d, F.embedding: _embedding}
+
+
+def _is_linear_map(module: nn.Module) -> bool:
+    """Linear layers, and convolutions of one frame at a time."""
+    if isinstance(module, nn.Conv1d):
+        options = module.kernel_size, module.stride, module.padding, module.groups, module.padding_mode
+        return options == ((1,), (1,), (0,), 1, "zeros")
+    return isinstance(module, nn.Linear)
+
+
+class PackedReader:
+    """What a packed layer reads in place of its parameter; has QuantizedWeight's place in it.
+
+    Args:
+        weight: on the device that the layer computes on
+        module: the layer, and `name` the parameter
+        backend: see `espnet_rand.packing.kernels.choose`
+    """
+
+    def __init__(self, weight: PackedWeight, module: nn.Module, name: str, backend: str):
+        self.quantizer = f"packed, {weight.bits} bits, {len(weight.scales)} scales"
+        kernel = choose(backend, weight, weight.scales.device) if _is_linear_map(module) else None
+        self.backend = kernel.__name__ if kernel else "float"
+        self._integer = None
+        if kernel or isinstance(module, nn.Embedding):
+            self._integer = IntegerWeight(weight, kernel and kernel(weight))
+        else:
+            module.register_buffer(name + "_decoded", weight.values(), persistent=False)
+
+    def read(self, layer: nn.Module, name: str) -> Any:
+        """The IntegerWeight, or the float tensor."""
+        if layer.training:
+            raise RuntimeError(
+                "a packed model decodes and does not train. Mend: call eval(); to train, unpack it "
+                "(python -m espnet_rand.bin.unpack_weights)"
+            )
+        return layer._buffers[name + "_decoded"] if self._integer is None else self._integer
+
+    @property
+    def enabled(self) -> bool:
+        return True
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        raise RuntimeError("a packed model has no float weights to compute with")
+
+    def __deepcopy__(self, memo: Any) -> "PackedReader":
+        return self  # nothing in it ever changes
+
+    def follow(self, layer: nn.Module, name: str) -> None:
+        """Nothing is learned here."""
+
+    def forget(self) -> None:
+        """Nothing changes here."""

@@ -1,0 +1,92 @@
+"""Packed files wherever ESPnet takes a model file to decode from."""
+
+import inspect
+import os
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional
+
+import espnet2
+import torch
+
+import espnet_rand
+from espnet_rand.packing import BACKENDS, PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
+
+#: How packed layers compute (espnet_rand.packing.kernels.choose); set by `espnet-rand --packed_backend`.
+BACKEND_VARIABLE = "ESPNET_RAND_PACKED_BACKEND"
+
+
+class _Loading(NamedTuple):
+    """A packed file that a task is building its model from."""
+
+    path: Any
+    packed: PackedModel
+    device: str
+
+
+_loading: ContextVar[Optional[_Loading]] = ContextVar("loading a packed file", default=None)
+
+
+def versions() -> dict:
+    """Of what packs, for the file's metadata."""
+    return {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
+
+
+def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    """`AbsTask.build_model_from_file(config_file, model_file, device)`, where the model file may be packed.
+
+    Raises:
+        PackedFileError: the file is damaged, or does not fit the model of the configuration
+    """
+    given = inspect.signature(original).bind(*args, **kwargs).arguments
+    path = given.get("model_file")
+    if path is None or not Path(path).is_file() or not is_packed(path):
+        return original(*args, **kwargs)
+    token = _loading.set(_Loading(path, read(path), given.get("device", "cpu")))
+    try:
+        return original(*args, **kwargs)
+    finally:
+        _loading.reset(token)
+
+
+def building() -> bool:
+    """Whether the model that is being built comes from a packed file."""
+    return _loading.get() is not None
+
+
+def build(original: Callable, args: Any) -> torch.nn.Module:
+    """The model that a task builds, with the packed weights in it."""
+    loading = _loading.get()
+    token = _loading.set(None)  # models built within are its parts
+    try:
+        with weights_on_meta():
+            model = original(args)
+    finally:
+        _loading.reset(token)
+    try:
+        load_into(model, loading.packed, backend(), _place(loading.device))
+    except PackedFileError as e:
+        raise PackedFileError(f"{loading.path}: {e}") from None
+    return model
+
+
+def load(original: Callable, path: Any, *args: Any, **kwargs: Any) -> Any:
+    """ESPnet's `safe_torch_load`; of a packed file's state_dict nothing is left to load."""
+    loading = _loading.get()
+    return {} if loading is not None and path == loading.path else original(path, *args, **kwargs)
+
+
+def backend() -> str:
+    """The backend that was asked for.
+
+    Raises:
+        ValueError: it is not one of BACKENDS
+    """
+    name = os.environ.get(BACKEND_VARIABLE, "auto")
+    if name not in BACKENDS:
+        raise ValueError(f"{BACKEND_VARIABLE}: {name!r} is not allowed, it must be one of {', '.join(BACKENDS)}")
+    return name
+
+
+def _place(device: str) -> str:
+    return "cpu" if device == "mps" else device

@@ -1,0 +1,135 @@
+"""The packed file: round trips, and files from outside."""
+
+import json
+import random
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from espnet_rand import QuantizerConfig, quantize
+from espnet_rand.packing import PackedFileError, is_packed, pack_model, read, write
+
+GRANULARITIES = st.sampled_from(
+    [
+        {"granularity": "tensor"},
+        {"granularity": "channel"},
+        *({"granularity": "group", "group_size": n} for n in (1, 5)),
+    ]
+)
+
+
+@given(st.integers(2, 8), st.integers(1, 13), st.integers(1, 19), GRANULARITIES, st.booleans(), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_every_width_and_shape_comes_back(tmp_path_factory, bits, out, length, granularity, transposed, seed):
+    torch.manual_seed(seed)
+    made = nn.ConvTranspose2d(length, 2 * out, (3, 1)) if transposed else nn.Linear(length, out)
+    model = nn.Sequential(made)
+    quantize(model, QuantizerConfig("absmax", bits=bits, **granularity))
+    path = tmp_path_factory.mktemp("packed") / "model.safetensors"
+    write(path, pack_model(model))
+    packed = read(path)
+    assert torch.equal(packed.weights["0.weight"].values(), model.eval()[0].weight)
+    assert torch.equal(packed.floats["0.bias"], model[0].bias) and packed.weights["0.weight"].bits == bits
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 6), nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5))
+    model[1].weight = model[0].weight
+    quantize(model, QuantizerConfig("rand", bits=3))
+    path = tmp_path_factory.mktemp("packed") / "model.safetensors"
+    write(path, pack_model(model, {"espnet": "202611"}))
+    return path
+
+
+def test_it_holds_what_it_was_given(path):
+    packed = read(path)
+    assert set(packed.weights) == {"0.weight"} and packed.aliases == {"1.weight": "0.weight"}
+    assert packed.info == {"espnet": "202611"} and packed.floats["2.num_batches_tracked"].dtype == torch.int64
+    assert is_packed(path) and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_checkpoint_of_torch_is_not_packed(tmp_path):
+    torch.save({}, tmp_path / "model.pth")
+    assert not is_packed(tmp_path / "model.pth")
+    with pytest.raises(PackedFileError, match="model.pth: not a packed model"):
+        read(tmp_path / "model.pth")
+
+
+def test_every_truncation_is_refused(path, tmp_path):
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(PackedFileError):
+            read(tmp_path / "cut")
+
+
+def test_every_change_of_a_byte_is_refused(path, tmp_path):
+    whole, draw = path.read_bytes(), random.Random(0)
+    for _ in range(2000):
+        data = bytearray(whole)
+        for _ in range(draw.randrange(1, 4)):
+            at = draw.randrange(len(data))
+            data[at] = (data[at] + draw.randrange(1, 256)) % 256
+        (tmp_path / "changed").write_bytes(data)
+        try:
+            packed = read(tmp_path / "changed")
+        except PackedFileError:
+            continue
+        # what JSON does not mind, such as other white space, is allowed to change
+        assert torch.equal(packed.weights["0.weight"].values(), read(path).weights["0.weight"].values())
+
+
+def rewritten(path, tmp_path, change):
+    """The file with its header changed by `change(header)`; the checksum is left as it is."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    outer = json.loads(data[8 : 8 + length])
+    header = json.loads(outer["__metadata__"]["espnet_rand"])
+    change(header)
+    outer["__metadata__"]["espnet_rand"] = json.dumps(header)
+    text = json.dumps(outer).encode()
+    (tmp_path / "changed").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    return tmp_path / "changed"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"format_version": 2}, "format version 2"),
+        ({"weights": []}, "damaged"),
+        ({"weights": {"0.weight": None}}, "0.weight"),
+        ({"weights": {"0.weight": {"shape": [5, 10**15]}}}, "it must be U8"),
+        ({"weights": {"0.weight": {"shape": [5, -6]}}}, "positive"),
+        ({"weights": {"0.weight": {"bits": 9}}}, "9 bits"),
+        ({"weights": {"0.weight": {"bits": 8}}}, "it must be U8"),
+        ({"weights": {"0.weight": {"granularity": "group", "group_size": 0}}}, "group_size"),
+        ({"weights": {"0.weight": {"transposed": 4}}}, "transposed"),
+        ({"aliases": {"1.weight": "nothing"}}, "the same as nothing"),
+        ({"sha256": "0"}, "checksum"),
+        ({"espnet": "202612"}, "checksum"),
+    ],
+)
+def test_a_wrong_header_is_named(path, tmp_path, change, message):
+    def apply(header):
+        for key, value in change.items():
+            if key == "weights" and isinstance(value, dict) and value["0.weight"] is not None:
+                value = {"0.weight": {**header["weights"]["0.weight"], **value["0.weight"]}}
+            header[key] = value
+
+    with pytest.raises(PackedFileError, match=message):
+        read(rewritten(path, tmp_path, apply))
+
+
+def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
+    target = tmp_path / "model.safetensors"
+    target.write_bytes(path.read_bytes())
+    monkeypatch.setattr("espnet_rand.packing.file.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write(target, read(path))
+    assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,193 @@
+"""A packed model in place of the quantized one: every layer type, through the file."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from espnet_rand import QuantizationError, QuantizerConfig, quantize
+from espnet_rand.packing import BACKENDS, PackedFileError, load_into, pack_model, read, weights_on_meta, write
+
+
+class AllLayers(nn.Module):
+    """One layer of each family; the output layer shares the embedding's weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(17, 24)
+        self.pointwise = nn.Conv1d(24, 32, 1)
+        self.conv1d = nn.Conv1d(32, 24, 3, padding=1)
+        self.conv2d = nn.Conv2d(1, 4, 3, padding=1)
+        self.up = nn.ConvTranspose1d(24, 36, 3, padding=1, groups=6)
+        self.up2d = nn.ConvTranspose2d(4, 1, 3, padding=1)
+        self.depthwise = nn.Conv1d(36, 36, 3, padding=1, groups=36)
+        self.batch_norm = nn.BatchNorm1d(36)
+        self.lstm = nn.LSTM(36, 8, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(16, 24, batch_first=True)
+        self.cell = nn.LSTMCell(24, 24)
+        self.attention = nn.MultiheadAttention(24, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(24, 2, kdim=16, vdim=16, batch_first=True)
+        self.linear = nn.Linear(24, 24)
+        self.out = nn.Linear(24, 17, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x = self.pointwise(self.embed(tokens).transpose(1, 2))
+        x = self.conv1d(x)
+        x = self.up2d(self.conv2d(x[:, None]))[:, 0]
+        y = self.lstm(self.batch_norm(self.depthwise(self.up(x))).transpose(1, 2))[0]
+        x = self.gru(y)[0]
+        x = x + self.attention(x, x, x)[0] + self.cross(x, y, y)[0]
+        x = x + self.cell(x[:, 0])[0][:, None]
+        return self.out(torch.relu(self.linear(x)))
+
+
+CONFIGS = {
+    "2-tensor": QuantizerConfig("rand", bits=2, granularity="tensor"),
+    "3-channel": QuantizerConfig("lsc", bits=3),
+    "4-channel": QuantizerConfig("rand", bits=4, mode=3, init="clip"),
+    "5-group": QuantizerConfig("absmax", bits=5, granularity="group", group_size=7),
+    "8-mixed": QuantizerConfig("clip", bits=8, overrides={"lstm": {"bits": 2}, "gru": {"granularity": "group"}}),
+}
+TOKENS = torch.arange(2 * 9).view(2, 9) % 17
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
+def model(request):
+    torch.manual_seed(0)
+    model = AllLayers()
+    quantize(model, request.param)
+    return model.eval()
+
+
+def loaded(packed, backend):
+    with weights_on_meta():
+        model = AllLayers()
+    load_into(model, packed, backend)
+    return model
+
+
+def through_a_file(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    write(path, pack_model(model))
+    return read(path)
+
+
+@torch.no_grad()
+def test_dequantized_it_is_the_evaluation_bit_for_bit(model, tmp_path):
+    packed = loaded(through_a_file(model, tmp_path), "dequantize")
+    assert torch.equal(packed(TOKENS), model(TOKENS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "dequantize"])
+def test_integer_compute_is_near_the_evaluation(model, tmp_path, backend):
+    expected = model(TOKENS)
+    error = (loaded(through_a_file(model, tmp_path), backend)(TOKENS) - expected).abs().max()
+    assert error < 0.05 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_weights_read_as_the_evaluations(model, tmp_path):
+    packed = loaded(through_a_file(model, tmp_path), "auto")
+    for name in ("linear.weight", "out.weight", "up.weight", "lstm.weight_hh_l1_reverse", "embed.weight"):
+        layer, leaf = name.split(".")
+        value = getattr(getattr(packed, layer), leaf)
+        assert value.shape == getattr(getattr(model, layer), leaf).shape
+        assert torch.equal(value + 0.0, getattr(getattr(model, layer), leaf)), name
+
+
+def test_no_parameter_and_no_float_copy_of_an_integer_layer_is_left(model, tmp_path):
+    packed = loaded(through_a_file(model, tmp_path), "auto")
+    parameters = dict(packed.named_parameters())
+    assert not any(name.startswith(("embed", "linear.weight", "out")) for name in parameters)
+    assert "linear.bias" in parameters and not any(p.requires_grad for p in parameters.values())
+    if torch.backends.quantized.engine == "x86" and packed.linear._quantized["weight"].backend == "Int8Dynamic":
+        assert "weight_decoded" not in dict(packed.linear.named_buffers())
+
+
+def test_a_tied_weight_is_stored_once(model):
+    packed = pack_model(model)
+    assert packed.aliases == {"out.weight": "embed.weight"} and "out.weight" not in packed.weights
+
+
+def test_one_frame_without_a_batch(model, tmp_path):
+    """Transducer searches pass one-dimensional tensors (espnet #3616)."""
+    packed = loaded(through_a_file(model, tmp_path), "auto")
+    x = torch.randn(24)
+    with torch.no_grad():
+        torch.testing.assert_close(packed.linear(x), model.linear(x), rtol=0.05, atol=0.05)
+        assert packed.linear(x).shape == (24,)
+
+
+@torch.no_grad()
+def test_copies_compute_the_same(model, tmp_path):
+    packed = loaded(through_a_file(model, tmp_path), "auto")
+    assert torch.equal(copy.deepcopy(packed)(TOKENS), packed(TOKENS))
+
+
+def test_it_does_not_train(model, tmp_path):
+    packed = loaded(through_a_file(model, tmp_path), "auto").train()
+    with pytest.raises(RuntimeError, match="unpack_weights"):
+        packed(TOKENS)
+
+
+def test_packing_leaves_the_model_as_it_was(model):
+    before = copy.deepcopy(model.state_dict())
+    pack_model(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_float_model_has_nothing_to_pack():
+    with pytest.raises(QuantizationError, match="nothing to pack"):
+        pack_model(nn.Linear(2, 2))
+
+
+def small(config=None, **sizes):
+    model = nn.Sequential(nn.Linear(sizes.get("inputs", 8), 16), nn.ReLU(), nn.Linear(16, 4))
+    if config is not None:
+        quantize(model, config)
+    return model
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (lambda: small(inputs=9), r"0.weight is \(16, 8\), and \(16, 9\) in the model"),
+        (lambda: nn.Sequential(*small(), nn.Linear(4, 4)), "has no 3.bias"),
+        (lambda: small()[:1], "has an unknown 2.bias"),
+        (lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Bilinear(4, 1, 4)), "2.weight"),
+    ],
+)
+def test_another_architecture_is_refused(other, message):
+    packed, model = pack_model(small({})), other()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(PackedFileError, match=message):
+        load_into(model, packed)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes(dtype, tmp_path):
+    model = small().to(dtype)
+    quantize(model, {})
+    x = torch.randn(3, 8, dtype=dtype)
+    path = tmp_path / "model.safetensors"
+    write(path, pack_model(model))
+    twin = small().to(dtype)
+    load_into(twin, read(path), "dequantize")
+    assert torch.equal(twin(x), model(x))
+    load_into(twin := small().to(dtype), read(path), "int8_dynamic")
+    torch.testing.assert_close(twin(x), model(x), rtol=0.1, atol=0.05)
+
+
+def test_scales_take_16_bits_only_where_they_fit(tmp_path):
+    model = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[7.0, 1, -2, 0], [3.5, 0, 1, 1]]))
+    quantize(model, QuantizerConfig("absmax"))
+    assert pack_model(model).weights["weight"].scales.dtype == torch.float16
+    with torch.no_grad():
+        dict(model.named_parameters())["weight"][0, 0] = 7.0001
+    assert pack_model(model).weights["weight"].scales.dtype == torch.float32

@@ -1,0 +1,90 @@
+"""Packed files in the places where ESPnet takes a model file."""
+
+import pytest
+import torch
+import yaml
+
+import espnet_rand
+from espnet_rand.packing import PackedFileError, pack_model, read, write
+
+espnet_rand.register()
+from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
+from espnet2.tasks.asr import ASRTask  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, train, tmp_path_factory):
+    """An experiment directory of a model trained with RAND, and its packed file."""
+    exp = tmp_path_factory.mktemp("packed")
+    train("--config", corpus.config, "--output_dir", exp, "--quantizer", "rand", "--quantizer_conf", "mode=3")
+    model, _ = ASRTask.build_model_from_file(exp / "config.yaml", exp / "valid.loss.best.pth")
+    path = exp / "model.safetensors"
+    write(path, pack_model(model))
+    return exp, path
+
+
+def recognize(exp, model, **options):
+    speech = torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    speech2text = Speech2Text(exp / "config.yaml", model, beam_size=3, maxlenratio=-8.0, **options)
+    return [(text, float(hypothesis.score)) for text, _, _, hypothesis in speech2text(speech)]
+
+
+def test_speech2text_decodes_it_as_the_checkpoint(trained, monkeypatch):
+    exp, path = trained
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    assert recognize(exp, path) == recognize(exp, exp / "valid.loss.best.pth")
+
+
+def test_integer_compute_scores_nearly_the_same(trained):
+    exp, path = trained
+    (_, score), *_ = recognize(exp, path)
+    (_, reference), *_ = recognize(exp, exp / "valid.loss.best.pth")
+    assert score == pytest.approx(reference, rel=0.02) and score != reference
+
+
+def test_the_configuration_needs_no_quantizer(trained, tmp_path, monkeypatch):
+    exp, path = trained
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    del config["quantizer"], config["quantizer_conf"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    assert recognize(tmp_path, path) == recognize(exp, path)
+
+
+def test_no_float_copy_of_an_integer_layer_is_built(trained, monkeypatch):
+    exp, path = trained
+    made = []
+    original = torch.nn.Linear.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        made.append(self.weight.device.type)
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", init)
+    ASRTask.build_model_from_file(exp / "config.yaml", path)
+    assert made and set(made) == {"meta"}
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_a_file_for_another_model_is_refused(trained, tmp_path):
+    exp, path = trained
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    config["encoder_conf"]["linear_units"] = 24
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(PackedFileError, match="model.safetensors: made for another architecture.*feed_forward"):
+        Speech2Text(tmp_path / "config.yaml", path)
+
+
+def test_a_damaged_file_is_refused(trained, tmp_path):
+    exp, path = trained
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(PackedFileError, match="cut.safetensors"):
+        Speech2Text(exp / "config.yaml", tmp_path / "cut.safetensors")
+
+
+def test_a_packed_file_is_small(trained):
+    _, path = trained
+    packed = read(path)
+    assert {w.bits for w in packed.weights.values()} == {4}
+    numbers = sum(w.packed.numel() for w in packed.weights.values()) * 2
+    assert numbers > 5000 and sum(w.bytes for w in packed.weights.values()) < numbers
