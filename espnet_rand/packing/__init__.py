@@ -2,7 +2,7 @@
 
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight, is_packed, read, write
 from espnet_rand.packing.kernels import BACKENDS
-from espnet_rand.packing.model import load_into, pack_model, weights_on_meta
+from espnet_rand.packing.model import load_into, pack_model, report, weights_on_meta
 
 __all__ = [
     "BACKENDS",
@@ -13,6 +13,7 @@ __all__ = [
     "load_into",
     "pack_model",
     "read",
+    "report",
     "weights_on_meta",
     "write",
 ]

@@ -106,6 +106,12 @@ class PackedModel:
     aliases: Dict[str, str] = field(default_factory=dict)
     info: Dict[str, Any] = field(default_factory=dict)
 
+    def state_dict(self) -> Dict[str, Tensor]:
+        """The float model's, with decoded weights: they lie on the integer grid."""
+        state = {**self.floats, **{name: weight.values() for name, weight in self.weights.items()}}
+        state.update({alias: state[name] for alias, name in self.aliases.items()})
+        return state
+
 
 def write(path: Union[str, Path], model: PackedModel) -> None:
     """Write a packed file: to a temporary name, then renamed."""

@@ -1,5 +1,6 @@
 """From a quantized model to a packed one, and from a packed file into a model."""
 
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from espnet_rand.layers.layer import SCALE_SUFFIX, find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.quantize import QuantizationError
+from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import Clock
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
@@ -135,6 +137,28 @@ def load_into(
     lost = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     if lost:
         raise PackedFileError(f"the packed model lacks {', '.join(lost[:5])}: pack it again from its checkpoint")
+
+
+def report(packed: PackedModel) -> Report:
+    """What a packed model holds. Sizes are compared with those of the decoded weights."""
+    quantized = [
+        QuantizedEntry(
+            name=name,
+            layer="-",
+            shape=weight.shape,
+            scales=len(weight.scales),
+            bits=weight.bits,
+            quantizer=f"{weight.granularity}",
+            bytes_before=math.prod(weight.shape) * weight.dtype.itemsize,
+            bytes_after=weight.bytes,
+        )
+        for name, weight in packed.weights.items()
+    ]
+    kept = [
+        FloatEntry(name, "-", tensor.numel(), tensor.numel() * tensor.element_size(), str(tensor.dtype))
+        for name, tensor in packed.floats.items()
+    ]
+    return Report(quantized, kept)
 
 
 def _layers(model: nn.Module, packed: PackedModel) -> List[Tuple[nn.Module, Dict[str, PackedWeight]]]:

@@ -6,10 +6,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
-import espnet2
 import torch
 
-import espnet_rand
 from espnet_rand.packing import BACKENDS, PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
 
 #: How packed layers compute (espnet_rand.packing.kernels.choose); set by `espnet-rand --packed_backend`.
@@ -25,11 +23,6 @@ class _Loading(NamedTuple):
 
 
 _loading: ContextVar[Optional[_Loading]] = ContextVar("loading a packed file", default=None)
-
-
-def versions() -> dict:
-    """Of what packs, for the file's metadata."""
-    return {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
 
 
 def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:

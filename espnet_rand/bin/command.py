@@ -1,0 +1,33 @@
+"""What the commands on packed files share."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Callable
+
+from espnet_rand.layers import QuantizationError
+from espnet_rand.packing import PackedFileError, PackedModel, report
+from espnet_rand.quantizers import OptionError
+
+
+def say(packed: PackedModel, path: Path) -> None:
+    """Print what a packed file holds, and its size."""
+    print(f"{report(packed)}\n{path}: {path.stat().st_size:,} bytes")
+
+
+def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, cmd=None) -> None:
+    """Run a command; what a user can mend ends it with one line and status 1.
+
+    The folder of `--output` is made, and tried, before any work.
+    """
+    args = parser.parse_args(cmd)
+    try:
+        if hasattr(args, "output"):
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(args.output.parent, os.W_OK):
+                raise PermissionError(f"{args.output.parent} is not to be written to")
+        command(args)
+    except (OSError, PackedFileError, QuantizationError, OptionError) as e:
+        print(f"{parser.prog}: error: {e}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,28 @@
+"""Pack a model trained with quantization into one small file."""
+
+import argparse
+
+from espnet_rand.bin.command import run, say
+from espnet_rand.packing import write
+from espnet_rand.toolkit import checkpoints
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pack_weights", description=__doc__)
+    checkpoints.add_arguments(parser)
+    return parser
+
+
+def pack_weights(args: argparse.Namespace) -> None:
+    """Write the codes that the model evaluates with, and the rest of its checkpoint."""
+    packed = checkpoints.pack(checkpoints.load(args))
+    write(args.output, packed)
+    say(packed, args.output)
+
+
+def main(cmd=None) -> None:
+    run(pack_weights, get_parser(), cmd)
+
+
+if __name__ == "__main__":
+    main()

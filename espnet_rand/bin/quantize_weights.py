@@ -1,0 +1,40 @@
+"""Round the weights of any ESPnet checkpoint, without training, into a packed file."""
+
+import argparse
+
+from espnet_rand.bin.command import run, say
+from espnet_rand.layers import QuantizationError, quantize, quantized_layers
+from espnet_rand.packing import write
+from espnet_rand.toolkit import checkpoints, options
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quantize_weights", description=__doc__)
+    checkpoints.add_arguments(parser)
+    options.add_arguments(parser)
+    return parser
+
+
+def quantize_weights(args: argparse.Namespace) -> None:
+    """Quantize a float checkpoint as the options say, and pack it."""
+    config = options.resolve(args)
+    if config is None:
+        raise QuantizationError("--quantizer is not given: absmax rounds to nearest, clip searches the best range")
+    model = checkpoints.load(args)
+    if quantized_layers(model):
+        raise QuantizationError(
+            f"{args.train_config} has a quantizer of its own, which the model was trained with: "
+            "use pack_weights, or remove `quantizer` from the file"
+        )
+    quantize(model, config)
+    packed = checkpoints.pack(model)
+    write(args.output, packed)
+    say(packed, args.output)
+
+
+def main(cmd=None) -> None:
+    run(quantize_weights, get_parser(), cmd)
+
+
+if __name__ == "__main__":
+    main()

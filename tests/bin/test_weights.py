@@ -1,0 +1,110 @@
+"""From a checkpoint to a packed file to a transcript, by the commands."""
+
+import pytest
+import torch
+import yaml
+
+from espnet_rand.bin import inspect_weights, pack_weights, quantize_weights, unpack_weights
+from espnet_rand.packing import read
+
+
+@pytest.fixture(scope="module")
+def experiments(corpus, train, tmp_path_factory):
+    """A float experiment, one trained with RAND from it, and the packed file of the latter."""
+    root = tmp_path_factory.mktemp("weights")
+    train("--config", corpus.config, "--output_dir", root / "float")
+    train(
+        "--config", corpus.config, "--output_dir", root / "rand", "--quantizer", "rand", "--quantizer_conf", "bits=3",
+        "--init_param", root / "float/valid.loss.best.pth",
+    )  # fmt: skip
+    pack_weights.main(_arguments(root / "rand", root / "rand.safetensors"))
+    return root
+
+
+def _arguments(exp, output, *more):
+    model = exp / "valid.loss.best.pth"
+    options = ["--train_config", exp / "config.yaml", "--model_file", model, "--output", output, *more]
+    return [str(option) for option in options]
+
+
+def _decode(run, program, corpus, config, model, output):
+    run(
+        program, "-m", "espnet2.bin.asr_inference", "--ngpu", "0", "--beam_size", "2", "--maxlenratio", "-6",
+        "--asr_train_config", config, "--asr_model_file", model, "--output_dir", output,
+        "--data_path_and_name_and_type", f"{corpus.root}/wav.scp,speech,sound",
+        ESPNET_RAND_PACKED_BACKEND="dequantize",
+    )  # fmt: skip
+    return {name: (output / "1best_recog" / name).read_text() for name in ("text", "score")}
+
+
+def test_packed_checkpoint_and_unpacked_without_the_plugin_decode_alike(experiments, corpus, run, tmp_path):
+    exp, packed = experiments / "rand", experiments / "rand.safetensors"
+    unpack_weights.main(["--packed_file", str(packed), "--output", str(tmp_path / "unpacked.pth")])
+    trained = _decode(run, "espnet-rand", corpus, exp / "config.yaml", exp / "valid.loss.best.pth", tmp_path / "a")
+    from_packed = _decode(run, "espnet-rand", corpus, exp / "config.yaml", packed, tmp_path / "b")
+    stock = _decode(run, "python", corpus, exp / "config.yaml", tmp_path / "unpacked.pth", tmp_path / "c")
+    assert from_packed == trained
+    assert stock["text"] == trained["text"]
+
+
+def test_an_unpacked_file_is_trained_from(experiments, corpus, train, tmp_path):
+    unpack_weights.main(
+        ["--packed_file", str(experiments / "rand.safetensors"), "--output", str(tmp_path / "unpacked.pth")]
+    )
+    state = torch.load(tmp_path / "unpacked.pth", weights_only=True)
+    reference = torch.load(experiments / "rand/valid.loss.best.pth", weights_only=True)
+    assert state.keys() == reference.keys()
+    assert all(state[k].shape == v.shape and state[k].dtype == v.dtype for k, v in reference.items())
+    train(
+        "--config", corpus.config, "--output_dir", tmp_path / "tuned", "--quantizer", "rand",
+        "--init_param", tmp_path / "unpacked.pth",
+    )  # fmt: skip
+    assert (tmp_path / "tuned/valid.loss.best.pth").exists()
+
+
+def test_inspection_names_layers_and_sizes(experiments, capsys):
+    inspect_weights.main([str(experiments / "rand.safetensors")])
+    said = capsys.readouterr().out
+    assert "ctc.ctc_lo.weight" in said and "quantizer: rand" in said and "espnet: 20" in said
+    assert f"{(experiments / 'rand.safetensors').stat().st_size:,} bytes" in said
+
+
+def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_path, capsys):
+    output = tmp_path / "new/float.safetensors"
+    options = ["--quantizer", "clip", "--quantizer_conf", "bits=5", "--quantizer_conf", "granularity=tensor"]
+    quantize_weights.main(_arguments(experiments / "float", output, *options))
+    packed = read(output)
+    assert {(w.bits, len(w.scales)) for w in packed.weights.values()} == {(5, 1)}
+    assert packed.info["quantizer"] == "clip"
+    state = torch.load(experiments / "float/valid.loss.best.pth", weights_only=True)
+    assert packed.state_dict().keys() == state.keys()
+    for name, weight in packed.weights.items():
+        assert (weight.values() - state[name]).abs().max() <= state[name].abs().max() / 3
+
+
+@pytest.mark.parametrize(
+    "command, exp, options, message",
+    [
+        (pack_weights, "float", [], "nothing to pack"),
+        (quantize_weights, "float", [], "--quantizer is not given"),
+        (quantize_weights, "rand", ["--quantizer", "absmax"], "use pack_weights"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(experiments, tmp_path, capsys, command, exp, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(_arguments(experiments / exp, tmp_path / "out.safetensors", *options))
+    said = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 1 and message in said[-1] and not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_named(experiments, tmp_path, capsys):
+    arguments = _arguments(experiments / "rand", tmp_path / "out.safetensors")
+    arguments[3] = "/no/such.pth"
+    with pytest.raises(SystemExit):
+        pack_weights.main(arguments)
+    assert "/no/such.pth" in capsys.readouterr().err
+
+
+def test_the_configuration_lies_in_the_packed_file(experiments):
+    config = yaml.safe_load((experiments / "rand/config.yaml").read_text())
+    assert read(experiments / "rand.safetensors").info["quantizer_conf"] == config["quantizer_conf"]
