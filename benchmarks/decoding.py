@@ -1,0 +1,190 @@
+"""Decoding: file, memory, load time and speed of float32, ESPnet's dynamic int8 and packed models, in one run.
+
+Models with random weights, of the size of a LibriSpeech recipe's, through ESPnet's own Speech2Text. All variants of a
+model are timed in one process, round by round, so that a busy machine slows all alike; memory and load time are
+those of a process for each. Prints medians, and writes them beside this file.
+
+    python benchmarks/decoding.py [--model conformer] [--seconds 10] [--rounds 5] [--threads 1 2]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+import yaml
+from rich.progress import track
+
+import espnet_rand
+from espnet_rand.packing import pack_model, write
+
+TOKENS = ["<blank>", "<unk>", *(f"t{n}" for n in range(4997)), "<sos/eos>"]
+CONFORMER = {
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 512,
+        "attention_heads": 8,
+        "linear_units": 2048,
+        "num_blocks": 12,
+        "cnn_module_kernel": 31,
+        "macaron_style": True,
+        "use_cnn_module": True,
+        "rel_pos_type": "latest",
+    },
+}
+MODELS = {
+    "conformer": {
+        **CONFORMER,
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 8, "linear_units": 2048, "num_blocks": 6},
+        "model_conf": {"ctc_weight": 0.3},
+    },
+    "transducer": {
+        **CONFORMER,
+        "decoder": "transducer",
+        "decoder_conf": {"rnn_type": "lstm", "num_layers": 1, "hidden_size": 512},
+        "joint_net_conf": {"joint_space_size": 640},
+        "model_conf": {"ctc_weight": 0.0, "report_cer": False, "report_wer": False},
+    },
+}
+# name -> file, backend, options of Speech2Text
+VARIANTS = {
+    "float32": ("float.pth", "auto", {}),
+    "ESPnet dynamic int8": ("float.pth", "auto", {"quantize_asr_model": True}),
+    **{f"packed {bits} bits": (f"w{bits}.safetensors", "auto", {}) for bits in (8, 4, 2)},
+    "packed 4 bits, int4_weight_only": ("w4.safetensors", "int4_weight_only", {}),
+    "packed 4 bits, dequantize": ("w4.safetensors", "dequantize", {}),
+}
+
+
+def make(name: str, directory: Path) -> None:
+    """A configuration, a float checkpoint and packed files of a model with random weights."""
+    espnet_rand.register()
+    from espnet2.tasks.asr import ASRTask
+
+    sys.argv = sys.argv[:1]
+    options = {**ASRTask.get_default_config(), "token_list": TOKENS, "token_type": "char", "normalize": None}
+    options.update(MODELS[name])
+    (directory / "config.yaml").write_text(yaml.safe_dump(options))
+    torch.manual_seed(0)
+    model, _ = ASRTask.build_model_from_file(directory / "config.yaml")
+    torch.save(model.state_dict(), directory / "float.pth")
+    for bits in (8, 4, 2):
+        model, _ = ASRTask.build_model_from_file(directory / "config.yaml", directory / "float.pth")
+        espnet_rand.quantize(model, espnet_rand.QuantizerConfig("absmax", bits=bits))
+        write(directory / f"w{bits}.safetensors", pack_model(model))
+
+
+def load(variant: str, directory: Path):
+    """ESPnet's Speech2Text of a variant."""
+    espnet_rand.register()
+    from espnet2.bin.asr_inference import Speech2Text
+
+    file, backend, options = VARIANTS[variant]
+    os.environ["ESPNET_RAND_PACKED_BACKEND"] = backend
+    return Speech2Text(directory / "config.yaml", directory / file, beam_size=5, maxlenratio=-20.0, **options)
+
+
+def encode(speech2text, speech: torch.Tensor) -> None:
+    with torch.no_grad():
+        speech2text.asr_model.encode(speech[None], torch.tensor([len(speech)]))
+
+
+def measure_memory(variant: str, directory: Path, seconds: float) -> None:
+    """In a process of its own: print load time in seconds, and bytes that loading and decoding add at their peaks."""
+    import espnet2.bin.asr_inference  # noqa: F401
+
+    def peak() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+    torch.set_num_threads(1)
+    torch.randn(64, 64) @ torch.randn(64, 64)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = peak(), time.perf_counter()
+    speech2text = load(variant, directory)
+    took, loaded = time.perf_counter() - start, peak() - before
+    Path("/proc/self/clear_refs").write_text("5")
+    speech2text(torch.randn(int(seconds * 16000)) * 0.1)
+    print(json.dumps({"load": took, "loaded": loaded, "decoding": peak() - before}))
+
+
+def in_a_process(variant: str, directory: Path, seconds: float) -> dict:
+    command = [sys.executable, __file__, "--measure", variant, "--directory", directory, "--seconds", seconds]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{variant}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def timings(systems: dict, seconds: float, rounds: int, threads: list) -> dict:
+    """(variant, what, threads) -> seconds of each round."""
+    speech = torch.randn(int(seconds * 16000)) * 0.1
+    times: dict = {}
+    for _ in track(range(rounds + 1), "rounds"):  # the first warms up
+        for count in threads:
+            torch.set_num_threads(count)
+            for variant, speech2text in systems.items():
+                for what, call in (("encode", lambda s: encode(s, speech)), ("decode", lambda s: s(speech))):
+                    start = time.perf_counter()
+                    call(speech2text)
+                    times.setdefault((variant, what, count), []).append(time.perf_counter() - start)
+    return {key: values[1:] for key, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=[*MODELS], default="conformer")
+    parser.add_argument("--seconds", type=float, default=10, help="of audio")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--measure", choices=[*VARIANTS], help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        return measure_memory(args.measure, args.directory, args.seconds)
+    command = " ".join(["python", *sys.argv])
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        make(args.model, directory)
+        memory = {variant: in_a_process(variant, directory, args.seconds) for variant in track([*VARIANTS], "memory")}
+        systems = {variant: load(variant, directory) for variant in VARIANTS}
+        times = timings(systems, args.seconds, args.rounds, args.threads)
+        sizes = {variant: (directory / file).stat().st_size for variant, (file, _, _) in VARIANTS.items()}
+    columns = [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads]
+    lines = [
+        "| | file MB | load s | peak MB loading | peak MB decoding | " + " | ".join(columns) + " |",
+        "| --- |" + " --- |" * (4 + len(columns)),
+    ]
+    for variant in VARIANTS:
+        m = memory[variant]
+        row = [variant, f"{sizes[variant] / 1e6:.1f}", f"{m['load']:.1f}"]
+        row += [f"{m['loaded'] / 1e6:.0f}", f"{m['decoding'] / 1e6:.0f}"]
+        for what in ("encode", "decode"):
+            for n in args.threads:
+                mine, stock = (times[v, what, n] for v in (variant, "float32"))
+                speed = statistics.median(b / a for a, b in zip(mine, stock))
+                row.append(f"{statistics.median(mine) / args.seconds:.3f} ({speed:.2f}x)")
+        lines.append("| " + " | ".join(row) + " |")
+    text = (
+        f"# Decoding, {args.model}\n\n`{command}`, {date.today()}, torch {torch.__version__}, "
+        f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; random weights, "
+        f"{args.seconds:g} s of audio, {args.rounds} interleaved rounds. Speed: real-time factor (median), and how "
+        "many times faster than float32 in the same round. decode: encoding and a beam search of 5, 20 tokens.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+    Path(__file__).with_name(f"decoding_{args.model}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The inference programs of other tasks take packed files, and give what the evaluation gives."""
+
+import importlib
+import sys
+
+import pytest
+import torch
+import yaml
+
+import espnet_rand
+from espnet_rand.packing import pack_model, write
+
+espnet_rand.register()
+from espnet_rand.toolkit.checkpoints import find_task, task_names  # noqa: E402
+
+TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
+FRONTEND = {"frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 16}, "normalize": None}
+SMALL = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
+TASKS = {
+    "asr_transducer": {
+        **FRONTEND,
+        "encoder_conf": {
+            "body_conf": [
+                {"block_type": "conformer", "hidden_size": 16, "linear_size": 16, "heads": 2, "conv_mod_kernel_size": 3}
+            ]
+        },
+        "decoder": "rnn",
+        "decoder_conf": {"embed_size": 8, "hidden_size": 8},
+        "joint_network_conf": {"joint_space_size": 8},
+    },
+    "mt": {
+        "src_token_list": TOKENS,
+        "src_token_type": "char",
+        "encoder": "transformer",
+        "encoder_conf": {"output_size": 16, "input_layer": None, **SMALL},
+        "decoder": "transformer",
+        "decoder_conf": SMALL,
+        "model_conf": {},
+    },
+    "asr": {
+        **FRONTEND,
+        "encoder": "contextual_block_conformer",
+        "encoder_conf": {"output_size": 16, **SMALL, "block_size": 16, "hop_size": 8, "look_ahead": 4},
+        "decoder": "transformer",
+        "decoder_conf": SMALL,
+        "model_conf": {"ctc_weight": 0.3},
+    },
+    "lm": {"lm": "seq_rnn", "lm_conf": {"unit": 8, "nlayers": 2, "rnn_type": "lstm"}},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Of each task: config.yaml with a quantizer, a checkpoint of random weights, its packed file."""
+    root = tmp_path_factory.mktemp("tasks")
+    for name, options in TASKS.items():
+        task, folder = find_task(name), root / name
+        folder.mkdir()
+        argv, sys.argv = sys.argv, sys.argv[:1]
+        config = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", **options}
+        sys.argv = argv
+        config.update(quantizer="rand", quantizer_conf={"bits": 4, "mode": 1})
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        torch.manual_seed(0)
+        model, _ = task.build_model_from_file(folder / "config.yaml")
+        torch.save(model.state_dict(), folder / "model.pth")
+        write(folder / "model.safetensors", pack_model(model))
+    return root
+
+
+def both(made, task, recognize):
+    """What `recognize(config, model)` says of the checkpoint and of the packed file."""
+    return [recognize(made / task / "config.yaml", made / task / name) for name in ("model.pth", "model.safetensors")]
+
+
+SPEECH = torch.randn(24000, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+
+
+@pytest.mark.parametrize("backend", ["dequantize", "auto"])
+def test_transducer(made, monkeypatch, backend):
+    from espnet2.bin.asr_transducer_inference import Speech2Text
+
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", backend)
+
+    def recognize(config, model):
+        return [(h.yseq, float(h.score)) for h in Speech2Text(config, model, beam_size=3)(SPEECH)]
+
+    (tokens, score), (packed_tokens, packed_score) = (found[0] for found in both(made, "asr_transducer", recognize))
+    if backend == "dequantize":
+        assert (tokens, score) == (packed_tokens, packed_score)
+    else:
+        assert packed_score == pytest.approx(score, rel=0.1)
+
+
+def test_translation(made):
+    from espnet2.bin.mt_inference import Text2Text
+
+    def translate(config, model):
+        found = Text2Text(config, model, beam_size=3, maxlenratio=-6.0, ctc_weight=0.0)(torch.tensor([2, 3, 4, 2]))
+        return [(text, float(hypothesis.score)) for text, _, _, hypothesis in found]
+
+    checkpoint, packed = both(made, "mt", translate)
+    assert checkpoint == packed
+
+
+def test_streaming(made):
+    from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+
+    def recognize(config, model):
+        stream = Speech2TextStreaming(config, model, beam_size=3, ctc_weight=0.3)
+        stream(SPEECH[:12000], is_final=False)
+        return [(text, float(hypothesis.score)) for text, _, _, hypothesis in stream(SPEECH[12000:], is_final=True)]
+
+    checkpoint, packed = both(made, "asr", recognize)
+    assert checkpoint == packed
+
+
+def test_language_model(made):
+    from espnet2.bin.asr_inference import Speech2Text
+
+    def recognize(config, model):
+        speech2text = Speech2Text(
+            made / "asr/config.yaml", made / "asr/model.safetensors", lm_train_config=config, lm_file=model,
+            beam_size=3, maxlenratio=-6.0, lm_weight=1.0,
+        )  # fmt: skip
+        return [(text, float(hypothesis.score)) for text, _, _, hypothesis in speech2text(SPEECH)]
+
+    checkpoint, packed = both(made, "lm", recognize)
+    assert checkpoint == packed
+
+
+def test_every_task_has_a_name():
+    assert {"asr", "asr_transducer", "lm", "mt", "st"} <= set(task_names())
+    assert find_task("mt") is importlib.import_module("espnet2.tasks.mt").MTTask
