@@ -8,6 +8,7 @@ those of a process for each. Prints medians, and writes them beside this file.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -26,34 +27,53 @@ from rich.progress import track
 import espnet_rand
 from espnet_rand.packing import pack_model, write
 
+espnet_rand.register()
+from espnet_rand.toolkit.checkpoints import find_task  # noqa: E402
+
 TOKENS = ["<blank>", "<unk>", *(f"t{n}" for n in range(4997)), "<sos/eos>"]
-CONFORMER = {
-    "encoder": "conformer",
-    "encoder_conf": {
-        "output_size": 512,
-        "attention_heads": 8,
-        "linear_units": 2048,
-        "num_blocks": 12,
-        "cnn_module_kernel": 31,
-        "macaron_style": True,
-        "use_cnn_module": True,
-        "rel_pos_type": "latest",
-    },
-}
+# name -> task, the module with its Speech2Text, options
 MODELS = {
-    "conformer": {
-        **CONFORMER,
-        "decoder": "transformer",
-        "decoder_conf": {"attention_heads": 8, "linear_units": 2048, "num_blocks": 6},
-        "model_conf": {"ctc_weight": 0.3},
-    },
-    "transducer": {
-        **CONFORMER,
-        "decoder": "transducer",
-        "decoder_conf": {"rnn_type": "lstm", "num_layers": 1, "hidden_size": 512},
-        "joint_net_conf": {"joint_space_size": 640},
-        "model_conf": {"ctc_weight": 0.0, "report_cer": False, "report_wer": False},
-    },
+    "conformer": (
+        "asr",
+        "espnet2.bin.asr_inference",
+        {
+            "encoder": "conformer",
+            "encoder_conf": {
+                "output_size": 512,
+                "attention_heads": 8,
+                "linear_units": 2048,
+                "num_blocks": 12,
+                "cnn_module_kernel": 31,
+                "macaron_style": True,
+                "use_cnn_module": True,
+                "rel_pos_type": "latest",
+            },
+            "decoder": "transformer",
+            "decoder_conf": {"attention_heads": 8, "linear_units": 2048, "num_blocks": 6},
+            "model_conf": {"ctc_weight": 0.3},
+        },
+    ),
+    "transducer": (
+        "asr_transducer",
+        "espnet2.bin.asr_transducer_inference",
+        {
+            "encoder_conf": {
+                "body_conf": [
+                    {
+                        "block_type": "conformer",
+                        "hidden_size": 512,
+                        "linear_size": 2048,
+                        "heads": 8,
+                        "conv_mod_kernel_size": 31,
+                        "num_blocks": 12,
+                    }
+                ]
+            },
+            "decoder": "rnn",
+            "decoder_conf": {"embed_size": 512, "hidden_size": 512},
+            "joint_network_conf": {"joint_space_size": 640},
+        },
+    ),
 }
 # name -> file, backend, options of Speech2Text
 VARIANTS = {
@@ -67,30 +87,28 @@ VARIANTS = {
 
 def make(name: str, directory: Path) -> None:
     """A configuration, a float checkpoint and packed files of a model with random weights."""
-    espnet_rand.register()
-    from espnet2.tasks.asr import ASRTask
-
+    task, _, options = MODELS[name]
+    task = find_task(task)
     sys.argv = sys.argv[:1]
-    options = {**ASRTask.get_default_config(), "token_list": TOKENS, "token_type": "char", "normalize": None}
-    options.update(MODELS[name])
-    (directory / "config.yaml").write_text(yaml.safe_dump(options))
+    stock = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", "normalize": None}
+    (directory / "config.yaml").write_text(yaml.safe_dump({**stock, **options}))
     torch.manual_seed(0)
-    model, _ = ASRTask.build_model_from_file(directory / "config.yaml")
+    model, _ = task.build_model_from_file(directory / "config.yaml")
     torch.save(model.state_dict(), directory / "float.pth")
     for bits in (8, 4, 2):
-        model, _ = ASRTask.build_model_from_file(directory / "config.yaml", directory / "float.pth")
+        model, _ = task.build_model_from_file(directory / "config.yaml", directory / "float.pth")
         espnet_rand.quantize(model, espnet_rand.QuantizerConfig("absmax", bits=bits))
         write(directory / f"w{bits}.safetensors", pack_model(model))
 
 
-def load(variant: str, directory: Path):
+def load(name: str, variant: str, directory: Path):
     """ESPnet's Speech2Text of a variant."""
-    espnet_rand.register()
-    from espnet2.bin.asr_inference import Speech2Text
-
     file, backend, options = VARIANTS[variant]
+    if name == "conformer":
+        options = {**options, "maxlenratio": -20.0}
     os.environ["ESPNET_RAND_PACKED_BACKEND"] = backend
-    return Speech2Text(directory / "config.yaml", directory / file, beam_size=5, maxlenratio=-20.0, **options)
+    module = importlib.import_module(MODELS[name][1])
+    return module.Speech2Text(directory / "config.yaml", directory / file, beam_size=5, **options)
 
 
 def encode(speech2text, speech: torch.Tensor) -> None:
@@ -98,9 +116,9 @@ def encode(speech2text, speech: torch.Tensor) -> None:
         speech2text.asr_model.encode(speech[None], torch.tensor([len(speech)]))
 
 
-def measure_memory(variant: str, directory: Path, seconds: float) -> None:
+def measure_memory(name: str, variant: str, directory: Path, seconds: float) -> None:
     """In a process of its own: print load time in seconds, and bytes that loading and decoding add at their peaks."""
-    import espnet2.bin.asr_inference  # noqa: F401
+    importlib.import_module(MODELS[name][1])
 
     def peak() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -110,15 +128,16 @@ def measure_memory(variant: str, directory: Path, seconds: float) -> None:
     torch.randn(64, 64) @ torch.randn(64, 64)
     Path("/proc/self/clear_refs").write_text("5")
     before, start = peak(), time.perf_counter()
-    speech2text = load(variant, directory)
+    speech2text = load(name, variant, directory)
     took, loaded = time.perf_counter() - start, peak() - before
     Path("/proc/self/clear_refs").write_text("5")
     speech2text(torch.randn(int(seconds * 16000)) * 0.1)
     print(json.dumps({"load": took, "loaded": loaded, "decoding": peak() - before}))
 
 
-def in_a_process(variant: str, directory: Path, seconds: float) -> dict:
-    command = [sys.executable, __file__, "--measure", variant, "--directory", directory, "--seconds", seconds]
+def in_a_process(name: str, variant: str, directory: Path, seconds: float) -> dict:
+    command = [sys.executable, __file__, "--model", name, "--seconds", seconds]
+    command += ["--measure", variant, "--directory", directory]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{variant}: {done.stderr[-2000:]}")
@@ -150,13 +169,16 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        return measure_memory(args.measure, args.directory, args.seconds)
+        return measure_memory(args.model, args.measure, args.directory, args.seconds)
     command = " ".join(["python", *sys.argv])
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         make(args.model, directory)
-        memory = {variant: in_a_process(variant, directory, args.seconds) for variant in track([*VARIANTS], "memory")}
-        systems = {variant: load(variant, directory) for variant in VARIANTS}
+        memory = {
+            variant: in_a_process(args.model, variant, directory, args.seconds)
+            for variant in track([*VARIANTS], "memory")
+        }
+        systems = {variant: load(args.model, variant, directory) for variant in VARIANTS}
         times = timings(systems, args.seconds, args.rounds, args.threads)
         sizes = {variant: (directory / file).stat().st_size for variant, (file, _, _) in VARIANTS.items()}
     columns = [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads]
