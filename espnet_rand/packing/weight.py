@@ -91,7 +91,12 @@ def _embedding(indices: Tensor, weight: Any, *options: Any, **named: Any) -> Any
     return weight.lookup(indices) if isinstance(weight, IntegerWeight) else NotImplemented
 
 
-_FAST = {F.linear: _linear, F.conv1d: _conv1d, F.embedding: _embedding}
+def _to(weight: Any, *options: Any, **named: Any) -> Any:
+    """As OpenAI's Whisper calls it before each use."""
+    return weight if options == (weight.dtype,) and not named else NotImplemented
+
+
+_FAST = {Tensor.to: _to, F.linear: _linear, F.conv1d: _conv1d, F.embedding: _embedding}
 
 
 def _is_linear_map(module: nn.Module) -> bool:

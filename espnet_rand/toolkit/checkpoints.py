@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--task`, `--train_config`, `--model_file`, `--output`."""
     parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, lm, mt, ...")
     parser.add_argument("--train_config", type=Path, required=True, help="config.yaml of the training")
-    parser.add_argument("--model_file", type=Path, required=True, help="e.g. valid.acc.ave.pth")
+    parser.add_argument("--model_file", type=Path, help="e.g. valid.acc.ave.pth; default: the weights it is built with")
     parser.add_argument("--output", type=Path, required=True, help="the packed file, e.g. valid.acc.ave.w4.safetensors")
 
 
 def load(args: argparse.Namespace):
     """The model of `--task`, `--train_config` and `--model_file`, quantized where the configuration says so."""
     for path in (args.train_config, args.model_file):
-        if not path.is_file():
+        if path is not None and not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
     espnet_rand.register()
     model, _ = find_task(args.task).build_model_from_file(args.train_config, args.model_file)

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # The stages that speech recognition recipes share: data, tokens, statistics,
-# training, decoding, scoring. A recipe's run.sh calls this script in its own
-# directory, with its options and a list of systems, one a line:
+# training, packing, decoding, scoring. A recipe's run.sh calls this script in
+# its own directory, with its options and a list of systems, one a line:
 #
-#     NAME  train|dry  CONFIG  INIT  [training options ...]
+#     NAME  train|dry|round  CONFIG  INIT  [options ...]
 #
 # train: train it, from the weights of the system INIT (-: from new ones).
-# dry:   no training: the model that the options give, with the weights of INIT.
+# dry:   no training: the model as the options build it.
+# round: no training: the weights of INIT, rounded as the options say (CONFIG: -).
 # So the float model, its rounding and its RAND fine-tuning are three lines:
 #
 #     float  train  conf/train_asr.yaml  -
-#     round  dry    conf/train_asr.yaml  float  --quantizer absmax
+#     round  round  -                    float  --quantizer absmax
 #     rand   train  conf/train_asr.yaml  float  --quantizer rand --max_epoch 5
+#
+# What is quantized is packed, and decoded from its packed file.
 #
 # Systems named NAME.1, NAME.2 ... are runs of one system (other seeds); they
 # share a line of the table of results.
@@ -23,7 +26,7 @@ set -euo pipefail
 
 # General
 stage=1              # first stage to run
-stop_stage=6         # last stage to run
+stop_stage=7         # last stage to run
 nj=2                 # processes at a time
 ngpu=0               # GPUs of each process
 python=espnet-rand   # python, or a launcher that behaves like it
@@ -160,12 +163,14 @@ train_job() {  # <name> <mode> <config> <init> <options>
     local dir=${expdir}/$1 after=- options=$5
     [ "$4" = - ] || after=${expdir}/$4/train.log
     case $2 in
+        round)
+            return ;;
         dry)
             options+=" --dry_run true" ;;
         train)
             [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
         *)
-            die "system $1: 'train' or 'dry' is wanted, not '$2'" ;;
+            die "system $1: 'train', 'dry' or 'round' is wanted, not '$2'" ;;
     esac
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
@@ -181,24 +186,48 @@ if selected 4; then
     run_jobs training "${list}"
 fi
 
-decode_job() {  # <test set> <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$2 model=$2
-    [ -e "${dir}/train.done" ] || die "${dir} is not finished: run stage 4 first"
-    [ "$3" = train ] || model=$5
-    job "${dir}/decode_$1/decode.log" "$(wc -l < "${datadir}/$1/wav.scp")" - \
-        "${decode_cmd} ${python} -m espnet2.bin.asr_inference --config ${inference_config} \
---ngpu ${ngpu} --data_path_and_name_and_type ${datadir}/$1/wav.scp,speech,sound \
---asr_train_config ${dir}/config.yaml \
-$([ "${model}" = - ] || echo "--asr_model_file ${expdir}/${model}/${inference_model}") \
---output_dir ${dir}/decode_$1 ${inference_args}"
+config_and_model() {  # <option> <name>: of a system that was trained, or built by a dry run
+    local model=${expdir}/$2/${inference_model}
+    [ -e "${expdir}/$2/train.done" ] || die "${expdir}/$2 is not finished: run stage 4 first"
+    echo "--$1train_config ${expdir}/$2/config.yaml $([ ! -e "${model}" ] || echo "--$1model_file ${model}")"
+}
+
+pack_job() {  # <name> <mode> <config> <init> <options>
+    local dir=${expdir}/$1 command
+    if [ "$2" = round ]; then
+        command="quantize_weights $(config_and_model '' "$4") $5" || exit 1
+    else
+        command="pack_weights $(config_and_model '' "$1")" || exit 1
+        [ -e "${dir}/quantization.yaml" ] || return 0  # it stays in float
+    fi
+    job "${dir}/pack.log" 0 - "${python} -m espnet_rand.bin.${command} --output ${dir}/packed.safetensors"
 }
 
 if selected 5; then
+    list=$(for_systems pack_job)
+    run_jobs packing "${list}"
+fi
+
+decode_job() {  # <test set> <name> <mode> <config> <init> <options>
+    local dir=${expdir}/$2 system=$2 files
+    [ "$3" != round ] || system=$5
+    files=$(config_and_model asr_ "${system}") || exit 1
+    if [ "$3" = round ] || [ -e "${dir}/quantization.yaml" ]; then
+        [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
+        files="--asr_train_config ${expdir}/${system}/config.yaml --asr_model_file ${dir}/packed.safetensors"
+    fi
+    job "${dir}/decode_$1/decode.log" "$(wc -l < "${datadir}/$1/wav.scp")" - \
+        "${decode_cmd} ${python} -m espnet2.bin.asr_inference --config ${inference_config} \
+--ngpu ${ngpu} --data_path_and_name_and_type ${datadir}/$1/wav.scp,speech,sound \
+${files} --output_dir ${dir}/decode_$1 ${inference_args}"
+}
+
+if selected 6; then
     list=$(for test_set in ${test_sets}; do for_systems decode_job "${test_set}"; done)
     run_jobs decoding "${list}"
 fi
 
-if selected 6; then
+if selected 7; then
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
         --test_sets ${test_sets} --cleaner "${score_cleaner}" \
         --systems $(for_systems echo | cut -d ' ' -f 1)

@@ -30,7 +30,7 @@ for bits in ${precisions}; do
     for granularity in ${granularities}; do
         conf="--quantizer_conf bits=${bits} --quantizer_conf granularity=${granularity}"
         systems+="
-            round_w${bits}_${granularity} dry conf/train_asr.yaml float --quantizer absmax ${conf}
+            round_w${bits}_${granularity} round - float --quantizer absmax ${conf}
             rand_w${bits}_${granularity} ${train} float ${rand} ${conf} ${tune}"
     done
 done

@@ -59,11 +59,11 @@ config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
 systems="
 float       dry  ${config}  -
-float_w4    dry  ${config}  -  ${rounded}"
+float_w4    round  -  float  ${rounded}"
 for seed in ${seeds}; do
     systems+="
 tuned.${seed}      train  ${config}  -             --seed ${seed}
-tuned_w4.${seed}   dry    ${config}  tuned.${seed}  ${rounded}"
+tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}"
     for preset in ${presets}; do
         systems+="
 ${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ../../../conf/${preset}.yaml"

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Score the decoded systems; print one Markdown table, and write it to a file.
 
-Word and character error rates are jiwer's. What the weights are, and the size
-of the model with them, come from the quantization.yaml and the config.yaml in
-a system's directory. Runs of one system (NAME.1, NAME.2 ...) share a row: their
+Word and character error rates are jiwer's. What the weights are comes from a
+system's packed file, and so does the size: the file's; in float, of all weights. Runs of one system (NAME.1, NAME.2 ...) share a row: their
 mean and, in brackets, the lowest and the highest.
 """
 
@@ -13,7 +12,8 @@ from pathlib import Path
 from statistics import mean
 
 import jiwer
-import yaml
+
+from espnet_rand.packing import read, report
 
 COLUMNS = ["system", "weights", "set", "sentences", "WER %", "CER %", "size kB"]
 
@@ -21,7 +21,7 @@ COLUMNS = ["system", "weights", "set", "sentences", "WER %", "CER %", "size kB"]
 def read_text(path: Path) -> dict:
     """Read a Kaldi-style text file; an utterance may have no words."""
     if not path.exists():
-        sys.exit(f"score.py: {path} is not there. Mend: run stages 1 to 5 first")
+        sys.exit(f"score.py: {path} is not there. Mend: run stages 1 to 6 first")
     lines = path.read_text(encoding="utf-8").splitlines()
     return {key: text for key, _, text in (line.partition(" ") for line in lines)}
 
@@ -39,19 +39,14 @@ def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
     return len(said), 100 * jiwer.wer(said, heard), 100 * jiwer.cer(said, heard)
 
 
-def load_yaml(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def weights_and_size(directory: Path) -> tuple:
-    """Say how the weights are stored; return that and the bytes before, after."""
-    report = load_yaml(directory / "quantization.yaml")
-    if not report:
+def weights_and_sizes(directory: Path) -> tuple:
+    """Say how the weights are stored; return that, and the bytes of the float and of the packed model."""
+    path = directory / "packed.safetensors"
+    if not path.exists():
         return "float", None, None
-    conf = load_yaml(directory / "config.yaml")["quantizer_conf"]
-    totals = report["totals"]
-    words = f"{conf['bits']} bits, {conf.get('granularity', 'channel')}"
-    return words, totals["bytes_before"], totals["bytes_after"]
+    packed = read(path)
+    conf = packed.info["quantizer_conf"]
+    return f"{conf['bits']} bits, {conf['granularity']}", report(packed).totals["bytes_before"], path.stat().st_size
 
 
 def spread(values: list) -> str:
@@ -68,8 +63,8 @@ def make_rows(args, clean) -> list:
         name, _, number = system.rpartition(".")
         name = name if number.isdigit() else system
         runs.setdefault(name, []).append(args.expdir / system)
-    sizes = {name: weights_and_size(dirs[0]) for name, dirs in runs.items()}
-    # All systems are one architecture: any report knows the float model's size.
+    sizes = {name: weights_and_sizes(dirs[0]) for name, dirs in runs.items()}
+    # All systems are one architecture: any packed one knows the float model's size.
     float_size = next((size[1] for size in sizes.values() if size[1]), None)
     rows = []
     for name, dirs in runs.items():
