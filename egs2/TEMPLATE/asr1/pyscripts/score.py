@@ -2,8 +2,9 @@
 """Score the decoded systems; print one Markdown table, and write it to a file.
 
 Word and character error rates are jiwer's. What the weights are comes from a
-system's packed file, and so does the size: the file's; in float, of all weights. Runs of one system (NAME.1, NAME.2 ...) share a row: their
-mean and, in brackets, the lowest and the highest.
+system's packed file, and so does the size: the file's; in float, of all weights.
+Runs of one system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets,
+the lowest and the highest.
 """
 
 import argparse
