@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import tempfile
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
@@ -36,9 +37,13 @@ def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
     path = given.get("model_file")
     if path is None or not Path(path).is_file() or not is_packed(path):
         return original(*args, **kwargs)
+    given["config_file"] = given.get("config_file") or Path(path).parent / "config.yaml"
     token = _loading.set(_Loading(path, read(path), given.get("device", "cpu")))
     try:
-        return original(*args, **kwargs)
+        # `build` gives the model its weights; what ESPnet loads into it afterwards is an empty checkpoint
+        with tempfile.NamedTemporaryFile(suffix=".pth") as empty:
+            torch.save({}, empty.name)
+            return original(**{**given, "model_file": empty.name})
     finally:
         _loading.reset(token)
 
@@ -66,12 +71,6 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
     except PackedFileError as e:
         raise PackedFileError(f"{loading.path}: {e}") from None
     return model
-
-
-def load(original: Callable, path: Any, *args: Any, **kwargs: Any) -> Any:
-    """ESPnet's `safe_torch_load`; of a packed file's state_dict nothing is left to load."""
-    loading = _loading.get()
-    return {} if loading is not None and path == loading.path else original(path, *args, **kwargs)
 
 
 def backend() -> str:

@@ -49,7 +49,6 @@ def register() -> None:
     for task in _subclasses(AbsTask):
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
-    abs_task.safe_torch_load = functools.partial(packed.load, abs_task.safe_torch_load)
     if importlib.util.find_spec("loralib"):
         importlib.import_module("espnet_rand.toolkit.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
