@@ -21,7 +21,7 @@ if [ "${corpus_size}" = tiny ]; then
 fi
 
 train="train conf/train_asr.yaml"
-tune="--max_epoch 2 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
+tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
 rand="--quantizer_config ../../../conf/rand_m3_ste_w4.yaml"
 systems="
     float ${train} -
