@@ -54,7 +54,7 @@ def test_transposed_convolution(check_layer, layer, groups):
 def test_depthwise_convolution_is_quantized_only_on_request(check_layer, layer):
     report = quantize(nn.ModuleList([nn.Linear(2, 2), layer]), {})
     (left,) = [entry for entry in report.left_in_float if "depthwise" in entry.reason]
-    assert (left.name, left.parameters) == ("1", layer.weight.numel())
+    assert (left.name, left.parameters) == ("1", layer.weight.numel() + layer.bias.numel())
     check_layer(layer, torch.randn(2, 4, *[9] * (layer.weight.dim() - 2)), depthwise=True)
 
 
@@ -67,4 +67,4 @@ def test_transposed_depthwise_convolution_is_left_in_float():
 def test_filter_banks_are_left_in_float(layer):
     report = quantize(nn.ModuleList([nn.Linear(2, 2), layer]), {})
     (left,) = [entry for entry in report.left_in_float if "filter bank" in entry.reason]
-    assert (left.name, left.parameters) == ("1", 40 * 400)
+    assert (left.name, left.parameters) == ("1", 40 * 400 + layer.bias.numel())
