@@ -133,3 +133,46 @@ def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write(target, read(path))
     assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
+
+
+def test_another_program_can_read_it_by_the_page(tmp_path):
+    """FORMAT.md, with numpy and whole numbers only: codes, scales, order of channels, checksum."""
+    import hashlib
+
+    import numpy as np
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose1d(6, 4, 3, groups=2), nn.Linear(11, 3))
+    quantize(model, QuantizerConfig("absmax", bits=3, granularity="group", group_size=4))
+    write(tmp_path / "model", pack_model(model))
+
+    data = (tmp_path / "model").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    outer = json.loads(data[8 : 8 + length])
+    header = json.loads(outer.pop("__metadata__")["espnet_rand"])
+    raw = {name: data[8 + length :][slice(*about["data_offsets"])] for name, about in outer.items()}
+    dtypes = {"U8": "torch.uint8", "F32": "torch.float32"}
+    digest = hashlib.sha256(json.dumps({k: v for k, v in header.items() if k != "sha256"}, sort_keys=True).encode())
+    for name in sorted(outer):
+        digest.update(f"{name} {dtypes[outer[name]['dtype']]} {outer[name]['shape']}".encode())
+        digest.update(raw[name])
+    assert digest.hexdigest() == header["sha256"]
+
+    for name, about in header["weights"].items():
+        shape, bits, g = about["shape"], about["bits"], about.get("transposed", 0)
+        rows = [shape[1] * g, shape[0] // g, *shape[2:]] if g else shape
+        scales = np.frombuffer(raw[name + ".scales"], np.float32)
+        channels, size = rows[0], int(np.prod(rows[1:]))
+        groups, stride = -(-size // about["group_size"]), -(-size * bits // 8)
+        weight = np.empty((channels, size), np.float32)
+        for c in range(channels):
+            number = int.from_bytes(raw[name + ".codes"][c * stride : (c + 1) * stride], "little")
+            for i in range(size):
+                code = (number >> (bits * i)) % 2**bits - 2 ** (bits - 1)
+                weight[c, i] = scales[c * groups + i // about["group_size"]] * np.float32(code)
+        weight = weight.reshape(rows)
+        if g:
+            split = weight.reshape(g, rows[0] // g, shape[0] // g, *shape[2:])
+            weight = split.swapaxes(1, 2).reshape(shape)
+        module, leaf = name.split(".")
+        assert np.array_equal(weight, getattr(model.eval()[int(module)], leaf).detach().numpy()), name
