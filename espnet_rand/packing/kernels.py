@@ -97,7 +97,7 @@ class Int4WeightOnly(Kernel):
         self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu((codes + 8).int(), 2)
 
     def __call__(self, x):
-        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16).contiguous()
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._weight, self._size, self._scales)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 

@@ -1,0 +1,69 @@
+"""Integer kernels against the decoded weight."""
+
+import pytest
+import torch
+from torch import nn
+
+from espnet_rand import QuantizerConfig, quantize
+from espnet_rand.packing import load_into, pack_model
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(128, 48), torch.Size([3, 5, 128])),
+    "no bias, no batch": (lambda: nn.Linear(128, 48, bias=False), torch.Size([128])),
+    "pointwise": (lambda: nn.Conv1d(128, 48, 1), torch.Size([3, 128, 7])),
+    "pointwise, batch of one": (lambda: nn.Conv1d(128, 48, 1), torch.Size([1, 128, 7])),
+}
+
+
+def both(layer, shape, backend, **options):
+    """The layer's backend; the output in it, and that of the evaluation."""
+    torch.manual_seed(0)
+    stock = nn.Sequential(layer())
+    model = nn.Sequential(layer())
+    quantize(stock, QuantizerConfig("absmax", **options))
+    load_into(model, pack_model(stock), backend)
+    x = torch.randn(shape)
+    with torch.no_grad():
+        return model[0]._quantized["weight"].backend, model(x), stock(x)
+
+
+@pytest.mark.parametrize("layer, shape", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_int8_dynamic(layer, shape, bits, granularity):
+    backend, y, expected = both(layer, shape, "int8_dynamic", bits=bits, granularity=granularity)
+    if backend == "float":
+        pytest.skip("not an x86 CPU")
+    assert y.shape == expected.shape and (y - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("layer, shape", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"granularity": "tensor"},
+        {"granularity": "channel"},
+        *({"granularity": "group", "group_size": n} for n in (32, 64)),
+    ],
+    ids=str,
+)
+def test_int4_weight_only(layer, shape, bits, options):
+    backend, y, expected = both(layer, shape, "int4_weight_only", bits=bits, **options)
+    assert backend == "Int4WeightOnly"
+    assert y.shape == expected.shape and (y - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "backend, options",
+    [
+        ("int4_weight_only", {"bits": 5}),
+        ("int4_weight_only", {"granularity": "group", "group_size": 24}),
+        ("int8_dynamic", {"granularity": "group"}),
+        ("auto", {"granularity": "group"}),
+        ("dequantize", {}),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_decoded(backend, options):
+    name, y, expected = both(*LAYERS["linear"], backend, **options)
+    assert name == "float" and torch.equal(y, expected)
