@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Callable
 
 from espnet_rand.layers import QuantizationError
-from espnet_rand.packing import PackedFileError, PackedModel, report
+from espnet_rand.packing import PackedFileError, PackedModel, report, write
 from espnet_rand.quantizers import OptionError
 
 
 def say(packed: PackedModel, path: Path) -> None:
     """Print what a packed file holds, and its size."""
     print(f"{report(packed)}\n{path}: {path.stat().st_size:,} bytes")
+
+
+def save(packed: PackedModel, path: Path) -> None:
+    """Write a packed file, and say what it holds."""
+    write(path, packed)
+    say(packed, path)
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, cmd=None) -> None:

@@ -2,8 +2,7 @@
 
 import argparse
 
-from espnet_rand.bin.command import run, say
-from espnet_rand.packing import write
+from espnet_rand.bin.command import run, save
 from espnet_rand.toolkit import checkpoints
 
 
@@ -15,9 +14,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def pack_weights(args: argparse.Namespace) -> None:
     """Write the codes that the model evaluates with, and the rest of its checkpoint."""
-    packed = checkpoints.pack(checkpoints.load(args))
-    write(args.output, packed)
-    say(packed, args.output)
+    save(checkpoints.pack(checkpoints.load(args)), args.output)
 
 
 def main(cmd=None) -> None:

@@ -2,9 +2,8 @@
 
 import argparse
 
-from espnet_rand.bin.command import run, say
+from espnet_rand.bin.command import run, save
 from espnet_rand.layers import QuantizationError, quantize, quantized_layers
-from espnet_rand.packing import write
 from espnet_rand.toolkit import checkpoints, options
 
 
@@ -27,9 +26,7 @@ def quantize_weights(args: argparse.Namespace) -> None:
             "use pack_weights, or remove `quantizer` from the file"
         )
     quantize(model, config)
-    packed = checkpoints.pack(model)
-    write(args.output, packed)
-    say(packed, args.output)
+    save(checkpoints.pack(model), args.output)
 
 
 def main(cmd=None) -> None:

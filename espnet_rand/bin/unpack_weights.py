@@ -1,11 +1,11 @@
 """Make a float checkpoint of a packed file: its weights lie on the integer grid, and stock ESPnet decodes it."""
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
 
+from espnet_rand.atomic import replacing
 from espnet_rand.bin.command import run
 from espnet_rand.packing import read
 
@@ -20,12 +20,8 @@ def get_parser() -> argparse.ArgumentParser:
 def unpack_weights(args: argparse.Namespace) -> None:
     """Write the state_dict with decoded weights."""
     state = read(args.packed_file).state_dict()
-    temporary = args.output.with_name(f".{args.output.name}.{os.getpid()}")
-    try:
+    with replacing(args.output) as temporary:
         torch.save(state, temporary)
-        os.replace(temporary, args.output)
-    finally:
-        temporary.unlink(missing_ok=True)
     print(f"{args.output}: {len(state)} tensors, {args.output.stat().st_size:,} bytes")
 
 

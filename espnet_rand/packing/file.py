@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Sequence, Tuple, Union
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from espnet_rand.atomic import replacing
 from espnet_rand.layers.convolution import channels_second
 from espnet_rand.packing.bits import row_bytes, unpack
 from espnet_rand.quantizers import GRANULARITIES, OptionError, PerGroup
@@ -126,13 +126,8 @@ def write(path: Union[str, Path], model: PackedModel) -> None:
         "aliases": dict(sorted(model.aliases.items())),
     }
     header["sha256"] = _checksum(header, tensors)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_packed(path: Union[str, Path]) -> bool:

@@ -53,7 +53,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
                 shape=tuple(parameter.shape),
                 granularity=quantizer.granularity,
                 dtype=parameter.dtype,
-                transposed=layer.groups if getattr(layer, "transposed", False) else 0,
+                transposed=_transposed(layer),
             )
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in made and name != made[id(parameter)]:
@@ -68,6 +68,11 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         else:
             seen[key], floats[name] = name, tensor
     return PackedModel(weights, floats, aliases, dict(info))
+
+
+def _transposed(module: nn.Module) -> int:
+    """The number of groups of a transposed convolution, 0 for other layers."""
+    return module.groups if getattr(module, "transposed", False) else 0
 
 
 def _narrow(scales: Tensor) -> Tensor:
@@ -194,6 +199,5 @@ def _check(model: nn.Module, packed: PackedModel) -> None:
         for name, weight in names.items():
             if layer is None or name not in layer.weights(module):
                 raise PackedFileError(f"{name} of a {type(module).__name__} is packed, which cannot compute with it")
-            transposed = module.groups if getattr(module, "transposed", False) else 0
-            if weight.transposed != transposed:
+            if weight.transposed != _transposed(module):
                 raise PackedFileError(f"{name} of a {type(module).__name__}: packed with another order of channels")

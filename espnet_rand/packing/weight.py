@@ -2,7 +2,6 @@
 
 from typing import Any, Optional
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
@@ -52,12 +51,8 @@ class IntegerWeight(Tensor):
             return result
         if function in _ABOUT or getattr(function, "__self__", None) in _ABOUT:
             return super().__torch_function__(function, types, args, kwargs)
-        args, kwargs = tree_map_only(cls, lambda weight: weight._decode_plainly(), (args, kwargs))
+        args, kwargs = tree_map_only(cls, lambda weight: weight.decoded(), (args, kwargs))
         return function(*args, **kwargs)
-
-    def _decode_plainly(self) -> Tensor:
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.decoded()
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):

@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple, Optional
 import torch
 
 from espnet_rand.packing import BACKENDS, PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
+from espnet_rand.toolkit.context import setting
 
 #: How packed layers compute (espnet_rand.packing.kernels.choose); set by `espnet-rand --packed_backend`.
 BACKEND_VARIABLE = "ESPNET_RAND_PACKED_BACKEND"
@@ -38,14 +39,11 @@ def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
     if path is None or not Path(path).is_file() or not is_packed(path):
         return original(*args, **kwargs)
     given["config_file"] = given.get("config_file") or Path(path).parent / "config.yaml"
-    token = _loading.set(_Loading(path, read(path), given.get("device", "cpu")))
-    try:
-        # `build` gives the model its weights; what ESPnet loads into it afterwards is an empty checkpoint
-        with tempfile.NamedTemporaryFile(suffix=".pth") as empty:
-            torch.save({}, empty.name)
-            return original(**{**given, "model_file": empty.name})
-    finally:
-        _loading.reset(token)
+    loading = _Loading(path, read(path), given.get("device", "cpu"))
+    # `build` gives the model its weights; what ESPnet loads into it afterwards is an empty checkpoint
+    with setting(_loading, loading), tempfile.NamedTemporaryFile(suffix=".pth") as empty:
+        torch.save({}, empty.name)
+        return original(**{**given, "model_file": empty.name})
 
 
 def building() -> bool:
@@ -56,16 +54,13 @@ def building() -> bool:
 def build(original: Callable, args: Any) -> torch.nn.Module:
     """The model that a task builds, with the packed weights in it."""
     loading = _loading.get()
-    token = _loading.set(None)  # models built within are its parts
-    try:
+    with setting(_loading, None):  # models built within are its parts
         try:
             with weights_on_meta():
                 model = original(args)
         except NotImplementedError as e:  # models that load, move or compute with weights while they are built
             logging.warning(f"espnet_rand: the model is built in float first, which takes its memory: {e}")
             model = original(args)
-    finally:
-        _loading.reset(token)
     try:
         load_into(model, loading.packed, backend(), _place(loading.device))
     except PackedFileError as e:

@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import logging
 import os
-from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Type
@@ -14,8 +13,10 @@ import yaml
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 
+from espnet_rand.atomic import replacing
 from espnet_rand.layers import Report, quantize, quantize_new_layers
 from espnet_rand.toolkit import options, packed
+from espnet_rand.toolkit.context import setting
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
 IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
@@ -96,7 +97,7 @@ def _get_parser(original):
 
 def _build_model(original, args):
     if packed.building():
-        with _set(_building):
+        with setting(_building, True):
             return packed.build(original, args)
     if _has_a_quantizer(original.__self__):
         return original(args)
@@ -105,7 +106,7 @@ def _build_model(original, args):
         if config is None:
             options.remove(args)
         return original(args)
-    with _set(_building):
+    with setting(_building, True):
         model = original(args)
     report = quantize(model, config)
     logging.info(f"espnet_rand: {config}\n{report}")
@@ -115,17 +116,8 @@ def _build_model(original, args):
 
 
 def _build_model_from_file(original, *args, **kwargs):
-    with _set(_loading):
+    with setting(_loading, True):
         return packed.build_model_from_file(original, *args, **kwargs)
-
-
-@contextmanager
-def _set(flag: ContextVar[bool]):
-    token = flag.set(True)
-    try:
-        yield
-    finally:
-        flag.reset(token)
 
 
 def _write(report: Report, args: Any) -> None:
@@ -133,11 +125,8 @@ def _write(report: Report, args: Any) -> None:
     directory = getattr(args, "output_dir", None)
     if directory is None or not Path(directory).is_dir():
         return
-    path = Path(directory) / "quantization.yaml"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as f:
-        yaml.safe_dump(report.to_dict(), f, sort_keys=False)
-    temporary.replace(path)
+    with replacing(Path(directory) / "quantization.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(report.to_dict(), sort_keys=False), encoding="utf-8")
 
 
 def _create_adapter(original, model, *args, **kwargs):
