@@ -1,0 +1,162 @@
+"""Run the comparison: every method at every precision; what is in the results file is not run again.
+
+    python benchmarks/methods/grid.py --task mini --cells w2.channel w2.tensor --seeds 1 2 3 --jobs 2
+
+A cell is wBITS.GRANULARITY, with `.scratch` for training from new weights. For each method the
+learning rates are tried with the first seed, the best on the development set is used for the others.
+Safe to kill: a run is one line of results/TASK.jsonl, and only finished runs are written.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from methods import MAIN, METHODS  # noqa: E402
+from tasks import TASKS, TaskError  # noqa: E402
+from training import Run, run  # noqa: E402
+
+Lines = Dict[Run, Dict[str, Any]]
+FIELDS = tuple(Run.__dataclass_fields__)
+
+
+def read(path: Path) -> Lines:
+    """Finished runs. A last line that was cut off by a kill is dropped."""
+    lines: Lines = {}
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        lines[Run(**{field: line[field] for field in FIELDS})] = line
+    return lines
+
+
+def best_rate(lines: Lines, cell: Tuple, method: str, rates: Tuple[float, ...], seed: int) -> Optional[float]:
+    """The rate with the fewest word errors on the development set (then the least loss); None: not all are run."""
+    tried = [lines.get(Run(cell[0], method, *cell[1:], rate, seed)) for rate in rates]
+    if None in tried:
+        return None
+    return min(tried, key=lambda line: (sum(line["dev"]["errors"]), line["dev"]["loss"]))["rate"]
+
+
+def float_cell(cell: Tuple) -> Tuple:
+    """A float model belongs to all precisions of a task."""
+    return (cell[0], 0, "-", cell[3])
+
+
+def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[float, ...], seeds: List[int]):
+    """Runs that can begin, the most telling first; how many are done; and how many there are in all."""
+    begun: List[Tuple[int, Run]] = []
+    total = 0
+    floats = {float_cell(cell): "float" for cell in cells}
+    pairs = [(cell, name) for cell, name in floats.items() if name in methods]
+    pairs += [(cell, name) for cell in cells for name in methods if name != "float"]
+    order = sorted(rates, key=lambda rate: abs(rates.index(rate) - len(rates) // 2))
+    for cell, name in pairs:
+        method = METHODS[name]
+        if name != "float" and cell[2] not in method.granularities:
+            continue
+        total += len(seeds) - 1 + (len(rates) if method.trains else 1)
+        chosen = best_rate(lines, *((cell, name) if method.trains else (float_cell(cell), "float")), rates, seeds[0])
+        if method.trains:
+            begun += [(i, Run(cell[0], name, *cell[1:], rate, seeds[0])) for i, rate in enumerate(order)]
+        if chosen is not None:
+            late = seeds[1:] if method.trains else seeds
+            begun += [(len(rates) + i, Run(cell[0], name, *cell[1:], chosen, seed)) for i, seed in enumerate(late)]
+    begun.sort(key=lambda item: item[0])
+    todo = [spec for _, spec in begun if spec not in lines]
+    return todo, len(begun) - len(todo), total
+
+
+def summary(line: Dict[str, Any]) -> str:
+    """One run in one line."""
+    dev, test = (100 * sum(line[part]["errors"]) / sum(line[part]["words"]) for part in ("dev", "test"))
+    what = f"{line['task']} w{line['bits']}.{line['granularity']}{'.scratch' * line['scratch']} {line['method']}"
+    return f"{what}, {line['rate']}, seed {line['seed']}: WER dev {dev:.2f}, test {test:.2f} ({line['seconds']:.0f} s)"
+
+
+def parse_cell(task: str, text: str) -> Tuple:
+    """w4.channel, w2.tensor.scratch ... as (task, bits, granularity, from scratch)."""
+    bits, granularity, *rest = text.split(".")
+    if not (bits[:1] == "w" and bits[1:].isdigit() and granularity in ("channel", "tensor", "group")):
+        raise SystemExit(f"grid.py: --cells: {text} is not of the form w4.channel, w2.tensor.scratch, w4.group")
+    if rest not in ([], ["scratch"]) or (rest and TASKS[task].scratch_steps is None):
+        raise SystemExit(f"grid.py: --cells: {text}: {task} has no such cell")
+    return task, int(bits[1:]), granularity, bool(rest)
+
+
+_task = None
+
+
+def _begin(name: str, threads: int) -> None:
+    """In each process, once."""
+    import torch
+
+    global _task
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(threads)
+    try:
+        _task = TASKS[name]()
+    except TaskError as e:
+        _task = e
+
+
+def _work(spec: Run, device: str) -> Dict[str, Any]:
+    import torch
+
+    if isinstance(_task, TaskError):
+        raise _task
+    return run(_task, spec, torch.device(device), HERE / "exp")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--cells", nargs="+", required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(MAIN), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--rates", nargs="+", type=float, help="learning rates, in place of the task's")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    cells = [parse_cell(args.task, text) for text in args.cells]
+    rates = tuple(args.rates or TASKS[args.task].rates)
+    results = HERE / "results" / f"{args.task}.jsonl"
+    results.parent.mkdir(exist_ok=True)
+    threads = max((os.cpu_count() or 1) // args.jobs, 1)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin, (args.task, threads))
+    with pool, Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+        bar = progress.add_task(args.task)
+        running: Dict[Any, Run] = {}
+        while True:
+            lines = read(results)
+            todo, done, total = plan(lines, cells, args.methods, rates, args.seeds)
+            progress.update(bar, total=total, completed=done)
+            todo = [spec for spec in todo if spec not in running.values()]
+            for spec in todo[: args.jobs - len(running)]:
+                running[pool.submit(_work, spec, args.device)] = spec
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                spec = running.pop(future)
+                line = future.result()
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                progress.print(summary(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The methods of the comparison: what each does to a float model before it is trained."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+import espnet_rand
+
+GROUP_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    Attributes:
+        text: for the tables
+        options: `quantizer` and `quantizer_conf`, bits and granularity apart; None: not by this project
+        trains: False: quantizes the model that `float` trained
+        other: quantizes (model, names of weights, bits, granularity) without this project; may return
+            what is to be called between training and evaluation
+        granularities: those that it knows
+    """
+
+    text: str
+    options: Optional[Dict[str, Any]] = None
+    trains: bool = True
+    other: Optional[Callable[[nn.Module, List[str], int, str], Optional[Callable[[], Any]]]] = None
+    granularities: Tuple[str, ...] = ("channel", "tensor", "group")
+
+    def apply(self, model: nn.Module, bits: int, granularity: str) -> Callable[[], Any]:
+        """Quantize a float model in place (`float` leaves it as it is). To be called before evaluation: the result."""
+        if self.options is not None:
+            espnet_rand.quantize(model, _with_precision(self.options, bits, granularity))
+        elif self.other is not None:
+            return self.other(model, quantizable(model), bits, granularity) or _nothing
+        return _nothing
+
+
+def _nothing() -> None:
+    pass
+
+
+def _with_precision(options: Dict[str, Any], bits: int, granularity: str) -> Dict[str, Any]:
+    size = {"group_size": GROUP_SIZE} if granularity == "group" else {}
+    conf = {"bits": bits, "granularity": granularity, **size, **options.get("quantizer_conf", {})}
+    return {"quantizer": options["quantizer"], "quantizer_conf": conf}
+
+
+def quantizable(model: nn.Module) -> List[str]:
+    """Names of the weights that espnet_rand quantizes, so that others quantize the same."""
+    report = espnet_rand.quantize(copy.deepcopy(model), espnet_rand.QuantizerConfig("absmax"))
+    return [entry.name for entry in report.quantized]
+
+
+def latent(model: nn.Module, name: str) -> Tensor:
+    """The float weight under a quantized one, (rows, members); `name` as `quantizable` gives it."""
+    module, _, weight = name.rpartition(".")
+    layer = model.get_submodule(module)
+    if hasattr(layer, "parametrizations"):
+        return layer.parametrizations[weight].original.detach().flatten(1)
+    return layer._parameters[weight].detach().flatten(1)
+
+
+class _Rows(nn.Module):
+    """A quantizer of matrices, for a weight of any number of dimensions."""
+
+    def __init__(self, quantizer: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.quantizer(weight.flatten(1)).view_as(weight)
+
+
+def _parametrize(model: nn.Module, names: List[str], make: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
+    for name in names:
+        module, _, weight = name.rpartition(".")
+        layer = model.get_submodule(module)
+        register_parametrization(layer, weight, _Rows(make(getattr(layer, weight).detach().flatten(1))))
+
+
+def _torchao(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
+    """The fake quantizer of torchao's QAT linear layers, on all weights."""
+    from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
+
+    size = {"group_size": GROUP_SIZE} if granularity == "group" else {}
+    config = IntxFakeQuantizeConfig(getattr(torch, f"int{bits}"), f"per_{granularity}", is_symmetric=True, **size)
+    _parametrize(model, names, lambda rows: IntxFakeQuantizer(config))
+
+
+class _Brevitas(nn.Module):
+    def __init__(self, rows: Tensor, bits: int, granularity: str):
+        super().__init__()
+        from brevitas.inject.enum import ScalingImplType
+        from brevitas.nn import QuantLinear
+        from brevitas.quant import Int8WeightPerChannelFloat, Int8WeightPerTensorFloat
+
+        quant = Int8WeightPerChannelFloat if granularity == "channel" else Int8WeightPerTensorFloat
+        layer = QuantLinear(
+            rows.shape[1],
+            rows.shape[0],
+            bias=False,
+            weight_quant=quant.let(scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS),
+            weight_bit_width=bits,
+        )
+        layer.load_state_dict({"weight": rows}, strict=False)  # what the scale starts from
+        self.quant = layer.weight_quant
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.quant(rows).value
+
+
+def _brevitas(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
+    """brevitas's weights with a learned scale that starts from the largest weight."""
+    _parametrize(model, names, lambda rows: _Brevitas(rows, bits, granularity))
+
+
+def _diffq(model: nn.Module, names: List[str], bits: int, granularity: str) -> Callable[[], Any]:
+    """DiffQ's noise and quantizer, the bits held fixed. (CC BY-NC 4.0: not a dependency.)"""
+    from diffq import DiffQuantizer
+
+    others = [name for name, _ in model.named_parameters() if name not in names]
+    quantizer = DiffQuantizer(
+        model, 0, group_size=0, min_bits=bits - 0.1, init_bits=bits, max_bits=bits + 0.1, exclude=others
+    )
+    quantizer.no_optimizer()
+    for name, parameter in model.named_parameters():
+        if name.endswith("_diffq"):
+            parameter.requires_grad_(False)
+
+    def finish():
+        quantizer.quantize()
+        quantizer.detach()  # (it would restore the float weights after each forward)
+
+    return finish
+
+
+def _ours(scale: str, estimator: str = "ste", **conf: Any) -> Dict[str, Any]:
+    return {"quantizer": scale, "quantizer_conf": {"estimator": estimator, **conf}}
+
+
+METHODS: Dict[str, Method] = {
+    "float": Method("float"),
+    "round": Method("`float`, rounded", _ours("absmax"), trains=False),
+    "search": Method("`float`, rounded with clip search", _ours("clip"), trains=False),
+    "ste": Method("straight-through", _ours("absmax")),
+    "clip": Method("straight-through, clip search", _ours("clip")),
+    "lsc_lsq": Method("learnable scale and clip (LSQ)", _ours("lsc", init="lsq")),
+    "lsc_lsq+": Method("learnable scale and clip (LSQ+)", _ours("lsc")),
+    "lsc_clip": Method("learnable scale and clip, from clip search", _ours("lsc", init="clip")),
+    "pqn": Method("noise", _ours("absmax", "pqn")),
+    "rand_m1_pqn": Method("RAND mode 1, noise", _ours("rand", "pqn", mode=1)),
+    "rand_m2_pqn": Method("RAND mode 2, noise", _ours("rand", "pqn", mode=2)),
+    "rand_m3_pqn": Method("RAND mode 3, noise", _ours("rand", "pqn", mode=3, init="clip")),
+    "rand_m1_ste": Method("RAND mode 1, straight-through", _ours("rand", mode=1)),
+    "rand_m2_ste": Method("RAND mode 2, straight-through", _ours("rand", mode=2)),
+    "rand_m3_ste": Method("RAND mode 3, straight-through", _ours("rand", mode=3, init="clip")),
+    "torchao": Method("torchao's fake quantization", other=_torchao, granularities=("channel", "group")),
+    "brevitas": Method("brevitas, learned scale", other=_brevitas, granularities=("channel", "tensor")),
+    "diffq": Method("DiffQ, bits fixed", other=_diffq, granularities=("tensor",)),
+}
+MAIN = tuple(METHODS)
+
+# Ablations: RAND mode 2 and its parts
+for _estimator in ("ste", "pqn"):
+    for _p in (2, 4, 16):
+        METHODS[f"rand_m2_{_estimator}_p{_p}"] = Method(
+            f"RAND mode 2, {_estimator}, p = {_p}", _ours("rand", _estimator, mode=2, p=_p)
+        )
+    for _k in (1, 4, 8, 32):
+        METHODS[f"rand_m2_{_estimator}_k{_k}"] = Method(
+            f"RAND mode 2, {_estimator}, k = {_k}", _ours("rand", _estimator, mode=2, k=_k)
+        )
+METHODS["rand_m2_pqn_normal"] = Method("RAND mode 2, normal noise", _ours("rand", "pqn", mode=2, noise="normal"))

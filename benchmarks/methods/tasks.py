@@ -1,0 +1,186 @@
+"""The tasks of the comparison: a recipe's model and data, in memory.
+
+A recipe gives the configuration and the data directories; its stages 1 to 4 must have been run
+(egs2/mini/asr1: for the float model; egs2/prompts/asr1: `--stage 1 --stop_stage 4`, any system).
+"""
+
+import argparse
+import os
+import sys
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+from unittest.mock import patch
+
+import jiwer
+import numpy as np
+import soundfile
+import torch
+import yaml
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[2]
+Batch = Dict[str, Tensor]
+
+
+class TaskError(RuntimeError):
+    """Something that a recipe makes is not there."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """An utterance: what was said, and the model's input (`speech`: samples, `text`: token numbers)."""
+
+    key: str
+    said: str
+    features: Dict[str, np.ndarray]
+
+
+class Task:
+    """A model, its training, development and test sentences, and how it is decoded.
+
+    Raises:
+        TaskError: the recipe has not been run
+    """
+
+    recipe: str  # below egs2/
+    config: str  # of the model that the recipe trained
+    data: str  # its data directory
+    checkpoint: Optional[str] = None  # float weights that training starts from; None: the model brings its own
+    batch_size: int
+    steps: int
+    scratch_steps: Optional[int] = None
+    warmup: float = 0.1  # part of the steps
+    grad_clip: float
+    rates: Tuple[float, ...]  # learning rates to choose from
+
+    def __init__(self):
+        self.directory = ROOT / "egs2" / self.recipe
+        for path in filter(None, (self.config, self.data, self.checkpoint)):
+            if not (self.directory / path).exists():
+                raise TaskError(f"{self.directory / path} is not there. Mend: run {self.directory}/run.sh first")
+        self.prepare()
+        from espnet2.tasks.asr import ASRTask
+        from espnet2.train.collate_fn import CommonCollateFn
+
+        self._asr = ASRTask
+        options = yaml.safe_load((self.directory / self.config).read_text())
+        self._args = argparse.Namespace(**{**ASRTask.get_default_config(), **options})
+        with chdir(self.directory):
+            self._preprocess = ASRTask.build_preprocess_fn(self._args, False)
+            self._collate = CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
+            self.train, self.dev, self.test = (self._read(name) for name in ("train", "dev", "test"))
+
+    def prepare(self) -> None:
+        """What must be done before ESPnet is imported."""
+
+    def _read(self, name: str) -> List[Sentence]:
+        directory = self.directory / self.data / name
+        texts = dict(line.split(maxsplit=1) for line in (directory / "text").read_text().splitlines())
+        sentences = []
+        for line in (directory / "wav.scp").read_text().splitlines():
+            key, path = line.split(maxsplit=1)
+            samples, _ = soundfile.read(path, dtype="float32")
+            features = self._preprocess(key, {"speech": samples, "text": texts[key]})
+            sentences.append(Sentence(key, texts[key], features))
+        return sentences
+
+    def build(self, scratch: bool = False) -> nn.Module:
+        """The float model: with the weights that fine-tuning starts from, or with new ones."""
+        with chdir(self.directory):
+            model = self._asr.build_model(self._args)
+            if self.checkpoint and not scratch:
+                model.load_state_dict(torch.load(self.checkpoint, weights_only=True))
+        return model
+
+    def batch(self, sentences: List[Sentence], device: torch.device) -> Batch:
+        """The model's arguments."""
+        _, batch = self._collate([(s.key, s.features) for s in sentences])
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def batches(self, sentences: List[Sentence]) -> List[List[Sentence]]:
+        """Sentences of like length together."""
+        ordered = sorted(sentences, key=lambda s: len(s.features["speech"]))
+        return [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
+
+    def decode(self, model: nn.Module, sentences: List[Sentence]) -> List[str]:
+        """What the model hears in each sentence."""
+        raise NotImplementedError
+
+    def clean(self, text: str) -> str:
+        """Text as it is scored."""
+        return text
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, sentences: List[Sentence]) -> Dict:
+        """Loss (mean of batches), and for each sentence its words and word errors."""
+        model.eval()
+        device = next(model.parameters()).device
+        losses = [model(**self.batch(batch, device))[0].item() for batch in self.batches(sentences)]
+        words, errors = [], []
+        for sentence, heard in zip(sentences, self.decode(model, sentences)):
+            result = jiwer.process_words(self.clean(sentence.said), self.clean(heard))
+            words.append(result.hits + result.substitutions + result.deletions)
+            errors.append(result.substitutions + result.deletions + result.insertions)
+        return {"loss": sum(losses) / len(losses), "words": words, "errors": errors}
+
+
+class Mini(Task):
+    """The digits Conformer, CTC, decoded greedily."""
+
+    recipe = "mini/asr1"
+    config = "exp/full/float/config.yaml"
+    data = "data/full"
+    checkpoint = "exp/full/float/valid.loss.ave.pth"
+    batch_size = 12
+    steps = 252  # 3 epochs
+    scratch_steps = 756
+    grad_clip = 5.0
+    rates = (0.001, 0.002)
+
+    def decode(self, model, sentences):
+        device = next(model.parameters()).device
+        heard = {}
+        for batch in self.batches(sentences):
+            data = self.batch(batch, device)
+            encoded, lengths = model.encode(data["speech"], data["speech_lengths"])
+            for sentence, row, length in zip(batch, model.ctc.argmax(encoded).tolist(), lengths.tolist()):
+                ids = [now for before, now in zip([0, *row], row[:length]) if now not in (0, before)]
+                heard[sentence.key] = "".join(model.token_list[i] for i in ids).replace("<space>", " ")
+        return [heard[sentence.key] for sentence in sentences]
+
+
+class Prompts(Task):
+    """Whisper tiny.en on Asterisk's prompts, decoded greedily as in the recipe."""
+
+    recipe = "prompts/asr1"
+    config = "exp/float/config.yaml"
+    data = "data"
+    batch_size = 8
+    steps = 196  # 4 epochs
+    warmup = 0.1
+    grad_clip = 1.0
+    rates = (0.00005, 0.0001, 0.0002)
+
+    def prepare(self):
+        os.environ.setdefault("WHISPER_CHECKPOINT", str(self.directory / "downloads/tiny.en.pt"))
+        sys.path.insert(0, str(self.directory / "local"))
+        import whisper_local  # noqa: F401
+
+    def decode(self, model, sentences):
+        from espnet2.bin.asr_inference import Speech2Text
+
+        options = yaml.safe_load((self.directory / "conf/decode.yaml").read_text())
+        device = str(next(model.parameters()).device)
+        with patch.object(self._asr, "build_model_from_file", return_value=(model, self._args)):
+            speech2text = Speech2Text("-", device=device, **options)
+        return [speech2text(s.features["speech"])[0][0] for s in sentences]
+
+    def clean(self, text):
+        from espnet2.text.cleaner import TextCleaner
+
+        return TextCleaner("whisper_en")(text)
+
+
+TASKS = {"mini": Mini, "prompts": Prompts}

@@ -1,0 +1,117 @@
+"""One run: a method trains a task's model at one precision, and is evaluated."""
+
+import math
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+import numpy as np
+import torch
+from torch import nn
+
+from methods import METHODS, latent, quantizable
+from tasks import Sentence, Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a line of results is about. `bits` and `granularity` of a float run are 0 and "-"."""
+
+    task: str
+    method: str
+    bits: int
+    granularity: str
+    scratch: bool
+    rate: float
+    seed: int
+
+
+def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, Any]:
+    """Train and evaluate; the line of results.
+
+    The data, their order, the steps and the schedule depend on the task and the seed alone.
+
+    Args:
+        work: where the float models are kept, for the methods that only round them
+    """
+    start = time.time()
+    method = METHODS[spec.method]
+    weights = work / f"{spec.task}.{'scratch' if spec.scratch else 'tuned'}.{spec.rate}.{spec.seed}.pth"
+    torch.manual_seed(spec.seed)
+    model = task.build(spec.scratch).to(device)
+    names = quantizable(model)
+    if method.trains:
+        finish = method.apply(model, spec.bits, spec.granularity)
+        loss = train(task, model, spec)
+        if spec.method == "float":
+            work.mkdir(parents=True, exist_ok=True)
+            torch.save(model.state_dict(), weights.with_suffix(".tmp"))
+            weights.with_suffix(".tmp").rename(weights)
+    else:
+        if not weights.exists():
+            run(task, Run(spec.task, "float", 0, "-", spec.scratch, spec.rate, spec.seed), device, work)
+        model.load_state_dict(torch.load(weights, weights_only=True))
+        finish = method.apply(model, spec.bits, spec.granularity)
+        loss = None
+    line = {**asdict(spec), "train_loss": loss, "weights": statistics(model, names)}
+    finish()
+    line.update(dev=task.evaluate(model, task.dev), test=task.evaluate(model, task.test))
+    line.update(seconds=round(time.time() - start, 1))
+    line.update(torch=torch.__version__, machine=f"{platform.processor() or platform.machine()}, {device.type}")
+    return line
+
+
+def train(task: Task, model: nn.Module, spec: Run) -> float:
+    """AdamW, linear warm-up, linear decay to zero. Returns the mean loss of the last tenth of the steps."""
+    steps = task.scratch_steps if spec.scratch else task.steps
+    warmup = max(round(task.warmup * steps), 1)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, spec.rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(steps - warmup, 1))
+    )
+    device = parameters[0].device
+    losses = []
+    model.train()
+    for _, batch in zip(range(steps), shuffled(task, spec.seed)):
+        loss = model(**task.batch(batch, device))[0]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            break  # it will not recover: evaluated as it is
+    last = losses[-max(len(losses) // 10, 1) :]
+    return sum(last) / len(last)
+
+
+def shuffled(task: Task, seed: int) -> Iterator[List[Sentence]]:
+    """Batches of sentences of like length, in an order that the seed alone decides."""
+    generator = np.random.default_rng(seed)
+    batches = task.batches(task.train)
+    while True:
+        for i in generator.permutation(len(batches)):
+            yield batches[i]
+
+
+EDGES = np.linspace(-8, 8, 65)  # of the histograms, in standard deviations of the row
+
+
+@torch.no_grad()
+def statistics(model: nn.Module, names: List[str]) -> Dict[str, Any]:
+    """Of the float weights: for each layer kurtosis and largest-to-standard-deviation ratio (means of rows)."""
+    layers, counts = {}, np.zeros(len(EDGES) - 1, dtype=np.int64)
+    for name in names:
+        rows = latent(model, name).float().cpu()
+        rows = rows - rows.mean(1, keepdim=True)
+        rows = rows / rows.std(1, keepdim=True).clamp(min=1e-12)
+        layers[name] = [
+            round(rows.pow(4).mean().item(), 3),
+            round(rows.abs().amax(1).mean().item(), 3),
+        ]
+        counts += np.histogram(rows.clamp(-7.99, 7.99).numpy(), EDGES)[0]
+    return {"layers": layers, "histogram": counts.tolist()}
