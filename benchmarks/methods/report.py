@@ -1,6 +1,6 @@
 """Tables and plots of the results so far: RESULTS.md and results/*.png beside this file.
 
-    python benchmarks/methods/report.py
+python benchmarks/methods/report.py
 """
 
 import statistics

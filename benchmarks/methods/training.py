@@ -9,10 +9,9 @@ from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import torch
-from torch import nn
-
 from methods import METHODS, latent, quantizable
 from tasks import Sentence, Task
+from torch import nn
 
 
 @dataclass(frozen=True)

@@ -26,23 +26,33 @@ def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
     return _unpack(packed, bits, length)
 
 
-# Eight codes are `bits` whole bytes, which fit into one int64.
+# Eight codes are `bits` whole bytes; code i begins in byte i * bits // 8 and ends there or in the next one.
 
 
 @rowwise
 def _pack(codes: Tensor, bits: int) -> Tensor:
     rows, length = codes.shape
-    unsigned = codes.to(torch.int64) + (largest_code(bits) + 1)
+    unsigned = codes.to(torch.int16) + (largest_code(bits) + 1)
     eights = torch.nn.functional.pad(unsigned, (0, -length % 8)).view(rows, -(-length // 8), 8)
-    words = (eights << (bits * torch.arange(8, device=codes.device))).sum(2, keepdim=True)
-    octets = (words >> (8 * torch.arange(bits, device=codes.device))) & 255
+    octets = eights.new_zeros(rows, eights.shape[1], bits)
+    for i in range(8):
+        byte, shift = divmod(i * bits, 8)
+        code = eights[:, :, i] << shift
+        octets[:, :, byte] |= code & 255
+        if shift + bits > 8:
+            octets[:, :, byte + 1] |= code >> 8
     return octets.flatten(1)[:, : row_bytes(length, bits)].to(torch.uint8)
 
 
 @rowwise
 def _unpack(packed: Tensor, bits: int, length: int) -> Tensor:
     rows, count = packed.shape
-    octets = torch.nn.functional.pad(packed.to(torch.int64), (0, -count % bits)).view(rows, -(-count // bits), bits)
-    words = (octets << (8 * torch.arange(bits, device=packed.device))).sum(2, keepdim=True)
-    eights = (words >> (bits * torch.arange(8, device=packed.device))) & (2**bits - 1)
-    return (eights.flatten(1)[:, :length] - (largest_code(bits) + 1)).to(torch.int8)
+    octets = torch.nn.functional.pad(packed, (0, -count % bits)).view(rows, -(-count // bits), bits)
+    eights = octets.new_empty(rows, octets.shape[1], 8, dtype=torch.int8)
+    for i in range(8):
+        byte, shift = divmod(i * bits, 8)
+        code = octets[:, :, byte].to(torch.int16) >> shift
+        if shift + bits > 8:
+            code |= octets[:, :, byte + 1].to(torch.int16) << (8 - shift)
+        eights[:, :, i] = (code & (2**bits - 1)) - (largest_code(bits) + 1)
+    return eights.flatten(1)[:, :length]

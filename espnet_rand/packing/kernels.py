@@ -1,56 +1,86 @@
 """Integer compute: torch's own kernels behind one interface.
 
-A backend is one class here and one line in `KERNELS`. The rule of `auto` is `choose`.
+A backend is one or more classes here, for layers of different kinds, and one line in `KERNELS`.
+The rule of `auto` is `choose`.
 """
 
 import math
 import warnings
-from typing import Dict, Optional, Type
+from dataclasses import replace
+from typing import Dict, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor
 
+from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedWeight
 from espnet_rand.quantizers import PerGroup
 
 
+class Convolution(NamedTuple):
+    """How a one- or two-dimensional convolution is called."""
+
+    stride: Tuple[int, ...]
+    padding: Tuple[int, ...]
+    dilation: Tuple[int, ...]
+    groups: int
+
+
 class Kernel:
-    """A weight of a linear map, (out, in), that is multiplied without a float copy of it.
+    """A layer's weight that is multiplied without a float copy of it.
 
     Args:
-        weight: its `rows` are (out, in) or (out, in, 1)
+        weight: its `rows` are (out, in), or (out, in, 1) of a convolution that is a linear map
+        convolution: of another convolution, what it is called with; None: a linear map
     """
 
     @staticmethod
-    def serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
+    def serves(weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None) -> Optional[str]:
         """Why this kernel cannot compute with a weight on a device; None if it can."""
         raise NotImplementedError
 
-    def __init__(self, weight: PackedWeight):
+    def __init__(self, weight: PackedWeight, convolution: Optional[Convolution] = None):
         raise NotImplementedError
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x, (..., in), times the weight's transpose: (..., out), in x's dtype."""
+        """The layer's output without its bias, in x's dtype.
+
+        Of a linear map x is (..., in), the output (..., out); of a convolution as in torch, with a batch.
+        """
+        raise NotImplementedError
+
+    def weight(self) -> PackedWeight:
+        """What it was made of."""
         raise NotImplementedError
 
 
-class Int8Dynamic(Kernel):
-    """The codes as they are, as int8; x rounded to 8 bits in each call (one scale for all of it).
+def _int8_serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
+    if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
+        return "int8_dynamic needs an x86 CPU"
+    if isinstance(weight.granularity, PerGroup):
+        return "int8_dynamic has one scale a channel, not one a group"
+    return None
+
+
+def _seven_bits(weight: PackedWeight) -> bool:
+    """Whether a layer's input has to be rounded to 7 bits.
 
     Without VNNI instructions pairs of products are summed in 16 bits, which 8-bit codes times 8-bit
-    numbers overflow: for these x is then rounded to 7 bits.
+    numbers overflow.
     """
+    return weight.bits == 8 and not torch.cpu._is_vnni_supported()
+
+
+class Int8Dynamic(Kernel):
+    """The codes as they are, as int8; x rounded to 8 bits in each call (one scale for all of it)."""
 
     @staticmethod
-    def serves(weight, device):
-        if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
-            return "int8_dynamic needs an x86 CPU"
-        if isinstance(weight.granularity, PerGroup):
-            return "int8_dynamic has one scale a channel, not one a group"
-        return None
+    def serves(weight, device, convolution=None):
+        return "multiplies matrices" if convolution else _int8_serves(weight, device)
 
-    def __init__(self, weight):
-        self._seven_bits = weight.bits == 8 and not torch.cpu._is_vnni_supported()
+    def __init__(self, weight, convolution=None):
+        self._about = replace(weight, packed=weight.packed.new_empty(0))
+        self._seven_bits = _seven_bits(weight)
         codes = weight.codes().flatten(1)
         scales = weight.scales.double().expand(len(codes))
         with warnings.catch_warnings():
@@ -63,6 +93,46 @@ class Int8Dynamic(Kernel):
         flat = x.reshape(-1, x.shape[-1])
         y = torch.ops.quantized.linear_dynamic(flat.float(), self._weight, self._seven_bits)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
+
+    def weight(self):
+        tensor, _ = torch.ops.quantized.linear_unpack(self._weight)
+        return replace(self._about, packed=pack(tensor.int_repr(), self._about.bits))
+
+
+class Int8Convolution(Kernel):
+    """As Int8Dynamic, by oneDNN (torch's `quantized.conv2d_dynamic` would round the output to the input's range)."""
+
+    @staticmethod
+    def serves(weight, device, convolution=None):
+        if convolution is None or not torch.backends.mkldnn.is_available():
+            return "convolves, with oneDNN"
+        return _int8_serves(weight, device)
+
+    def __init__(self, weight, convolution=None):
+        self._made_of = weight
+        self._seven_bits = _seven_bits(weight)
+        codes = weight.codes()
+        self._flat = codes.dim() == 3  # one-dimensional: as an image of height 1
+        stride, padding, dilation = (
+            [before, *values] if self._flat else [*values] for before, values in zip((1, 0, 1), convolution[:3])
+        )
+        self._options = stride, padding, dilation, convolution.groups
+        self._scales = weight.scales.float().expand(len(codes)).contiguous()
+        self._zeros = torch.zeros(len(codes), dtype=torch.int8)
+        codes = codes.unsqueeze(2) if self._flat else codes
+        self._weight = torch.ops.onednn.qconv_prepack(codes, self._scales, 1.0, 0, *self._options)
+
+    def __call__(self, x):
+        image = x.unsqueeze(2) if self._flat else x
+        q = torch.quantize_per_tensor_dynamic(image.float(), torch.quint8, self._seven_bits)
+        x_conf, y_conf = (q.q_scale(), q.q_zero_point()), (1.0, 0, torch.float32, "none", [], "")
+        y = torch.ops.onednn.qconv2d_pointwise(
+            q.int_repr(), *x_conf, self._weight, self._scales, self._zeros, None, *self._options, *y_conf
+        )
+        return (y.squeeze(2) if self._flat else y).to(x.dtype)
+
+    def weight(self):
+        return self._made_of
 
 
 class Int4WeightOnly(Kernel):
@@ -77,16 +147,19 @@ class Int4WeightOnly(Kernel):
         return sizes[0] if sizes else None
 
     @staticmethod
-    def serves(weight, device):
+    def serves(weight, device, convolution=None):
         if device.type != "cpu":
             return "int4_weight_only is for CPUs"
+        if convolution is not None:
+            return "int4_weight_only multiplies matrices"
         if weight.bits > 4:
             return f"int4_weight_only holds 4 bits, not {weight.bits}"
         if weight.rows[0] % 16 or Int4WeightOnly._group(weight) is None:
             return "int4_weight_only needs a multiple of 16 outputs, and groups of a multiple of 32"
         return None
 
-    def __init__(self, weight):
+    def __init__(self, weight, convolution=None):
+        self._made_of = weight
         codes = weight.codes().flatten(1)
         out, length = codes.shape
         self._size = self._group(weight)
@@ -101,17 +174,25 @@ class Int4WeightOnly(Kernel):
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._weight, self._size, self._scales)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
+    def weight(self):
+        return self._made_of
 
-KERNELS: Dict[str, Type[Kernel]] = {"int8_dynamic": Int8Dynamic, "int4_weight_only": Int4WeightOnly}
+
+KERNELS: Dict[str, Tuple[Type[Kernel], ...]] = {
+    "int8_dynamic": (Int8Dynamic, Int8Convolution),
+    "int4_weight_only": (Int4WeightOnly,),
+}
 BACKENDS = ("auto", *KERNELS, "dequantize")
 
 
-def choose(backend: str, weight: PackedWeight, device: torch.device) -> Optional[Type[Kernel]]:
-    """The kernel for a linear map's weight; None: decode it once and compute in float.
+def choose(
+    backend: str, weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None
+) -> Optional[Type[Kernel]]:
+    """The kernel for a layer's weight; None: decode it once and compute in float.
 
     `auto`: int8_dynamic where it can serve the weight (x86 CPU; one scale a channel or tensor),
     else decoded. A backend that is named serves the weights that it can, the others are decoded;
     `dequantize` decodes all, which is exact.
     """
-    kernel = KERNELS.get("int8_dynamic" if backend == "auto" else backend)
-    return kernel if kernel and kernel.serves(weight, device) is None else None
+    kernels = KERNELS.get("int8_dynamic" if backend == "auto" else backend, ())
+    return next((kernel for kernel in kernels if kernel.serves(weight, device, convolution) is None), None)

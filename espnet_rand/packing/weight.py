@@ -1,34 +1,38 @@
 """What stands in a layer in the place of a packed weight."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple, Union
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from espnet_rand.packing.file import PackedWeight
-from espnet_rand.packing.kernels import Kernel, choose
+from espnet_rand.packing.kernels import Convolution, Kernel, choose
 
 
 class IntegerWeight(Tensor):
     """A weight that computes on its codes in the calls that can, and is a float tensor in all others.
 
-    F.linear, and F.conv1d of one frame, use `kernel`; F.embedding decodes the rows that it looks
-    up; for anything else the weight is decoded once, and kept.
+    The layer's own call (F.linear, F.conv1d, F.conv2d) uses `kernel`; F.embedding decodes the rows
+    that it looks up; for anything else the weight is decoded once, and kept.
+
+    Args:
+        weight: what it is about; kept where there is no kernel
+        kernel: made of the weight, and `convolution`: what that was made for
     """
 
     @staticmethod
-    def __new__(cls, weight: PackedWeight, kernel: Optional[Kernel]):
+    def __new__(cls, weight: PackedWeight, kernel: Optional[Kernel], convolution: Optional[Convolution]):
         made = Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.scales.device)
-        made._packed = weight
-        made._kernel = kernel
+        made._kernel, made._convolution = kernel, convolution
+        made._packed = None if kernel else weight
         made._codes = made._decoded = None
         return made
 
     def decoded(self) -> Tensor:
         """The float weight, scale * code."""
         if self._decoded is None:
-            self._decoded = self._packed.values()
+            self._decoded = (self._kernel.weight() if self._kernel else self._packed).values()
         return self._decoded
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -69,21 +73,36 @@ _ABOUT = {
 
 
 def _linear(x: Tensor, weight: Any, bias: Optional[Tensor] = None) -> Any:
-    if not isinstance(weight, IntegerWeight) or weight._kernel is None:
+    if not isinstance(weight, IntegerWeight) or weight._kernel is None or weight._convolution:
         return NotImplemented
     y = weight._kernel(x)
     return y if bias is None else y.add_(bias)
 
 
-def _conv1d(x: Tensor, weight: Any, bias: Optional[Tensor] = None, *options: Any, **named: Any) -> Any:
-    if not isinstance(weight, IntegerWeight):
+def _convolution(
+    x: Tensor,
+    weight: Any,
+    bias: Optional[Tensor] = None,
+    stride: Union[int, Tuple[int, ...]] = 1,
+    padding: Union[int, str, Tuple[int, ...]] = 0,
+    dilation: Union[int, Tuple[int, ...]] = 1,
+    groups: int = 1,
+) -> Any:
+    if not isinstance(weight, IntegerWeight) or weight._kernel is None:
         return NotImplemented
-    y = _linear(x.transpose(-1, -2), weight, bias)
-    return y if y is NotImplemented else y.transpose(-1, -2)
+    called = (stride, padding, dilation, groups)
+    if not weight._convolution:  # of one frame
+        if called != ((1,), (0,), (1,), 1):
+            return NotImplemented
+        return _linear(x.transpose(-1, -2), weight, bias).transpose(-1, -2)
+    if called != weight._convolution or x.dim() != weight.dim():
+        return NotImplemented
+    y = weight._kernel(x)
+    return y if bias is None else y.add_(bias.view(-1, *[1] * (x.dim() - 2)))
 
 
 def _embedding(indices: Tensor, weight: Any, *options: Any, **named: Any) -> Any:
-    return weight.lookup(indices) if isinstance(weight, IntegerWeight) else NotImplemented
+    return weight.lookup(indices) if isinstance(weight, IntegerWeight) and weight._packed else NotImplemented
 
 
 def _to(weight: Any, *options: Any, **named: Any) -> Any:
@@ -91,14 +110,22 @@ def _to(weight: Any, *options: Any, **named: Any) -> Any:
     return weight if options == (weight.dtype,) and not named else NotImplemented
 
 
-_FAST = {Tensor.to: _to, F.linear: _linear, F.conv1d: _conv1d, F.embedding: _embedding}
+_FAST = {Tensor.to: _to, F.linear: _linear, F.conv1d: _convolution, F.conv2d: _convolution, F.embedding: _embedding}
 
 
-def _is_linear_map(module: nn.Module) -> bool:
-    """Linear layers, and convolutions of one frame at a time."""
-    if isinstance(module, nn.Conv1d):
-        options = module.kernel_size, module.stride, module.padding, module.groups, module.padding_mode
-        return options == ((1,), (1,), (0,), 1, "zeros")
+def _convolution_of(module: nn.Module) -> Optional[Convolution]:
+    """How a convolution computes; None for one that is a linear map of each frame, and for other layers."""
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return None
+    options = Convolution(module.stride, module.padding, module.dilation, module.groups)
+    pointwise = module.kernel_size == (1,) and options == ((1,), (0,), (1,), 1)
+    return None if pointwise else options
+
+
+def _has_kernels(module: nn.Module) -> bool:
+    """Whether a layer is one that the kernels know."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return isinstance(module, nn.Linear)
 
 
@@ -113,11 +140,12 @@ class PackedReader:
 
     def __init__(self, weight: PackedWeight, module: nn.Module, name: str, backend: str):
         self.quantizer = f"packed, {weight.bits} bits, {len(weight.scales)} scales"
-        kernel = choose(backend, weight, weight.scales.device) if _is_linear_map(module) else None
+        convolution = _convolution_of(module)
+        kernel = choose(backend, weight, weight.scales.device, convolution) if _has_kernels(module) else None
         self.backend = kernel.__name__ if kernel else "float"
         self._integer = None
         if kernel or isinstance(module, nn.Embedding):
-            self._integer = IntegerWeight(weight, kernel and kernel(weight))
+            self._integer = IntegerWeight(weight, kernel and kernel(weight, convolution), convolution)
         else:
             module.register_buffer(name + "_decoded", weight.values(), persistent=False)
 

@@ -11,6 +11,7 @@ LAYERS = {
     "linear": (lambda: nn.Linear(128, 48), torch.Size([3, 5, 128])),
     "no bias, no batch": (lambda: nn.Linear(128, 48, bias=False), torch.Size([128])),
     "pointwise": (lambda: nn.Conv1d(128, 48, 1), torch.Size([3, 128, 7])),
+    "pointwise, no batch": (lambda: nn.Conv1d(128, 48, 1), torch.Size([128, 7])),
     "pointwise, batch of one": (lambda: nn.Conv1d(128, 48, 1), torch.Size([1, 128, 7])),
 }
 
@@ -20,21 +21,30 @@ def both(layer, shape, backend, **options):
     torch.manual_seed(0)
     stock = nn.Sequential(layer())
     model = nn.Sequential(layer())
-    quantize(stock, QuantizerConfig("absmax", **options))
+    quantize(stock, QuantizerConfig("absmax", depthwise=True, **options))
     load_into(model, pack_model(stock), backend)
     x = torch.randn(shape)
     with torch.no_grad():
         return model[0]._quantized["weight"].backend, model(x), stock(x)
 
 
-@pytest.mark.parametrize("layer, shape", LAYERS.values(), ids=LAYERS)
+CONVOLUTIONS = {
+    "conv1d": (lambda: nn.Conv1d(24, 16, 5, stride=2, padding=3, dilation=2, groups=2), torch.Size([3, 24, 40])),
+    "conv1d, stride alone": (lambda: nn.Conv1d(24, 16, 1, stride=2), torch.Size([3, 24, 40])),
+    "conv2d": (lambda: nn.Conv2d(8, 16, (3, 5), stride=(2, 1), padding=(0, 2)), torch.Size([2, 8, 20, 10])),
+    "conv2d, no bias": (lambda: nn.Conv2d(1, 16, 3, bias=False), torch.Size([2, 1, 20, 10])),
+    "conv2d, depthwise": (lambda: nn.Conv2d(16, 16, 3, groups=16), torch.Size([2, 16, 20, 10])),
+}
+
+
+@pytest.mark.parametrize("layer, shape", [*LAYERS.values(), *CONVOLUTIONS.values()], ids=[*LAYERS, *CONVOLUTIONS])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_int8_dynamic(layer, shape, bits, granularity):
     backend, y, expected = both(layer, shape, "int8_dynamic", bits=bits, granularity=granularity)
     if backend == "float":
         pytest.skip("not an x86 CPU")
-    assert y.shape == expected.shape and (y - expected).abs().max() < 0.03 * expected.abs().max()
+    assert y.shape == expected.shape and (y - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 @pytest.mark.parametrize("layer, shape", LAYERS.values(), ids=LAYERS)
@@ -67,3 +77,21 @@ def test_int4_weight_only(layer, shape, bits, options):
 def test_what_a_kernel_cannot_do_is_decoded(backend, options):
     name, y, expected = both(*LAYERS["linear"], backend, **options)
     assert name == "float" and torch.equal(y, expected)
+
+
+def test_a_convolution_without_a_batch_is_decoded():
+    """torch's integer convolutions want a batch."""
+    name, y, expected = both(lambda: nn.Conv2d(8, 16, 3), torch.Size([8, 20, 10]), "int8_dynamic")
+    assert name in ("Int8Convolution", "float") and torch.equal(y, expected)
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda: nn.Linear(128, 48), lambda: nn.Conv1d(16, 48, 3), lambda: nn.Conv2d(4, 48, 3)]
+)
+@pytest.mark.parametrize("backend", ["int8_dynamic", "int4_weight_only"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_the_weight_is_found_again_in_the_kernel(layer, backend, bits):
+    stock, model = nn.Sequential(layer()), nn.Sequential(layer())
+    quantize(stock, QuantizerConfig("absmax", bits=bits))
+    load_into(model, pack_model(stock), backend)
+    assert torch.equal(model[0].weight + 0.0, stock.eval()[0].weight)
