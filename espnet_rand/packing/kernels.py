@@ -136,7 +136,10 @@ class Int8Convolution(Kernel):
 
 
 class Int4WeightOnly(Kernel):
-    """Codes of 4 bits or fewer in torch's int4 layout; computes in bfloat16, the scales rounded to it."""
+    """Codes of 4 bits or fewer in torch's int4 layout; computes in bfloat16, the scales rounded to it.
+
+    The layouts for CPU and CUDA differ; a code c stands in both as c + 8.
+    """
 
     @staticmethod
     def _group(weight: PackedWeight) -> Optional[int]:
@@ -148,8 +151,8 @@ class Int4WeightOnly(Kernel):
 
     @staticmethod
     def serves(weight, device, convolution=None):
-        if device.type != "cpu":
-            return "int4_weight_only is for CPUs"
+        if device.type not in ("cpu", "cuda"):
+            return "int4_weight_only is for CPUs and CUDA"
         if convolution is not None:
             return "int4_weight_only multiplies matrices"
         if weight.bits > 4:
@@ -167,11 +170,18 @@ class Int4WeightOnly(Kernel):
         scales = per_row.view(out, -1).repeat_interleave(length // self._size // (per_row.numel() // out), 1)
         zeros = torch.zeros_like(scales)
         self._scales = torch.stack([scales, zeros], 2).transpose(0, 1).to(torch.bfloat16).contiguous()
-        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu((codes + 8).int(), 2)
+        aten = torch.ops.aten
+        if codes.is_cuda:
+            nibbles = (codes + 8).to(torch.uint8)
+            self._weight = aten._convert_weight_to_int4pack(nibbles[:, ::2] << 4 | nibbles[:, 1::2], 2)
+            self._multiply = aten._weight_int4pack_mm
+        else:
+            self._weight = aten._convert_weight_to_int4pack_for_cpu((codes + 8).int(), 2)
+            self._multiply = aten._weight_int4pack_mm_for_cpu
 
     def __call__(self, x):
         flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16).contiguous()
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._weight, self._size, self._scales)
+        y = self._multiply(flat, self._weight, self._size, self._scales)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     def weight(self):

@@ -7,6 +7,7 @@ from torch import nn
 from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.packing import load_into, pack_model
 
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 LAYERS = {
     "linear": (lambda: nn.Linear(128, 48), torch.Size([3, 5, 128])),
     "no bias, no batch": (lambda: nn.Linear(128, 48, bias=False), torch.Size([128])),
@@ -16,14 +17,14 @@ LAYERS = {
 }
 
 
-def both(layer, shape, backend, **options):
+def both(layer, shape, backend, device="cpu", **options):
     """The layer's backend; the output in it, and that of the evaluation."""
     torch.manual_seed(0)
-    stock = nn.Sequential(layer())
+    stock = nn.Sequential(layer()).to(device)
     model = nn.Sequential(layer())
     quantize(stock, QuantizerConfig("absmax", depthwise=True, **options))
-    load_into(model, pack_model(stock), backend)
-    x = torch.randn(shape)
+    load_into(model, pack_model(stock), backend, device)
+    x = torch.randn(shape).to(device)
     with torch.no_grad():
         return model[0]._quantized["weight"].backend, model(x), stock(x)
 
@@ -58,8 +59,9 @@ def test_int8_dynamic(layer, shape, bits, granularity):
     ],
     ids=str,
 )
-def test_int4_weight_only(layer, shape, bits, options):
-    backend, y, expected = both(layer, shape, "int4_weight_only", bits=bits, **options)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_int4_weight_only(layer, shape, bits, options, device):
+    backend, y, expected = both(layer, shape, "int4_weight_only", device, bits=bits, **options)
     assert backend == "Int4WeightOnly"
     assert y.shape == expected.shape and (y - expected).abs().max() < 0.02 * expected.abs().max()
 

@@ -8,8 +8,10 @@ import espnet_rand
 from espnet_rand.packing import PackedFileError, pack_model, read, write
 
 espnet_rand.register()
+from espnet2.bin import pack  # noqa: E402
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
+from espnet_model_zoo.downloader import ModelDownloader  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,12 @@ def trained(corpus, train, tmp_path_factory):
     return exp, path
 
 
-def recognize(exp, model, **options):
+def recognize(exp, model):
+    return hypotheses(Speech2Text(exp / "config.yaml", model, beam_size=3, maxlenratio=-8.0))
+
+
+def hypotheses(speech2text):
     speech = torch.randn(8000, generator=torch.Generator().manual_seed(0))
-    speech2text = Speech2Text(exp / "config.yaml", model, beam_size=3, maxlenratio=-8.0, **options)
     return [(text, float(hypothesis.score)) for text, _, _, hypothesis in speech2text(speech)]
 
 
@@ -49,6 +54,16 @@ def test_the_configuration_needs_no_quantizer(trained, tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
     assert recognize(tmp_path, path) == recognize(exp, path)
+
+
+def test_in_an_archive_of_the_model_zoo(trained, tmp_path, monkeypatch):
+    exp, path = trained
+    monkeypatch.chdir(exp)
+    options = ["--asr_train_config", "config.yaml", "--asr_model_file", path.name]
+    pack.main(["asr", "--outpath", str(tmp_path / "asr.zip"), *options])
+    files = ModelDownloader(tmp_path).download_and_unpack(str(tmp_path / "asr.zip"))
+    assert files["asr_model_file"] != path
+    assert hypotheses(Speech2Text(**files, beam_size=3, maxlenratio=-8.0)) == recognize(exp, path)
 
 
 def test_no_float_copy_of_an_integer_layer_is_built(trained, monkeypatch):
