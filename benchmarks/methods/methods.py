@@ -1,7 +1,7 @@
 """The methods of the comparison: what each does to a float model before it is trained."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -23,6 +23,8 @@ class Method:
         other: quantizes (model, names of weights, bits, granularity) without this project; may return
             what is to be called between training and evaluation
         granularities: those that it knows
+        scale_rate: factor on the learning rate of learned scales
+        distillation: weight of the divergence from the float model that training starts from
     """
 
     text: str
@@ -30,6 +32,8 @@ class Method:
     trains: bool = True
     other: Optional[Callable[[nn.Module, List[str], int, str], Optional[Callable[[], Any]]]] = None
     granularities: Tuple[str, ...] = ("channel", "tensor", "group")
+    scale_rate: float = 1.0
+    distillation: float = 0.0
 
     def apply(self, model: nn.Module, bits: int, granularity: str) -> Callable[[], Any]:
         """Quantize a float model in place (`float` leaves it as it is). To be called before evaluation: the result."""
@@ -176,3 +180,12 @@ for _estimator in ("ste", "pqn"):
             f"RAND mode 2, {_estimator}, k = {_k}", _ours("rand", _estimator, mode=2, k=_k)
         )
 METHODS["rand_m2_pqn_normal"] = Method("RAND mode 2, normal noise", _ours("rand", "pqn", mode=2, noise="normal"))
+
+# What may close the gap to float
+for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
+    _method = METHODS[_name]
+    METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=1.0)
+METHODS["rand_m3_ste_scales"] = replace(
+    METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
+)
+METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)

@@ -5,13 +5,15 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
 from methods import METHODS, latent, quantizable
-from tasks import Sentence, Task
-from torch import nn
+from tasks import Batch, Sentence, Task
+from torch import Tensor, nn
+
+from espnet_rand.layers import SCALE_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     names = quantizable(model)
     if method.trains:
         finish = method.apply(model, spec.bits, spec.granularity)
-        loss = train(task, model, spec)
+        teacher = task.build(spec.scratch).to(device).eval() if method.distillation else None
+        loss = train(task, model, spec, teacher)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)
             torch.save(model.state_dict(), weights.with_suffix(".tmp"))
@@ -56,18 +59,25 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
         loss = None
     line = {**asdict(spec), "train_loss": loss, "weights": statistics(model, names)}
     finish()
-    line.update(dev=task.evaluate(model, task.dev), test=task.evaluate(model, task.test))
+    model.eval()
+    line["dev"] = {"loss": task.loss(model, task.dev), **task.errors(model, task.dev)}
+    line["test"] = task.errors(model, task.test)
     line.update(seconds=round(time.time() - start, 1))
     line.update(torch=torch.__version__, machine=f"{platform.processor() or platform.machine()}, {device.type}")
     return line
 
 
-def train(task: Task, model: nn.Module, spec: Run) -> float:
+def train(task: Task, model: nn.Module, spec: Run, teacher: Optional[nn.Module] = None) -> float:
     """AdamW, linear warm-up, linear decay to zero. Returns the mean loss of the last tenth of the steps."""
+    method = METHODS[spec.method]
     steps = task.scratch_steps if spec.scratch else task.steps
     warmup = max(round(task.warmup * steps), 1)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, spec.rate, weight_decay=0.0)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for _, p in named]
+    scales = [p for name, p in named if name.endswith(SCALE_SUFFIX)]
+    others = [p for name, p in named if not name.endswith(SCALE_SUFFIX)]
+    groups = [{"params": others}, {"params": scales, "lr": method.scale_rate * spec.rate}]
+    optimizer = torch.optim.AdamW(groups, spec.rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(steps - warmup, 1))
     )
@@ -75,7 +85,8 @@ def train(task: Task, model: nn.Module, spec: Run) -> float:
     losses = []
     model.train()
     for _, batch in zip(range(steps), shuffled(task, spec.seed)):
-        loss = model(**task.batch(batch, device))[0]
+        data = task.batch(batch, device)
+        loss = distilled(task, model, teacher, data, method.distillation) if teacher else model(**data)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimizer.step()
@@ -86,6 +97,28 @@ def train(task: Task, model: nn.Module, spec: Run) -> float:
             break  # it will not recover: evaluated as it is
     last = losses[-max(len(losses) // 10, 1) :]
     return sum(last) / len(last)
+
+
+def distilled(task: Task, model: nn.Module, teacher: nn.Module, data: Batch, weight: float) -> Tensor:
+    """The loss, and `weight` times the Kullback-Leibler divergence from the teacher's outputs (a sentence's sum)."""
+    said = []
+    hooks = [
+        m.get_submodule(task.logits).register_forward_hook(lambda *call: said.append(call[2])) for m in (teacher, model)
+    ]
+    try:
+        with torch.no_grad():
+            teacher(**data)
+        loss = model(**data)[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    wanted, given = (out[0] if isinstance(out, tuple) else out for out in said)
+    divergence = nn.functional.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none")
+    divergence = divergence.sum(-1)
+    if task.logits == "decoder":  # one output more than tokens; what pads them does not count
+        inside = torch.arange(divergence.shape[1], device=divergence.device) <= data["text_lengths"][:, None]
+        divergence = divergence * inside
+    return loss + weight * divergence.sum() / len(divergence)
 
 
 def shuffled(task: Task, seed: int) -> Iterator[List[Sentence]]:
