@@ -1,8 +1,9 @@
 """Decoding: file, memory, load time and speed of float32, ESPnet's dynamic int8 and packed models, in one run.
 
-Models with random weights, of the size of a LibriSpeech recipe's, through ESPnet's own Speech2Text. All variants of a
-model are timed in one process, round by round, so that a busy machine slows all alike; memory and load time are
-those of a process for each. Prints medians, and writes them beside this file.
+Models of the size of a LibriSpeech recipe's, with random weights, and the trained ones of egs2/mini/asr1 (run that
+first), through ESPnet's own Speech2Text. All variants of a model are timed in one process, round by round, so that a
+busy machine slows all alike; memory and load time are those of a process for each. Prints medians, and writes them
+beside this file.
 
     python benchmarks/decoding.py [--model conformer] [--seconds 10] [--rounds 5] [--threads 1 2]
 """
@@ -11,18 +12,22 @@ import argparse
 import importlib
 import json
 import os
-import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Dict, Optional
 
+import jiwer
+import soundfile
 import torch
 import yaml
 from rich.progress import track
+from table import circumstances, markdown
 
 import espnet_rand
 from espnet_rand.packing import pack_model, write
@@ -31,11 +36,27 @@ espnet_rand.register()
 from espnet_rand.toolkit.checkpoints import find_task  # noqa: E402
 
 TOKENS = ["<blank>", "<unk>", *(f"t{n}" for n in range(4997)), "<sos/eos>"]
-# name -> task, the module with its Speech2Text, options
+RECIPE = Path(__file__).resolve().parents[1] / "egs2/mini/asr1"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A benchmark's model: its task, the module with its Speech2Text, the options of that; and its configuration.
+
+    Without a configuration it is the recipe's, and error rates are measured.
+    """
+
+    task: str
+    module: str
+    search: Dict[str, Any]
+    config: Optional[Dict[str, Any]] = None
+
+
 MODELS = {
-    "conformer": (
+    "conformer": Model(
         "asr",
         "espnet2.bin.asr_inference",
+        {"beam_size": 5, "maxlenratio": -20.0},
         {
             "encoder": "conformer",
             "encoder_conf": {
@@ -53,9 +74,10 @@ MODELS = {
             "model_conf": {"ctc_weight": 0.3},
         },
     ),
-    "transducer": (
+    "transducer": Model(
         "asr_transducer",
         "espnet2.bin.asr_transducer_inference",
+        {"beam_size": 5},
         {
             "encoder_conf": {
                 "body_conf": [
@@ -74,6 +96,7 @@ MODELS = {
             "joint_network_conf": {"joint_space_size": 640},
         },
     ),
+    "mini": Model("asr", "espnet2.bin.asr_inference", {"beam_size": 2, "ctc_weight": 1.0}),
 }
 # name -> file, backend, options of Speech2Text
 VARIANTS = {
@@ -85,30 +108,49 @@ VARIANTS = {
 }
 
 
-def make(name: str, directory: Path) -> None:
-    """A configuration, a float checkpoint and packed files of a model with random weights."""
-    task, _, options = MODELS[name]
-    task = find_task(task)
-    sys.argv = sys.argv[:1]
-    stock = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", "normalize": None}
-    (directory / "config.yaml").write_text(yaml.safe_dump({**stock, **options}))
-    torch.manual_seed(0)
-    model, _ = task.build_model_from_file(directory / "config.yaml")
-    torch.save(model.state_dict(), directory / "float.pth")
+def make(model: Model, directory: Path) -> None:
+    """A configuration, a float checkpoint and packed files: of random weights, or the recipe's."""
+    task = find_task(model.task)
+    if model.config is None:
+        trained = RECIPE / "exp/full"
+        files = {"float.pth": "float_tuned/valid.loss.ave.pth", "config.yaml": "float_tuned/config.yaml"}
+        files.update({f"w{bits}.safetensors": f"rand_w{bits}_channel/packed.safetensors" for bits in (4, 2)})
+        for name, source in files.items():
+            if not (trained / source).exists():
+                sys.exit(f"{trained / source} is not there. Mend: make demo")
+            shutil.copy(trained / source, directory / name)
+    else:
+        sys.argv = sys.argv[:1]
+        stock = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", "normalize": None}
+        (directory / "config.yaml").write_text(yaml.safe_dump({**stock, **model.config}))
+        torch.manual_seed(0)
+        built, _ = task.build_model_from_file(directory / "config.yaml")
+        torch.save(built.state_dict(), directory / "float.pth")
     for bits in (8, 4, 2):
-        model, _ = task.build_model_from_file(directory / "config.yaml", directory / "float.pth")
-        espnet_rand.quantize(model, espnet_rand.QuantizerConfig("absmax", bits=bits))
-        write(directory / f"w{bits}.safetensors", pack_model(model))
+        path = directory / f"w{bits}.safetensors"
+        if not path.exists():
+            built, _ = task.build_model_from_file(directory / "config.yaml", directory / "float.pth")
+            espnet_rand.quantize(built, espnet_rand.QuantizerConfig("absmax", bits=bits))
+            write(path, pack_model(built))
 
 
-def load(name: str, variant: str, directory: Path):
+def load(model: Model, variant: str, directory: Path):
     """ESPnet's Speech2Text of a variant."""
     file, backend, options = VARIANTS[variant]
-    if name == "conformer":
-        options = {**options, "maxlenratio": -20.0}
     os.environ["ESPNET_RAND_PACKED_BACKEND"] = backend
-    module = importlib.import_module(MODELS[name][1])
-    return module.Speech2Text(directory / "config.yaml", directory / file, beam_size=5, **options)
+    module = importlib.import_module(model.module)
+    return module.Speech2Text(directory / "config.yaml", directory / file, **model.search, **options)
+
+
+def error_rate(speech2text) -> float:
+    """Word error rate on the recipe's test set, in percent."""
+    data = RECIPE / "data/full/test"
+    texts = dict(line.split(maxsplit=1) for line in (data / "text").read_text().splitlines())
+    heard = {}
+    for line in (data / "wav.scp").read_text().splitlines():
+        key, path = line.split(maxsplit=1)
+        heard[key] = speech2text(soundfile.read(RECIPE / path, dtype="float32")[0])[0][0]
+    return 100 * jiwer.wer(list(texts.values()), [heard[key] for key in texts])
 
 
 def encode(speech2text, speech: torch.Tensor) -> None:
@@ -116,9 +158,9 @@ def encode(speech2text, speech: torch.Tensor) -> None:
         speech2text.asr_model.encode(speech[None], torch.tensor([len(speech)]))
 
 
-def measure_memory(name: str, variant: str, directory: Path, seconds: float) -> None:
+def measure_memory(model: Model, variant: str, directory: Path, seconds: float) -> None:
     """In a process of its own: print load time in seconds, and bytes that loading and decoding add at their peaks."""
-    importlib.import_module(MODELS[name][1])
+    importlib.import_module(model.module)
 
     def peak() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -128,7 +170,7 @@ def measure_memory(name: str, variant: str, directory: Path, seconds: float) -> 
     torch.randn(64, 64) @ torch.randn(64, 64)
     Path("/proc/self/clear_refs").write_text("5")
     before, start = peak(), time.perf_counter()
-    speech2text = load(name, variant, directory)
+    speech2text = load(model, variant, directory)
     took, loaded = time.perf_counter() - start, peak() - before
     Path("/proc/self/clear_refs").write_text("5")
     speech2text(torch.randn(int(seconds * 16000)) * 0.1)
@@ -168,24 +210,24 @@ def main() -> None:
     parser.add_argument("--measure", choices=[*VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    model = MODELS[args.model]
     if args.measure:
-        return measure_memory(args.model, args.measure, args.directory, args.seconds)
+        return measure_memory(model, args.measure, args.directory, args.seconds)
     command = " ".join(["python", *sys.argv])
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        make(args.model, directory)
+        make(model, directory)
         memory = {
             variant: in_a_process(args.model, variant, directory, args.seconds)
             for variant in track([*VARIANTS], "memory")
         }
-        systems = {variant: load(args.model, variant, directory) for variant in VARIANTS}
+        systems = {variant: load(model, variant, directory) for variant in VARIANTS}
         times = timings(systems, args.seconds, args.rounds, args.threads)
+        errors = {} if model.config else {v: error_rate(systems[v]) for v in track([*VARIANTS], "error rates")}
         sizes = {variant: (directory / file).stat().st_size for variant, (file, _, _) in VARIANTS.items()}
-    columns = [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads]
-    lines = [
-        "| | file MB | load s | peak MB loading | peak MB decoding | " + " | ".join(columns) + " |",
-        "| --- |" + " --- |" * (4 + len(columns)),
-    ]
+    header = ["", "file MB", "load s", "peak MB loading", "peak MB decoding"]
+    header += [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads] + ["WER %"] * bool(errors)
+    rows = []
     for variant in VARIANTS:
         m = memory[variant]
         row = [variant, f"{sizes[variant] / 1e6:.1f}", f"{m['load']:.1f}"]
@@ -195,14 +237,12 @@ def main() -> None:
                 mine, stock = (times[v, what, n] for v in (variant, "float32"))
                 speed = statistics.median(b / a for a, b in zip(mine, stock))
                 row.append(f"{statistics.median(mine) / args.seconds:.3f} ({speed:.2f}x)")
-        lines.append("| " + " | ".join(row) + " |")
+        rows.append(row + [f"{errors[variant]:.2f}"] * bool(errors))
     text = (
-        f"# Decoding, {args.model}\n\n`{command}`, {date.today()}, torch {torch.__version__}, "
-        f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; random weights, "
+        f"# Decoding, {args.model}\n\n{circumstances(command)}; {'trained' if errors else 'random'} weights, "
         f"{args.seconds:g} s of audio, {args.rounds} interleaved rounds. Speed: real-time factor (median), and how "
-        "many times faster than float32 in the same round. decode: encoding and a beam search of 5, 20 tokens.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        "many times faster than float32 in the same round. decode: encoding and search "
+        f"({', '.join(f'{k} {v:g}' for k, v in model.search.items())}).\n\n" + markdown(header, rows)
     )
     Path(__file__).with_name(f"decoding_{args.model}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -9,15 +9,14 @@ to float, and writes them beside this file. `make bench` installs what it needs.
 
 import argparse
 import copy
-import platform
 import statistics
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
 from rich.progress import track
+from table import circumstances, markdown
 from torch import nn
 
 import espnet_rand
@@ -164,25 +163,20 @@ def main() -> None:
             times[name].append(step(*run, data))
     memory = {name: peak_memory(*run, data) for name, run in runs.items()}
 
-    lines = [
-        "| method | step, s | ratio | rounds' ratios | peak, MiB | ratio |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name in runs:
         ratios = [t / f for t, f in zip(times[name], times["float"])]
-        lines.append(
-            f"| {name} | {statistics.median(times[name]):.3f} | {statistics.median(ratios):.3f} "
-            f"| {min(ratios):.2f}..{max(ratios):.2f} | {memory[name] / 2**20:.0f} "
-            f"| {memory[name] / memory['float']:.3f} |"
+        rows.append(
+            [name, f"{statistics.median(times[name]):.3f}", f"{statistics.median(ratios):.3f}"]
+            + [f"{min(ratios):.2f}..{max(ratios):.2f}", f"{memory[name] / 2**20:.0f}"]
+            + [f"{memory[name] / memory['float']:.3f}"]
         )
     weights = sum(p.numel() for p in stock.parameters())
     text = (
-        "# Cost of a training step\n\n"
-        f"`{command}`, {date.today()}, torch {torch.__version__}, {platform.processor() or platform.machine()}, "
-        f"{args.threads} thread(s), {args.device}; {weights / 1e6:.1f} million weights, {args.seconds:g} s of audio "
-        f"a batch, {args.rounds} interleaved rounds. Ratios are to float in the same round (median, range).\n\n"
-        + "\n".join(lines)
-        + "\n"
+        f"# Cost of a training step\n\n{circumstances(command)}, {args.threads} thread(s), {args.device}; "
+        f"{weights / 1e6:.1f} million weights, {args.seconds:g} s of audio a batch, {args.rounds} interleaved rounds. "
+        "Ratios are to float in the same round (median, range).\n\n"
+        + markdown(["method", "step, s", "ratio", "rounds' ratios", "peak, MiB", "ratio"], rows)
     )
     Path(__file__).with_name("qat_step.md").write_text(text, encoding="utf-8")
     print(text)

@@ -137,8 +137,9 @@ def main() -> None:
     threads = max((os.cpu_count() or 1) // args.jobs, 1)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns += TextColumn("left"), TimeRemainingColumn()
     pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin, (args.task, threads))
-    with pool, Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress:
+    with pool, Progress(*columns, speed_estimate_period=24 * 3600) as progress:
         bar = progress.add_task(args.task)
         running: Dict[Any, Run] = {}
         while True:

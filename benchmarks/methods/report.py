@@ -13,10 +13,11 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from grid import best_rate, float_cell, read  # noqa: E402
 from methods import MAIN, METHODS  # noqa: E402
+from table import markdown  # noqa: E402
 from training import EDGES  # noqa: E402
 
 matplotlib.use("Agg")
@@ -95,17 +96,16 @@ def name(cell: Cell) -> str:
 def table(cell: Cell, found: List[Entry]) -> str:
     """Markdown. The paired tests are against the RAND method with the fewest errors on the development set."""
     rand = min((e for e in found if e.method.startswith("rand")), key=lambda e: e.dev, default=None)
-    text = f"\n## {name(cell)}\n\n"
-    text += "| method | | learning rate | seeds | WER % | lowest-highest | 95% interval | p against † |\n"
-    text += "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    header = ["method", "", "learning rate", "seeds", "WER %", "lowest-highest", "95% interval", "p against †"]
+    rows = []
     for entry in found:
         low, high = entry.interval()
         p = "†" if entry is rand else f"{entry.p_value(rand):.3f}" if rand else "-"
-        text += (
-            f"| `{entry.method}` | {METHODS[entry.method].text} | {entry.lines[0]['rate']:g} | {len(entry.lines)} "
-            f"| {entry.wer:.2f} | {min(entry.rates):.2f}-{max(entry.rates):.2f} | {low:.2f}-{high:.2f} | {p} |\n"
+        rows.append(
+            [f"`{entry.method}`", METHODS[entry.method].text, f"{entry.lines[0]['rate']:g}", str(len(entry.lines))]
+            + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{low:.2f}-{high:.2f}", p]
         )
-    return text
+    return f"\n## {name(cell)}\n\n{markdown(header, rows)}"
 
 
 def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:

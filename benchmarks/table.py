@@ -1,0 +1,20 @@
+"""What the reports of the benchmarks share."""
+
+import platform
+from datetime import date
+from typing import Iterable, Sequence
+
+import torch
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def circumstances(command: str) -> str:
+    """The command, the date, torch's version and the machine."""
+    machine = platform.processor() or platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"`{command}`, {date.today()}, torch {torch.__version__}, {machine} ({capability})"
