@@ -75,7 +75,7 @@ def load(args: argparse.Namespace):
             logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
             merged = getattr(model, "_adapter_keys", merged)
         fitted = fit(model, read(files.model_file), left_out=lambda key: partial or key in merged)
-    logging.info(f"espnet_rand: {args.model_file}: {fitted.reused}")
+    print(f"{args.model_file}: {fitted.reused}")
     if misfits := fitted.misfits():
         raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
     return model

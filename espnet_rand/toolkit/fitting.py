@@ -1,5 +1,6 @@
 """Weights of another model, put into a model, with an account of what fits and what does not."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import chain
 from typing import Callable, Collection, Dict, Iterable, List, Mapping, Tuple
@@ -74,10 +75,13 @@ def fit(
         state: the weights, by the module's names
         left_out: keys of the module that `state` lacks on purpose
     """
-    own = {k: v for k, v in module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    own = _tensors(module)
     renamed = ((k if k in own or (new := k.replace(*_UPSTREAM)) not in own else new, v) for k, v in state.items())
-    # without the state_dict's metadata: it counts the forwards of another training
-    state = {k: v for k, v in renamed if not k.endswith(SCALE_SUFFIX) or (k in own and own[k].shape == v.shape)}
+    state = OrderedDict(
+        (k, v) for k, v in renamed if not k.endswith(SCALE_SUFFIX) or (k in own and own[k].shape == v.shape)
+    )
+    # the module's own, as with ESPnet's init_param: that of the checkpoint counts the forwards of another training
+    state._metadata = module.state_dict()._metadata
     reshaped = {}
 
     def set_aside(child, state_dict, prefix, *_):
@@ -94,7 +98,8 @@ def fit(
     finally:
         for hook in hooks:
             hook.remove()
-    weights = {key: tensor for key, tensor in own.items() if not key.endswith(SCALE_SUFFIX)}
+    # asked for anew: a hook may have changed the module, as HiFiGAN's drops its weight norm
+    weights = {key: tensor for key, tensor in _tensors(module).items() if not key.endswith(SCALE_SUFFIX)}
     loaded = {key: tensor for key, tensor in weights.items() if key not in set(missing)}
     return Fit(
         (len(loaded), len(weights)),
@@ -103,6 +108,10 @@ def fit(
         unexpected,
         reshaped,
     )
+
+
+def _tensors(module: torch.nn.Module) -> Dict[str, Tensor]:
+    return {k: v for k, v in module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
 
 
 def _numbers(tensors: Iterable[Tensor]) -> int:

@@ -10,14 +10,17 @@ from espnet_rand.toolkit.checkpoints import find_task
 
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
 FRONTEND = {"frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 16}, "normalize": None}
+FEATURES = {
+    "feats_extract_conf": {"n_fft": 256, "hop_length": 128, "win_length": None, "n_mels": 8},
+    "normalize": None,
+}
 SMALL = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
 CONFORMER = {
     "encoder": "conformer",
     "encoder_conf": {
         "output_size": 16,
         "cnn_module_kernel": 3,
-        "pos_enc_layer_type": "rel_pos",
-        "selfattention_layer_type": "rel_selfattn",
+        "rel_pos_type": "latest",
         **SMALL,
     },
     "decoder": "transformer",
@@ -58,8 +61,26 @@ MODELS = {
             "adim": 8,
             "aconv_chans": 2,
         },
-        "feats_extract_conf": {"n_fft": 256, "hop_length": 128, "win_length": None, "n_mels": 8},
-        "normalize": None,
+        **FEATURES,
+    },
+    "tts_transformer": {
+        "task": "tts",
+        "tts": "transformer",
+        "tts_conf": {
+            "embed_dim": 8,
+            "eprenet_conv_layers": 0,
+            "elayers": 1,
+            "eunits": 8,
+            "adim": 8,
+            "aheads": 2,
+            "dlayers": 1,
+            "dunits": 8,
+            "dprenet_layers": 1,
+            "dprenet_units": 8,
+            "postnet_layers": 1,
+            "postnet_chans": 8,
+        },
+        **FEATURES,
     },
     "asr_transducer": {
         **FRONTEND,

@@ -22,6 +22,7 @@ from espnet2.main_funcs import pack_funcs  # noqa: E402
 from espnet2.tasks import abs_task  # noqa: E402
 
 from espnet_rand.toolkit import init_param  # noqa: E402
+from espnet_rand.toolkit.context import setting  # noqa: E402
 from espnet_rand.toolkit.fitting import PretrainedError, fit  # noqa: E402
 from espnet_rand.toolkit.pretrained import opened  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
@@ -30,6 +31,7 @@ from tests.toolkit import tasks  # noqa: E402
 CONTENTS = {
     **dict.fromkeys(("asr", "asr_rnn", "asr_transducer", "lm"), "asr"),
     **{name: name for name in ("st", "tts", "mt", "slu")},
+    "tts_transformer": "tts",
 }
 LOAD = abs_task.load_pretrained_model
 
@@ -92,7 +94,7 @@ def test_archives_of_every_task_start_a_training_and_are_packed(zoo, name, tmp_p
     assert f"{len(given.state)} of {len(given.state)} tensors" in caplog.text
     output = tmp_path / "packed.safetensors"
     quantize_weights.main(
-        ["--task", name.removesuffix("_rnn"), "--model_file", str(given.archive), "--output", str(output)]
+        ["--task", tasks.MODELS[name].get("task", name), "--model_file", str(given.archive), "--output", str(output)]
         + ["--quantizer", "absmax", "--quantizer_conf", "bits=8"]
     )
     packed = read(output)
@@ -142,10 +144,31 @@ def test_another_token_list_swaps_what_follows_it(zoo, corpus, train, tmp_path, 
         train(*common, "--ignore_init_mismatch", "true")
     swapped = ["decoder.embed.0.weight", "decoder.output_layer.weight", "decoder.output_layer.bias"]
     swapped += ["ctc.ctc_lo.weight", "ctc.ctc_lo.bias"]
-    assert f"5 with the token list (another size: 6): {', '.join(swapped)}. What" in caplog.text
+    assert f"5 with the token list (another size: 6): {', '.join(swapped)}. Tensors" in caplog.text
     trained = torch.load(tmp_path / "1epoch.pth", weights_only=True)
     assert {k for k, v in given.state.items() if trained[k].shape != v.shape} == set(swapped)
     assert torch.equal(trained["encoder.after_norm.weight"], given.state["encoder.after_norm.weight"])
+
+
+def test_other_tokens_of_the_same_number_are_noticed(zoo, caplog):
+    given = zoo("asr")
+    model = built(given, **RAND)
+    with setting(init_param.training, Namespace(token_list=[*tasks.TOKENS[:2], "b", "a", *tasks.TOKENS[4:]])):
+        with pytest.raises(
+            PretrainedError, match="token_list differs from that of .*config.yaml in 2 of 6 tokens. Mend"
+        ):
+            LOAD(str(given.archive), model, False)
+        LOAD(f"{given.archive}:::ctc,decoder.embed,decoder.output_layer", model, False)
+        with caplog.at_level(logging.WARNING):
+            LOAD(str(given.archive), model, True)
+    assert "in 2 of 6 tokens" in caplog.text
+    with setting(init_param.training, Namespace(token_list=tasks.TOKENS)):
+        LOAD(str(given.archive), model, False)
+
+
+def test_a_model_of_which_nothing_fits_is_an_error(zoo):
+    with pytest.raises(PretrainedError, match="does not fit"):
+        LOAD(str(zoo("lm").folder / "model.pth"), built(zoo("asr"), **RAND), True)
 
 
 def test_keys_and_shapes_that_do_not_fit_are_listed(zoo, tmp_path, caplog):
@@ -194,7 +217,7 @@ def test_old_names_still_load(zoo, tmp_path):
     state = dict(given.state)
     for kind in ("weight", "bias"):
         state[f"encoder.embed.out.0.{kind}"] = state.pop(f"encoder.embed.out.{kind}")
-    state["encoder.embed.out.1.pe"] = torch.zeros(1, 9, 16)
+    state["decoder.embed.1.pe"] = torch.zeros(1, 9, 16)
     torch.save(state, tmp_path / "model.pth")
     for ignore in (False, True):
         model = built(given, **RAND)
@@ -206,6 +229,23 @@ def test_old_names_still_load(zoo, tmp_path):
         + ["--output", str(output), "--quantizer", "absmax"]
     )
     assert torch.equal(read(output).floats["encoder.embed.out.bias"], given.state["encoder.embed.out.bias"])
+
+
+def test_old_names_of_the_transformer_still_load(zoo, tmp_path):
+    """Of 2020: `norm`, `output_norm` and `input_layer`, in synthesis."""
+    given = zoo("tts_transformer")
+    old = {"encoder.after_norm.": "encoder.norm.", "encoder.embed.": "encoder.input_layer."}
+    old = {f"tts.{new}": f"tts.{name}" for new, name in {**old, "decoder.after_norm.": "decoder.output_norm."}.items()}
+    state = dict(given.state)
+    for new, name in old.items():
+        renamed = {k: name + k.removeprefix(new) for k in given.state if k.startswith(new)}
+        assert renamed
+        for k, v in renamed.items():
+            state[v] = state.pop(k)
+    torch.save(state, tmp_path / "model.pth")
+    model = built(given, **RAND)
+    LOAD(str(tmp_path / "model.pth"), model, False)
+    assert same(model, given.state)
 
 
 def test_the_frontend_of_old_self_supervised_models_still_loads():
