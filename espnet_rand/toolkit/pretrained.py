@@ -69,7 +69,7 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
     elif path.is_file():
         beside = path.parent / "config.yaml"
         yield Pretrained(path, beside if beside.is_file() else None)
-    elif _TAG.fullmatch(str(given)) and not path.parent.exists() and path.suffix not in (*_ARCHIVES, *_WEIGHTS):
+    elif _TAG.fullmatch(str(given)) and path.suffix not in (*_ARCHIVES, *_WEIGHTS):
         yield _choose(given, _download(str(given)), language_model)
     else:
         raise PretrainedError(f"no such file or directory: {given} (and a tag of the model zoo reads user/name)")
