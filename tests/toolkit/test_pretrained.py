@@ -8,6 +8,7 @@ import zipfile
 from argparse import Namespace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -313,6 +314,34 @@ def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zo
             pack_weights.main([*map(str, options), "--output", output])
         said = capsys.readouterr().err.strip().splitlines()
         assert message in said[-1] and said[-1].startswith("pack_weights: error"), said
+
+
+def test_the_statistics_in_an_archive_are_found(zoo, tmp_path, monkeypatch):
+    more = {"normalize": "global_mvn", "normalize_conf": {"stats_file": "stats.npz"}}
+    task, folder = tasks.write_config("asr", tmp_path / "asr", **more)
+    np.savez(folder / "stats.npz", count=4, sum=np.full(16, 2.0), sum_square=np.full(16, 8.0))
+    monkeypatch.chdir(folder)
+    torch.save(task.build_model_from_file("config.yaml")[0].state_dict(), "model.pth")
+    files = ["--asr_train_config", "config.yaml", "--asr_model_file", "model.pth", "--option", "stats.npz"]
+    pack.main(["asr", "--outpath", str(tmp_path / "asr.zip"), *files])
+    monkeypatch.chdir(tmp_path)
+    quantize_weights.main(["--model_file", "asr.zip", "--output", "asr.safetensors", "--quantizer", "absmax"])
+    assert read("asr.safetensors").floats["normalize.mean"].eq(0.5).all()
+
+
+def test_a_packed_file_is_quantized_to_fewer_bits_with_a_warning(zoo, tmp_path, caplog, capsys):
+    common = ["--task", "lm", "--train_config", str(zoo("lm").folder / "config.yaml"), "--quantizer", "absmax"]
+    for given, bits in ((zoo("lm").archive, 8), (tmp_path / "8.safetensors", 3)):
+        output = str(tmp_path / f"{bits}.safetensors")
+        quantize_weights.main(
+            [*common, "--model_file", str(given), "--quantizer_conf", f"bits={bits}", "--output", output]
+        )
+        assert f"{given}: 11 of 11 tensors" in capsys.readouterr().out
+    finer, coarser = (read(tmp_path / f"{bits}.safetensors") for bits in (8, 3))
+    assert caplog.text.count("rounded once more") == 1
+    for name, weight in coarser.weights.items():
+        assert weight.bits == 3
+        assert (weight.values() - finer.weights[name].values()).abs().max() <= weight.scales.float().max() * 0.51
 
 
 def test_a_tag_is_downloaded_by_the_model_zoo(zoo, monkeypatch):
