@@ -1,4 +1,4 @@
-.PHONY: demo test bench venv
+.PHONY: demo test bench bench-packages venv
 
 venv:
 	./make_venv.sh
@@ -11,6 +11,8 @@ test: venv
 	.venv/bin/ruff check .
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
 
-bench: venv
+bench-packages: venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'
+
+bench: bench-packages
 	.venv/bin/python benchmarks/qat_step.py

@@ -2,7 +2,7 @@
 
 All in one ESPnet Conformer (12 blocks, 256 wide, Transformer decoder of 6), one interleaved run: round
 by round every method takes one step, so that a busy machine slows all alike. Prints medians as ratios
-to float, and writes them beside this file. `make bench` installs what it needs.
+to float, and writes them beside this file. `make bench-packages` installs what it needs.
 
     python benchmarks/qat_step.py [--seconds 64] [--rounds 7] [--device cpu] [--threads 1]
 """
@@ -151,7 +151,7 @@ def main() -> None:
         try:
             make(model)
         except ImportError as e:
-            sys.exit(f"{name}: {e}. Mend: make bench, or pip install -e '.[bench]'")
+            sys.exit(f"{name}: {e}. Mend: make bench-packages, or pip install -e '.[bench]'")
         model.to(args.device).train()
         runs[name] = (model, torch.optim.Adam(model.parameters(), lr=1e-5))
     data = batch(args.seconds, args.device)
