@@ -12,25 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-WORDS = [
-    "THE",
-    "QUICK",
-    "BROWN",
-    "FOX",
-    "JUMPS",
-    "OVER",
-    "A",
-    "LAZY",
-    "DOG",
-    "AND",
-    "HE",
-    "WAS",
-    "NOT",
-    "VERY",
-    "GLAD",
-    "OF",
-    "IT",
-]
+WORDS = ["THE", "QUICK", "BROWN", "FOX", "JUMPS", "OVER", "A", "LAZY", "DOG", "AND", "WAS", "NOT", "GLAD", "OF", "IT"]
 PARTS = {
     "train-clean-100": [(103, 1240), (103, 1241), (1034, 121119)],
     "train-clean-360": [(100, 121669)],

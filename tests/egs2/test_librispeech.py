@@ -145,3 +145,191 @@ def test_what_the_server_does_not_have_is_named(server, tmp_path):
     done = make_data(tmp_path / "data", *download_options(server, tmp_path / "downloads"))
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "/nowhere/12/md5sum.txt: 404" in done.stderr and "--base_url" in done.stderr
+
+
+# -- models, at the tiniest size
+
+CONF = RECIPE / "conf"
+PRESETS = RECIPE.parents[2] / "conf"
+TRAINING = (
+    "--use_amp false --max_epoch 1 --accum_grad 1 --num_workers 0 --scheduler_conf warmup_steps=1 "
+    "--keep_nbest_models 1 --use_matplotlib false --use_tensorboard false"
+)
+ENCODER = (
+    "--encoder_conf output_size=16 --encoder_conf attention_heads=2 --encoder_conf linear_units=16 "
+    "--encoder_conf num_blocks=1 --frontend_conf n_mels=16"
+)
+DECODER = "--decoder_conf attention_heads=2 --decoder_conf linear_units=16 --decoder_conf num_blocks=1"
+MODELS = {
+    "conformer": DECODER,
+    "e_branchformer": f"{DECODER} --encoder_conf cgmlp_linear_units=16 --encoder_conf layer_drop_rate=0",
+    "transducer": "--decoder_conf hidden_size=16 --joint_net_conf joint_space_size=16",
+    "streaming_conformer": DECODER,
+    "transformer": DECODER,
+}
+LM = (
+    "--use_amp false --max_epoch 1 --batch_bins 2000 --accum_grad 1 --use_matplotlib false --use_tensorboard false "
+    "--lm_conf embed_unit=8 --lm_conf att_unit=8 --lm_conf head=2 --lm_conf unit=8 --lm_conf layer=1"
+)
+TOKENS = 28
+
+
+def tiny(model):
+    return f"{TRAINING} {ENCODER} {MODELS[model]} --batch_bins 100000"
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus, archives, tmp_path_factory):
+    """Runs run.sh with a model, float and RAND from scratch, in one directory."""
+    root = tmp_path_factory.mktemp("recipe")
+    (root / "downloads").mkdir()
+    shutil.copy(archives / "11/librispeech-lm-norm.txt.gz", root / "downloads")
+
+    def run(model, *options):
+        config = f"conf/train_asr_{model}.yaml"
+        systems = f"float train {config} -\nrand train {config} - --quantizer_config ../../../conf/rand_m3_ste_w4.yaml"
+        return run_in_recipe(
+            "./run.sh", "--model", model, "--librispeech", corpus, "--downloads", root / "downloads",
+            "--datadir", root / "data", "--expdir", root / "exp", "--train_set", "train_clean_100",
+            "--nbpe", TOKENS, "--systems", systems, "--asr_args", tiny(model), "--lm_args", LM,
+            "--test_sets", "test_clean", "--inference_args", "--beam_size 2 --maxlenratio -3", *options,
+        )  # fmt: skip
+
+    run.root = root
+    return run
+
+
+def table(path):
+    rows = (line.strip("| \n").split("|") for line in path.read_text().splitlines()[2:])
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def conformer(recipe):
+    """The whole recipe, with a language model, a test set decoded in two parts."""
+    done = recipe("conformer", "--use_lm", "true", "--inference_nj", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return recipe.root
+
+
+def test_the_whole_recipe_with_a_language_model(conformer):
+    tokens = (conformer / f"data/token_list/bpe_unigram{TOKENS}/tokens.txt").read_text().splitlines()
+    assert len(tokens) == TOKENS and tokens[:2] == ["<blank>", "<unk>"] and tokens[-1] == "<sos/eos>"
+    assert not {"<s>", "</s>"} & set(tokens)
+    rows = table(conformer / "exp/conformer/RESULTS_lm.md")
+    assert list(rows) == ["float", "rand"]
+    assert [row[:3] for row in rows.values()] == [["float", "test_clean", "4"], ["4 bits, channel", "test_clean", "4"]]
+    for parts in (conformer / "exp/conformer").glob("*/decode_test_clean_lm/split2"):
+        for log in parts.glob("*/decode.log"):
+            assert "--lm_file" in log.read_text()
+    log = (conformer / "exp/conformer/float/train.log").read_text()
+    assert 'speed_perturb,{"factor":0.9}' in log
+
+
+def test_a_transducer_through_the_whole_recipe(conformer, recipe):
+    """Data, tokens and statistics are those of the test above."""
+    done = recipe("transducer", "--use_lm", "false")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(table(conformer / "exp/transducer/RESULTS.md")) == ["float", "rand"]
+    assert "torchaudio's rnnt_loss" in (conformer / "exp/transducer/rand/train.log").read_text()
+    assert "joint_network" in (conformer / "exp/transducer/rand/quantization.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--quantizer_config", PRESETS / "rand_m3_ste_w4.yaml"]], ids=["float", "rand"]
+)
+@pytest.mark.parametrize("model", ["e_branchformer", "streaming_conformer", "transformer"])
+def test_the_other_models_train_and_decode(conformer, train, tmp_path, model, options):
+    data, tokens = conformer / "data", conformer / f"data/token_list/bpe_unigram{TOKENS}"
+    stats = data / f"stats_bpe_unigram{TOKENS}"
+    inputs = ["--token_type", "bpe", "--token_list", tokens / "tokens.txt", "--bpemodel", tokens / "bpe.model"]
+    for split, name in (("train", "train_clean_100"), ("valid", "dev")):
+        for file, key, kind in (("wav.scp", "speech", "sound"), ("text", "text", "text")):
+            inputs += [f"--{split}_data_path_and_name_and_type", f"{data / name / file},{key},{kind}"]
+            inputs += [f"--{split}_shape_file", stats / split / f"{key}_shape"]
+    config = ["--config", CONF / f"train_asr_{model}.yaml", *tiny(model).split()]
+    train(*config, *inputs, "--output_dir", tmp_path, *options)
+    assert (tmp_path / "quantization.yaml").exists() == bool(options)
+
+    from espnet2.bin import asr_inference, asr_inference_streaming
+
+    streaming = model == "streaming_conformer"
+    program = asr_inference_streaming if streaming else asr_inference
+    decode = [
+        "--config", CONF / ("decode_asr_streaming.yaml" if streaming else "decode_asr.yaml"),
+        "--data_path_and_name_and_type", f"{data}/test_clean/wav.scp,speech,sound", "--output_dir", tmp_path / "decode",
+        "--asr_train_config", tmp_path / "config.yaml", "--asr_model_file", tmp_path / "valid.acc.ave.pth",
+        "--beam_size", "2", "--maxlenratio", "-3",
+    ]  # fmt: skip
+    program.main([str(option) for option in decode])
+    assert len((tmp_path / "decode/1best_recog/text").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_models_are_quantized_at_their_full_size(model, tmp_path):
+    """Built without memory."""
+    import torch
+
+    import espnet_rand
+
+    espnet_rand.register()
+    from espnet2.tasks.asr import ASRTask
+
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("\n".join(["<blank>", "<unk>", *map(str, range(4997)), "<sos/eos>"]))
+    options = ["--config", CONF / f"train_asr_{model}.yaml", "--token_list", tokens, "--output_dir", tmp_path / "exp"]
+    options += ["--quantizer_config", PRESETS / "rand_w4.yaml", "--init", "none"]
+    with torch.device("meta"):
+        built = ASRTask.build_model(ASRTask.get_parser().parse_args([str(option) for option in options]))
+    millions = sum(parameter.numel() for parameter in built.parameters()) / 1e6
+    expected = {"conformer": 116, "e_branchformer": 149, "transducer": 94, "streaming_conformer": 46, "transformer": 78}
+    assert round(millions) == expected[model]
+    assert hasattr(built, "_quantization")
+
+
+def test_unknown_models_and_too_many_tokens_are_named(conformer, recipe):
+    done = run_in_recipe("./run.sh", "--model", "whisper")
+    assert done.returncode == 1 and "--model must be conformer" in done.stderr
+    done = recipe("conformer", "--nbpe", "5000", "--stage", "2", "--stop_stage", "2")
+    assert done.returncode == 1 and "--nbpe 5000 does not go with" in done.stderr
+
+
+SALLOC = """#!/usr/bin/env bash
+echo "$@" > "$(dirname "$0")/salloc.log"
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=2 SLURM_STEP_NODELIST=one,two SLURM_LOCALID=0
+SLURM_PROCID=0 "$@" &
+first=$!
+SLURM_PROCID=1 "$@" > "$(dirname "$0")/second.log" 2>&1 && wait "${first}"
+"""
+
+
+def test_two_nodes_of_slurm(conformer, tmp_path):
+    """Commands that behave like Slurm's, two processes on this machine: ESPnet's launcher, DDP by gloo, RAND."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("salloc", SALLOC), ("srun", SRUN)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    template = RECIPE.parents[1] / "TEMPLATE/asr1"
+    (tmp_path / "path.sh").write_text(f"export PATH={programs}:${{PATH}}\n")
+    (tmp_path / "cmd.sh").write_text(
+        f'train_cmd=\ndecode_cmd=\ncuda_cmd="{template}/utils/slurm.pl --num_threads 3 --partition=gpu"\n'
+    )
+    config = CONF / "train_asr_conformer.yaml"
+    done = run_in_recipe(
+        "env", "-C", tmp_path, template / "asr.sh", "--stage", "4", "--stop_stage", "4", "--num_nodes", "2",
+        "--datadir", conformer / "data", "--expdir", tmp_path / "exp", "--train_set", "train_clean_100",
+        "--token_type", "bpe", "--nbpe", TOKENS, "--asr_args", tiny("conformer"),
+        "--systems", f"rand train {config} - --quantizer_config {PRESETS}/rand_w4.yaml",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = (programs / "salloc.log").read_text()
+    assert asked.startswith("--nodes=2 --ntasks-per-node=1 --cpus-per-task=3 --partition=gpu srun --export=ALL ")
+    assert "--dist_launcher slurm" in asked and "--dist_backend gloo" in asked
+    assert "1/2]" in (programs / "second.log").read_text()
+    assert (tmp_path / "exp/rand/valid.acc.ave.pth").exists() and (tmp_path / "exp/rand/quantization.yaml").exists()

@@ -117,6 +117,8 @@ tokens=${token_dir}/tokens.txt
 stats=${datadir}/stats_${token_name}
 lm_stats=${datadir}/lm_stats_${token_name}
 lm_exp=${lm_exp:-${expdir}/lm}
+tag=  # of what is decoded
+[ "${use_lm}" = false ] || tag=_lm
 read -r _ _ first_config _ <<< "$(sed '/^ *$/d' <<< "${systems}")"
 
 # What commands of a kind have in common: tokens, data.
@@ -198,14 +200,24 @@ collect_stats() {  # <title> <directory> <train text> <valid text> <command>
 --output_dir $2 $(printf -- '--input_dir %s ' "${parts}"/[0-9][0-9])")"
 }
 
+join_lm_text() {
+    local text texts=${lm_train_text:-${datadir}/${train_set}/text}
+    [ ! -e "${lm_stats}/train.txt" ] || return 0
+    for text in ${texts}; do
+        [ -s "${text}" ] || die "${text} is not there: remove ${datadir}/data.done and run stage 1 again"
+    done
+    mkdir -p "${lm_stats}"
+    # shellcheck disable=SC2086
+    cat ${texts} > "${lm_stats}/.train.txt"
+    mv "${lm_stats}/.train.txt" "${lm_stats}/train.txt"
+}
+
 if selected 3; then
     [ -s "${tokens}" ] || die "${tokens} is not there: run stage 2 first"
     collect_stats statistics "${stats}" "${datadir}/${train_set}/text" "${datadir}/${valid_set}/text" \
         "${asr_command} --config ${first_config} ${asr_args}"
     if [ "${use_lm}" = true ]; then
-        mkdir -p "${lm_stats}"
-        # shellcheck disable=SC2086
-        cat ${lm_train_text:-${datadir}/${train_set}/text} > "${lm_stats}/train.txt"
+        join_lm_text
         collect_stats "language model's statistics" "${lm_stats}" "${lm_stats}/train.txt" \
             "${datadir}/${valid_set}/text" "${lm_command} --config ${lm_config} ${lm_args}"
     fi
@@ -275,7 +287,7 @@ if selected 5; then
 fi
 
 decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$2 system=$2 decoded=${expdir}/$2/decode_$1 files keys
+    local dir=${expdir}/$2 system=$2 decoded=${expdir}/$2/decode_$1${tag} files keys
     [ "$3" != round ] || system=$5
     files=$(config_and_model asr_ "${system}") || exit 1
     if [ "$3" = round ] || [ -e "${dir}/quantization.yaml" ]; then
@@ -288,6 +300,7 @@ decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
     mkdir -p "${decoded}/split${inference_nj}"
     split -d -n "r/${inference_nj}" "${datadir}/$1/wav.scp" "${decoded}/split${inference_nj}/keys."
     for keys in "${decoded}/split${inference_nj}"/keys.*; do
+        [ -s "${keys}" ] || continue  # fewer utterances than parts
         job "${keys%/*}/${keys##*.}/decode.log" "$(wc -l < "${keys}")" - "${decode_cmd} ${python} -m ${inference} \
 --config ${inference_config} --ngpu $((ngpu > 0)) --key_file ${keys} \
 --data_path_and_name_and_type ${datadir}/$1/wav.scp,speech,sound \
@@ -296,7 +309,7 @@ ${files} --output_dir ${keys%/*}/${keys##*.} ${inference_args}"
 }
 
 join_decoded() {  # <test set> <name> ...
-    local decoded=${expdir}/$2/decode_$1
+    local decoded=${expdir}/$2/decode_$1${tag}
     mkdir -p "${decoded}/1best_recog"
     cat "${decoded}/split${inference_nj}"/*/1best_recog/text > "${decoded}/1best_recog/.text"
     mv "${decoded}/1best_recog/.text" "${decoded}/1best_recog/text"
@@ -322,6 +335,6 @@ fi
 
 if selected 7; then
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
-        --test_sets ${test_sets} --cleaner "${score_cleaner}" \
+        --test_sets ${test_sets} --tag "${tag}" --cleaner "${score_cleaner}" \
         --systems $(for_systems echo | cut -d ' ' -f 1)
 fi
