@@ -180,21 +180,21 @@ if selected 2; then
     run_jobs tokens "$(job "${tokens%.txt}.log" 0 - "${python} ${command}")"
 fi
 
-stats_jobs() {  # <directory> <train text> <valid text> <command>
-    local i batch=16
+stats_jobs() {  # <directory> <train text> <valid text> <batch size> <command>
+    local i
     mkdir -p "$1"
     split -d -n "r/${nj}" "$2" "$1/keys_train."
     split -d -n "r/${nj}" "$3" "$1/keys_valid."
     for i in $(seq -f %02.0f 0 $((nj - 1))); do
-        job "$1/${i}/stats.log" $(($(cat "$1"/keys_*."${i}" | wc -l) / batch)) - \
-            "${train_cmd} $4 --ngpu 0 --collect_stats true --output_dir $1/${i} --batch_size ${batch} \
+        job "$1/${i}/stats.log" $(($(cat "$1"/keys_*."${i}" | wc -l) / $4)) - \
+            "${train_cmd} $5 --ngpu 0 --collect_stats true --output_dir $1/${i} --batch_size $4 \
 --log_interval 1 --train_shape_file $1/keys_train.${i} --valid_shape_file $1/keys_valid.${i}"
     done
 }
 
-collect_stats() {  # <title> <directory> <train text> <valid text> <command>
+collect_stats() {  # <title> <directory> <train text> <valid text> <batch size> <command>
     local parts=$2/split${nj} list
-    list=$(stats_jobs "${parts}" "$3" "$4" "$5")
+    list=$(stats_jobs "${parts}" "$3" "$4" "$5" "$6")
     run_jobs "$1" "${list}"
     run_jobs "$1 together" "$(job "$2/all.log" 0 - "${python} -m espnet2.bin.aggregate_stats_dirs \
 --output_dir $2 $(printf -- '--input_dir %s ' "${parts}"/[0-9][0-9])")"
@@ -214,12 +214,12 @@ join_lm_text() {
 
 if selected 3; then
     [ -s "${tokens}" ] || die "${tokens} is not there: run stage 2 first"
-    collect_stats statistics "${stats}" "${datadir}/${train_set}/text" "${datadir}/${valid_set}/text" \
+    collect_stats statistics "${stats}" "${datadir}/${train_set}/text" "${datadir}/${valid_set}/text" 16 \
         "${asr_command} --config ${first_config} ${asr_args}"
     if [ "${use_lm}" = true ]; then
         join_lm_text
         collect_stats "language model's statistics" "${lm_stats}" "${lm_stats}/train.txt" \
-            "${datadir}/${valid_set}/text" "${lm_command} --config ${lm_config} ${lm_args}"
+            "${datadir}/${valid_set}/text" 1000 "${lm_command} --config ${lm_config} ${lm_args}"
     fi
 fi
 
