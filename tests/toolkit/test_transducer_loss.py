@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+import yaml
 
 import espnet_rand
 
@@ -112,3 +113,20 @@ def test_a_quantized_transducer_trains_and_decodes(corpus, train, tmp_path):
         transducer_conf={"search_type": "default"},
     )
     assert speech2text(torch.randn(8000).numpy())
+
+
+def test_the_transducer_task_trains(corpus, tmp_path):
+    """ESPnet's other transducer, espnet2.bin.asr_transducer_train."""
+    from espnet2.tasks.asr_transducer import ASRTransducerTask
+
+    block = {"block_type": "conformer", "hidden_size": 16, "linear_size": 16, "heads": 2, "conv_mod_kernel_size": 3}
+    config = corpus.write_config({}, "task.yaml")
+    options = yaml.safe_load(config.read_text())
+    for name in ("encoder", "encoder_conf", "decoder", "decoder_conf", "model_conf", "num_att_plot"):
+        del options[name]
+    options["encoder_conf"] = {"body_conf": [block]}
+    options["decoder_conf"] = {"embed_size": 8, "hidden_size": 8}
+    options["joint_network_conf"] = {"joint_space_size": 8}
+    config.write_text(yaml.safe_dump({**options, "decoder": "rnn", "quantizer": "rand"}))
+    ASRTransducerTask.main(cmd=["--config", str(config), "--output_dir", str(tmp_path)])
+    assert (tmp_path / "valid.loss.ave.pth").exists() and (tmp_path / "quantization.yaml").exists()
