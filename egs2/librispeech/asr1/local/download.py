@@ -52,6 +52,8 @@ def receive(url: str, path: Path, progress: Progress, task) -> None:
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 progress.advance(task, len(chunk))
+        if path.stat().st_size < start + length:  # older urllib3 ends in silence
+            raise requests.ConnectionError("the connection broke off")
 
 
 def fetch(url: str, path: Path) -> None:
