@@ -166,7 +166,7 @@ class Prompts(Task):
     steps = 196  # 4 epochs
     warmup = 0.1
     grad_clip = 1.0
-    rates = (0.0001, 0.0002)
+    rates = (0.0001, 0.0003)
     logits = "decoder"
 
     def prepare(self):

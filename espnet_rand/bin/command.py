@@ -9,6 +9,7 @@ from typing import Callable
 from espnet_rand.layers import QuantizationError
 from espnet_rand.packing import PackedFileError, PackedModel, report, write
 from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit.fitting import PretrainedError
 
 
 def say(packed: PackedModel, path: Path) -> None:
@@ -34,6 +35,6 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
             if not os.access(args.output.parent, os.W_OK):
                 raise PermissionError(f"{args.output.parent} is not to be written to")
         command(args)
-    except (OSError, PackedFileError, QuantizationError, OptionError) as e:
+    except (OSError, PackedFileError, PretrainedError, QuantizationError, OptionError) as e:
         print(f"{parser.prog}: error: {e}", file=sys.stderr)
         sys.exit(1)

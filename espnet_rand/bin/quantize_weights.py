@@ -22,8 +22,8 @@ def quantize_weights(args: argparse.Namespace) -> None:
     model = checkpoints.load(args)
     if quantized_layers(model):
         raise QuantizationError(
-            f"{args.train_config} has a quantizer of its own, which the model was trained with: "
-            "use pack_weights, or remove `quantizer` from the file"
+            "the configuration has a quantizer of its own, which the model was trained with: "
+            "use pack_weights, or remove `quantizer` from it"
         )
     quantize(model, config)
     save(checkpoints.pack(model), args.output)

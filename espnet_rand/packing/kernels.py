@@ -123,16 +123,25 @@ class Int8Convolution(Kernel):
         self._weight = torch.ops.onednn.qconv_prepack(codes, self._scales, 1.0, 0, *self._options)
 
     def __call__(self, x):
-        image = x.unsqueeze(2) if self._flat else x
-        q = torch.quantize_per_tensor_dynamic(image.float(), torch.quint8, self._seven_bits)
-        x_conf, y_conf = (q.q_scale(), q.q_zero_point()), (1.0, 0, torch.float32, "none", [], "")
+        image = (x.unsqueeze(2) if self._flat else x).float()
+        # oneDNN computes, and answers, with the channels last in memory
+        codes, *x_conf = _rounded(image.permute(0, 2, 3, 1).contiguous(), 127 if self._seven_bits else 255)
+        codes, y_conf = codes.permute(0, 3, 1, 2), (1.0, 0, torch.float32, "none", [], "")
         y = torch.ops.onednn.qconv2d_pointwise(
-            q.int_repr(), *x_conf, self._weight, self._scales, self._zeros, None, *self._options, *y_conf
+            codes, *x_conf, self._weight, self._scales, self._zeros, None, *self._options, *y_conf
         )
         return (y.squeeze(2) if self._flat else y).to(x.dtype)
 
     def weight(self):
         return self._made_of
+
+
+def _rounded(x: Tensor, levels: int) -> Tuple[Tensor, float, int]:
+    """x in steps from its least to its largest value, 0 among them: uint8 numbers, the step, the number of 0."""
+    low, high = (float(end) for end in torch.aminmax(x))
+    step = max((max(high, 0.0) - min(low, 0.0)) / levels, torch.finfo(torch.float32).tiny)
+    zero = round(-min(low, 0.0) / step)
+    return (x / step).add_(zero).round_().clamp_(0, levels).to(torch.uint8), step, zero
 
 
 class Int4WeightOnly(Kernel):

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import pkgutil
 from pathlib import Path
 from typing import Type
@@ -11,7 +12,10 @@ import espnet2.tasks
 from espnet2.tasks.abs_task import AbsTask
 
 import espnet_rand
-from espnet_rand.packing import PackedModel, pack_model
+from espnet_rand.packing import PackedModel, is_packed, pack_model
+from espnet_rand.toolkit.fitting import PretrainedError, fit
+from espnet_rand.toolkit.packed import empty_checkpoint
+from espnet_rand.toolkit.pretrained import opened, read
 
 
 def task_names() -> list:
@@ -32,18 +36,48 @@ def find_task(name: str) -> Type[AbsTask]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--task`, `--train_config`, `--model_file`, `--output`."""
     parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, lm, mt, ...")
-    parser.add_argument("--train_config", type=Path, required=True, help="config.yaml of the training")
-    parser.add_argument("--model_file", type=Path, help="e.g. valid.acc.ave.pth; default: the weights it is built with")
+    parser.add_argument(
+        "--train_config",
+        type=Path,
+        help="config.yaml of the training; default: the archive's own, or the one beside the model file",
+    )
+    parser.add_argument(
+        "--model_file",
+        type=Path,
+        help="e.g. valid.acc.ave.pth, an archive or directory of the model zoo or a tag of it, or a packed file; "
+        "default: the weights that the model is built with",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the packed file, e.g. valid.acc.ave.w4.safetensors")
 
 
 def load(args: argparse.Namespace):
-    """The model of `--task`, `--train_config` and `--model_file`, quantized where the configuration says so."""
-    for path in (args.train_config, args.model_file):
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
+    """The model of `--task`, `--train_config` and `--model_file`, quantized where the configuration says so.
+
+    Raises:
+        PretrainedError: there is no such model, or it does not fit the configuration
+    """
+    if args.train_config is not None and not args.train_config.is_file():
+        raise PretrainedError(f"--train_config: no such file: {args.train_config}")
+    if args.model_file is None and args.train_config is None:
+        raise PretrainedError("--model_file and --train_config: give at least one")
     espnet_rand.register()
-    model, _ = find_task(args.task).build_model_from_file(args.train_config, args.model_file)
+    task = find_task(args.task)
+    if args.model_file is None:
+        return task.build_model_from_file(args.train_config)[0]
+    with opened(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
+        config = args.train_config or files.train_config
+        if config is None:
+            raise PretrainedError(f"--train_config: there is no config.yaml beside {args.model_file}: give it")
+        model, trained = task.build_model_from_file(config, empty)
+        # a training may have saved no more than what it trained
+        partial, merged = getattr(trained, "save_strategy", "all") != "all", set()
+        if is_packed(files.model_file):
+            logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
+            merged = getattr(model, "_adapter_keys", merged)
+        fitted = fit(model, read(files.model_file), left_out=lambda key: partial or key in merged)
+    print(f"{args.model_file}: {fitted.reused}")
+    if misfits := fitted.misfits():
+        raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
     return model
 
 

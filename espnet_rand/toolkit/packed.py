@@ -4,9 +4,10 @@ import inspect
 import logging
 import os
 import tempfile
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import torch
 
@@ -41,9 +42,16 @@ def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
     given["config_file"] = given.get("config_file") or Path(path).parent / "config.yaml"
     loading = _Loading(path, read(path), given.get("device", "cpu"))
     # `build` gives the model its weights; what ESPnet loads into it afterwards is an empty checkpoint
-    with setting(_loading, loading), tempfile.NamedTemporaryFile(suffix=".pth") as empty:
-        torch.save({}, empty.name)
-        return original(**{**given, "model_file": empty.name})
+    with setting(_loading, loading), empty_checkpoint() as empty:
+        return original(**{**given, "model_file": empty})
+
+
+@contextmanager
+def empty_checkpoint() -> Iterator[str]:
+    """A checkpoint without weights: with it ESPnet builds a trained model, and leaves the loading to others."""
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.save({}, file.name)
+        yield file.name
 
 
 def building() -> bool:

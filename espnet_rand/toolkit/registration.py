@@ -15,7 +15,7 @@ from espnet2.tasks.abs_task import AbsTask
 
 from espnet_rand.atomic import replacing
 from espnet_rand.layers import Report, quantize, quantize_new_layers
-from espnet_rand.toolkit import options, packed, transducer_loss
+from espnet_rand.toolkit import init_param, options, packed, transducer_loss
 from espnet_rand.toolkit.context import setting
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
@@ -51,6 +51,7 @@ def register() -> None:
     for task in _subclasses(AbsTask):
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
+    abs_task.load_pretrained_model = functools.partial(init_param.load_pretrained_model, abs_task.load_pretrained_model)
     if importlib.util.find_spec("loralib"):
         importlib.import_module("espnet_rand.toolkit.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
@@ -134,7 +135,9 @@ def _create_adapter(original, model, *args, **kwargs):
     """Adapters put new layers in the place of quantized ones: quantize these as well."""
     if packed.building():
         return  # a packed model has them in its weights
+    before = model.state_dict().keys()
     original(model, *args, **kwargs)
+    model._adapter_keys = model.state_dict().keys() - before  # which no pretrained model has
     if hasattr(model, "_quantization"):
         logging.info(f"espnet_rand: layers of the adapter\n{quantize_new_layers(model)}")
 
@@ -153,4 +156,5 @@ def _main_worker(task: Type[AbsTask], args: Any) -> None:
     register()
     if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
+    with setting(init_param.training, args):
+        vars(AbsTask)["main_worker"].original.__get__(None, task)(args)

@@ -81,6 +81,15 @@ def test_what_a_kernel_cannot_do_is_decoded(backend, options):
     assert name == "float" and torch.equal(y, expected)
 
 
+def test_a_convolution_of_silence():
+    model = nn.Sequential(nn.Conv2d(8, 16, 3))
+    quantize(model, QuantizerConfig("absmax"))
+    load_into(silent := nn.Sequential(nn.Conv2d(8, 16, 3)), pack_model(model), "int8_dynamic")
+    with torch.no_grad():
+        y = silent(torch.zeros(1, 8, 20, 10))
+    assert torch.equal(y, model[0].bias[:, None, None].expand_as(y))
+
+
 def test_a_convolution_without_a_batch_is_decoded():
     """torch's integer convolutions want a batch."""
     name, y, expected = both(lambda: nn.Conv2d(8, 16, 3), torch.Size([8, 20, 10]), "int8_dynamic")

@@ -1,66 +1,24 @@
 """The inference programs of other tasks take packed files, and give what the evaluation gives."""
 
 import importlib
-import sys
 
 import pytest
 import torch
-import yaml
 
 import espnet_rand
 from espnet_rand.packing import pack_model, write
+from tests.toolkit import tasks
 
 espnet_rand.register()
 from espnet_rand.toolkit.checkpoints import find_task, task_names  # noqa: E402
-
-TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
-FRONTEND = {"frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 16}, "normalize": None}
-SMALL = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
-TASKS = {
-    "asr_transducer": {
-        **FRONTEND,
-        "encoder_conf": {
-            "body_conf": [
-                {"block_type": "conformer", "hidden_size": 16, "linear_size": 16, "heads": 2, "conv_mod_kernel_size": 3}
-            ]
-        },
-        "decoder": "rnn",
-        "decoder_conf": {"embed_size": 8, "hidden_size": 8},
-        "joint_network_conf": {"joint_space_size": 8},
-    },
-    "mt": {
-        "src_token_list": TOKENS,
-        "src_token_type": "char",
-        "encoder": "transformer",
-        "encoder_conf": {"output_size": 16, "input_layer": None, **SMALL},
-        "decoder": "transformer",
-        "decoder_conf": SMALL,
-        "model_conf": {},
-    },
-    "asr": {
-        **FRONTEND,
-        "encoder": "contextual_block_conformer",
-        "encoder_conf": {"output_size": 16, **SMALL, "block_size": 16, "hop_size": 8, "look_ahead": 4},
-        "decoder": "transformer",
-        "decoder_conf": SMALL,
-        "model_conf": {"ctc_weight": 0.3},
-    },
-    "lm": {"lm": "seq_rnn", "lm_conf": {"unit": 8, "nlayers": 2, "rnn_type": "lstm"}},
-}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Of each task: config.yaml with a quantizer, a checkpoint of random weights, its packed file."""
     root = tmp_path_factory.mktemp("tasks")
-    for name, options in TASKS.items():
-        task, folder = find_task(name), root / name
-        folder.mkdir()
-        argv, sys.argv = sys.argv, sys.argv[:1]
-        config = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", **options}
-        sys.argv = argv
-        config.update(quantizer="rand", quantizer_conf={"bits": 4, "mode": 1})
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in ("asr_transducer", "mt", "asr_streaming", "lm"):
+        task, folder = tasks.write_config(name, root / name, quantizer="rand", quantizer_conf={"bits": 4, "mode": 1})
         torch.manual_seed(0)
         model, _ = task.build_model_from_file(folder / "config.yaml")
         torch.save(model.state_dict(), folder / "model.pth")
@@ -116,7 +74,7 @@ def test_streaming(made):
         stream(SPEECH[:12000], is_final=False)
         return [(text, float(hypothesis.score)) for text, _, _, hypothesis in stream(SPEECH[12000:], is_final=True)]
 
-    checkpoint, packed = both(made, "asr", recognize)
+    checkpoint, packed = both(made, "asr_streaming", recognize)
     assert checkpoint == packed
 
 
@@ -125,8 +83,8 @@ def test_language_model(made):
 
     def recognize(config, model):
         speech2text = Speech2Text(
-            made / "asr/config.yaml", made / "asr/model.safetensors", lm_train_config=config, lm_file=model,
-            beam_size=3, maxlenratio=-6.0, lm_weight=1.0,
+            made / "asr_streaming/config.yaml", made / "asr_streaming/model.safetensors",
+            lm_train_config=config, lm_file=model, beam_size=3, maxlenratio=-6.0, lm_weight=1.0,
         )  # fmt: skip
         return [(text, float(hypothesis.score)) for text, _, _, hypothesis in speech2text(SPEECH)]
 

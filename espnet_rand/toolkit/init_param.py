@@ -1,0 +1,91 @@
+"""`--init_param` of ESPnet's training: takes any pretrained model, and checks that it fits."""
+
+import argparse
+import logging
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+import torch
+import yaml
+from espnet2.lm.espnet_model import ESPnetLanguageModel
+from espnet2.lm.espnet_model_multitask import ESPnetMultitaskLanguageModel
+
+from espnet_rand.toolkit.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained import is_checkpoint, opened, read
+
+#: The options of the training that runs.
+training: ContextVar[Optional[argparse.Namespace]] = ContextVar("training", default=None)
+
+
+def load_pretrained_model(
+    original: Callable,
+    init_param: str,
+    model: torch.nn.Module,
+    ignore_init_mismatch: bool,
+    map_location: Any = "cpu",
+) -> None:
+    """ESPnet's function of this name, which is `original`: checkpoints in a training without quantizer are left to it.
+
+    Args:
+        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see espnet_rand.toolkit.pretrained.opened
+        ignore_init_mismatch: only warn where keys or shapes do not fit: those weights start anew
+
+    Raises:
+        PretrainedError: there is no such model, or it does not fit
+    """
+    given, *keys = init_param.split(":")
+    if not hasattr(model, "_quantization") and is_checkpoint(given):
+        return original(init_param, model, ignore_init_mismatch, map_location)
+    if len(keys) > 3:
+        raise PretrainedError(f"--init_param {init_param}: it must read model:src_key:dst_key:exclude_keys")
+    source, target, excluded = (keys + [""] * 3)[:3]
+    try:
+        module = model.get_submodule(target)
+    except AttributeError as e:
+        raise PretrainedError(f"--init_param {init_param}: the model has no {target}: {e}") from None
+    with opened(given, isinstance(model, (ESPnetLanguageModel, ESPnetMultitaskLanguageModel))) as files:
+        state = read(files.model_file)
+        other_tokens = "" if keys else _other_tokens(files.train_config)
+    prefix, left_out = source and f"{source}.", tuple(filter(None, excluded.split(",")))
+    wanted = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(left_out)}
+    adapter = {key.removeprefix(f"{target}.") for key in getattr(model, "_adapter_keys", ())}
+    fitted = fit(module, wanted, lambda key: (prefix + key).startswith(left_out) or key in adapter)
+    logging.info(f"espnet_rand: {init_param}: {fitted.reused}")
+    misfits = "; ".join(filter(None, (fitted.misfits({*map(len, _token_lists().values())}), other_tokens)))
+    if misfits and not (ignore_init_mismatch and fitted.tensors[0]):
+        raise PretrainedError(
+            f"--init_param {init_param} does not fit the model: {misfits}. Mend: take the parts that fit "
+            "(model:src_key:dst_key:exclude_keys), or start the others anew (--ignore_init_mismatch true)"
+        )
+    if misfits:
+        logging.warning(f"espnet_rand: {init_param}: {misfits}. Tensors of the model that are not reused start anew")
+
+
+def _token_lists() -> Dict[str, List[str]]:
+    """The token lists of the training that runs, by the names of their options."""
+    options = vars(training.get() or argparse.Namespace())
+    return {k: v for k, v in options.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
+
+
+def _other_tokens(train_config: Optional[Path]) -> str:
+    """Says which token lists have the size of the pretrained model's, and other tokens; empty where none is known to.
+
+    Their layers fit in shape alone: each output means another token.
+
+    Raises:
+        PretrainedError: the pretrained model's configuration is not YAML
+    """
+    if train_config is None or not train_config.is_file():
+        return ""
+    try:
+        old = yaml.safe_load(train_config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as e:
+        raise PretrainedError(f"{train_config} is not YAML: {' '.join(str(e).split())}") from None
+    old = old if isinstance(old, dict) else {}
+    same_size = {k: v for k, v in _token_lists().items() if isinstance(old.get(k), list) and len(old[k]) == len(v)}
+    return "; ".join(
+        f"{name} differs from that of {train_config} in {count} of {len(tokens)} tokens"
+        for name, tokens in same_size.items()
+        if (count := sum(a != b for a, b in zip(tokens, old[name])))
+    )

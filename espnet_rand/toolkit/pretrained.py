@@ -1,0 +1,150 @@
+"""What a user gives as a pretrained model: a checkpoint, an archive, a directory, a packed file, a model tag."""
+
+import functools
+import re
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Union
+
+import torch
+import yaml
+from espnet2.main_funcs.pack_funcs import unpack
+from torch import Tensor
+
+from espnet_rand import packing
+from espnet_rand.toolkit.fitting import PretrainedError
+
+try:
+    from espnet2.torch_utils.safe_torch_load import safe_torch_load
+except ImportError:  # ESPnet 202511
+    safe_torch_load = functools.partial(torch.load, weights_only=True)
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
+_WEIGHTS = (".pth", ".pt", ".safetensors")
+_TAG = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+#: Where trainers keep the weights within a checkpoint: DeepSpeed, Lightning, ESPnet's checkpoint.pth.
+_NESTED = ("module", "state_dict", "model")
+
+
+class Pretrained(NamedTuple):
+    """The files of a pretrained model.
+
+    Attributes:
+        model_file: a checkpoint or packed file
+        train_config: the configuration that it was trained with; None where none comes with it
+    """
+
+    model_file: Path
+    train_config: Optional[Path]
+
+
+def is_checkpoint(given: Union[str, Path]) -> bool:
+    """Whether it is a file that ESPnet itself loads with torch: no archive, no packed file."""
+    path = Path(given)
+    return path.is_file() and path.suffix not in _ARCHIVES and not packing.is_packed(path)
+
+
+@contextmanager
+def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pretrained]:
+    """The files of what a user gives; they are there within the block.
+
+    Args:
+        given: a .pth or packed file, an archive of espnet2.bin.pack or the directory of one, or a tag of the model zoo
+        language_model: take the language model of an archive
+
+    Raises:
+        PretrainedError: it is none of these, is damaged, or cannot be downloaded
+    """
+    path = Path(given)
+    if path.is_dir():
+        yield _choose(given, _contents(path), language_model)
+    elif path.is_file() and path.suffix in _ARCHIVES:
+        with tempfile.TemporaryDirectory(prefix="espnet_rand.") as directory:
+            try:
+                unpack(path, directory)
+            except Exception as e:
+                raise PretrainedError(f"{path}: no archive of espnet2.bin.pack, or damaged: {_line(e)}") from None
+            yield _choose(given, _contents(Path(directory)), language_model)
+    elif path.is_file():
+        beside = path.parent / "config.yaml"
+        yield Pretrained(path, beside if beside.is_file() else None)
+    elif _TAG.fullmatch(str(given)) and path.suffix not in (*_ARCHIVES, *_WEIGHTS):
+        yield _choose(given, _download(str(given)), language_model)
+    else:
+        raise PretrainedError(f"no such file or directory: {given} (and a tag of the model zoo reads user/name)")
+
+
+def read(model_file: Path) -> Dict[str, Tensor]:
+    """The float weights of a checkpoint, or of a packed file, on the CPU.
+
+    Raises:
+        PretrainedError: it holds something else, or more than tensors
+        PackedFileError: a packed file is damaged
+    """
+    if packing.is_packed(model_file):
+        return packing.read(model_file).state_dict()
+    try:
+        state: Any = safe_torch_load(model_file, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as e:
+        raise PretrainedError(
+            f"{model_file}: no checkpoint of tensors alone, or damaged: {_line(e)} "
+            "(ESPnet's ESPNET_ALLOW_UNSAFE_TORCH_LOAD=1 unpickles files that you trust)"
+        ) from None
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise PretrainedError(f"{model_file}: a file of torch, but no weights of a model (a state_dict)")
+    return dict(state)
+
+
+def _contents(root: Path) -> Dict[str, Path]:
+    """The files of an unpacked archive, by the names of the options that take them."""
+    try:
+        meta = yaml.safe_load((root / "meta.yaml").read_text(encoding="utf-8"))
+        # a file from outside the folder that was packed is named by its whole path, and stored without the first slash
+        paths = {name: Path(value.lstrip("/")) for name, value in {**meta["yaml_files"], **meta["files"]}.items()}
+    except FileNotFoundError:
+        raise PretrainedError(
+            f"{root}: there is no meta.yaml of espnet2.bin.pack: give the model file itself"
+        ) from None
+    except (yaml.YAMLError, UnicodeError, KeyError, TypeError, AttributeError) as e:
+        raise PretrainedError(f"{root}: meta.yaml is not one of espnet2.bin.pack: {_line(e)}") from None
+    for path in paths.values():
+        if ".." in path.parts:
+            raise PretrainedError(f"{root}: meta.yaml names a file elsewhere: {path}")
+    return {name: root / path for name, path in paths.items()}
+
+
+def _choose(given: Union[str, Path], files: Mapping[str, Path], language_model: bool) -> Pretrained:
+    names = [name for name in files if (name == "lm_file" if language_model else name.endswith("model_file"))]
+    if len(names) != 1:
+        wanted = "lm_file" if language_model else "one *model_file"
+        raise PretrainedError(f"{given}: there must be {wanted} in it; there is {', '.join(files) or 'nothing'}")
+    model_file = files[names[0]]
+    if not model_file.is_file():
+        raise PretrainedError(f"{given}: {names[0]} is not in it: {model_file}")
+    return Pretrained(model_file, files.get(names[0].removesuffix("model_file").removesuffix("file") + "train_config"))
+
+
+def _download(tag: str) -> Dict[str, Path]:
+    try:
+        from espnet_model_zoo.downloader import ModelDownloader
+
+        files = ModelDownloader().download_and_unpack(tag)
+    except ImportError:
+        raise PretrainedError(f"{tag}: a tag of the model zoo needs `pip install espnet_model_zoo`") from None
+    except Exception as e:  # whatever the network and the services raise
+        raise PretrainedError(
+            f"{tag}: there is no such file, and as a tag of the model zoo it cannot be downloaded: {_line(e)}. "
+            "Mend: download it where there is a network, and give the archive or directory"
+        ) from None
+    return {name: Path(path) for name, path in files.items()}
+
+
+def _line(e: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(e).__name__}: {str(e).strip()}".splitlines()[0]
