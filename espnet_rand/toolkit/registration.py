@@ -15,7 +15,7 @@ from espnet2.tasks.abs_task import AbsTask
 
 from espnet_rand.atomic import replacing
 from espnet_rand.layers import Report, quantize, quantize_new_layers
-from espnet_rand.toolkit import init_param, options, packed
+from espnet_rand.toolkit import init_param, options, packed, transducer_loss
 from espnet_rand.toolkit.context import setting
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
@@ -43,6 +43,7 @@ def register() -> None:
         return
     packed.backend()
     _registered = True
+    transducer_loss.stand_in()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
     _wrap_classmethod(AbsTask, "build_model_from_file", _build_model_from_file)
     AbsTask.main_worker = _MainWorker(AbsTask.__dict__["main_worker"])

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The stages that speech recognition recipes share: data, tokens, statistics,
-# training, packing, decoding, scoring. A recipe's run.sh calls this script in
+# The stages that speech recognition recipes share: 1 data, 2 tokens,
+# 3 statistics, 4 training (with the language model's), 5 packing, 6 decoding,
+# 7 scoring. A recipe's run.sh calls this script in
 # its own directory, with its options and a list of systems, one a line:
 #
 #     NAME  train|dry|round  CONFIG  INIT  [options ...]
@@ -27,8 +28,9 @@ set -euo pipefail
 # General
 stage=1              # first stage to run
 stop_stage=7         # last stage to run
-nj=2                 # processes at a time
-ngpu=0               # GPUs of each process
+nj=2                 # processes at a time; on GPUs of this machine, trainings are one at a time
+ngpu=0               # GPUs of a training, on each node; decoding takes one of them
+num_nodes=1          # nodes of a training (by cuda_cmd of cmd.sh)
 python=espnet-rand   # python, or a launcher that behaves like it
 datadir=data         # data directories, tokens and statistics
 expdir=exp           # models and results
@@ -40,15 +42,30 @@ valid_set=dev
 test_sets=test       # one or more
 
 # Tokens and statistics
-token_type=char      # char, whisper_en
+token_type=char      # char, bpe (sentencepiece), whisper_en
+nbpe=30              # number of tokens of bpe
+bpemode=unigram      # unigram, bpe
 feats_normalize=global_mvn # global_mvn, none
 
-# Training, decoding, scoring
+# Training
 systems=             # the list: see above
 asr_args=            # training options for all systems, e.g. "--max_epoch 1"
+speed_perturb_factors= # e.g. "0.9 1.0 1.1": each recording is read at one of them, drawn anew in every epoch
+
+# Language model, in float
+use_lm=false         # train it and decode with it
+lm_config=conf/train_lm.yaml
+lm_args=             # more options for its training
+lm_train_text=       # Kaldi-style text files; default: that of the training set
+lm_exp=              # its directory; default: lm in expdir
+
+# Decoding, scoring
+use_streaming=false  # decode by espnet2.bin.asr_inference_streaming
+inference_nj=1       # parts that a test set is decoded in
 inference_config=conf/decode_asr.yaml
 inference_model=valid.loss.ave.pth
-inference_args=      # more options for decoding
+inference_lm=valid.loss.ave.pth
+inference_args=      # more options for decoding, e.g. "--ngpu 0"
 score_cleaner=none   # text cleaner for reference and hypothesis, e.g. whisper_en
 
 template=$(cd "$(dirname "$0")" && pwd)
@@ -66,8 +83,8 @@ job() {  # <log> <steps> <after> <command>: one line of a list of jobs
     printf '%s\t%s\t%s\t%s\n' "$@"
 }
 
-run_jobs() {  # <title> <list of jobs>
-    python3 "${template}/pyscripts/jobs.py" --nj "${nj}" --title "stage ${current}, $1" <<< "$2"
+run_jobs() {  # <title> <list of jobs> [how many at a time]
+    python3 "${template}/pyscripts/jobs.py" --nj "${3:-${nj}}" --title "stage ${current}, $1" <<< "$2"
 }
 
 for_systems() {  # <function> ...: calls it with ... and the fields of each system
@@ -93,20 +110,44 @@ command -v "${python%% *}" > /dev/null \
     || die "${python%% *} is not there. Mend: run \`make demo\` in the repository, or give --python"
 [ -n "${systems}" ] || die "--systems is empty; see --help"
 
-tokens=${datadir}/token_list/${token_type}/tokens.txt
-stats=${datadir}/stats
+token_name=${token_type}
+[ "${token_type}" != bpe ] || token_name=bpe_${bpemode}${nbpe}
+token_dir=${datadir}/token_list/${token_name}
+tokens=${token_dir}/tokens.txt
+stats=${datadir}/stats_${token_name}
+lm_stats=${datadir}/lm_stats_${token_name}
+lm_exp=${lm_exp:-${expdir}/lm}
+tag=  # of what is decoded
+[ "${use_lm}" = false ] || tag=_lm
 read -r _ _ first_config _ <<< "$(sed '/^ *$/d' <<< "${systems}")"
 
-# What every training command has: the data, the tokens, the program.
+# What commands of a kind have in common: tokens, data.
+token_options="--token_type ${token_type} --token_list ${tokens}"
+case ${token_type} in
+    bpe) token_options+=" --bpemodel ${token_dir}/bpe.model" ;;
+    whisper_*) token_options+=" --bpemodel ${token_type}" ;;
+esac
 data_options() {  # <train|valid> <data directory>
     echo "--$1_data_path_and_name_and_type $2/wav.scp,speech,sound" \
         "--$1_data_path_and_name_and_type $2/text,text,text"
 }
-train_command="${train_cmd} ${python} -m espnet2.bin.asr_train --ngpu ${ngpu} \
---token_type ${token_type} --token_list ${tokens} \
+asr_command="${python} -m espnet2.bin.asr_train ${token_options} \
 $(data_options train "${datadir}/${train_set}") $(data_options valid "${datadir}/${valid_set}")"
-if [[ ${token_type} == whisper_* ]]; then
-    train_command+=" --bpemodel ${token_type}"
+lm_command="${python} -m espnet2.bin.lm_train ${token_options} \
+--train_data_path_and_name_and_type ${lm_stats}/train.txt,text,text \
+--valid_data_path_and_name_and_type ${datadir}/${valid_set}/text,text,text"
+
+# How a training is started, and how many at a time.
+train_nj=${nj}
+if [ -n "${cuda_cmd}" ]; then
+    launch="${python} -m espnet2.bin.launch --cmd '${cuda_cmd}' --log - --ngpu ${ngpu} \
+--num_nodes ${num_nodes} --init_file_prefix ${expdir}/.dist_init_ --"
+    launch_options=
+else
+    [ "${num_nodes}" = 1 ] || die "--num_nodes ${num_nodes} needs cuda_cmd in cmd.sh, to submit trainings with"
+    launch=${train_cmd}
+    launch_options="--ngpu ${ngpu} --multiprocessing_distributed true"
+    [ "${ngpu}" = 0 ] || train_nj=1
 fi
 
 if selected 1; then
@@ -126,38 +167,68 @@ if selected 2; then
             command="-m espnet2.bin.tokenize_text --token_type char --field 2- \
 --input ${datadir}/${train_set}/text --output ${tokens} --write_vocabulary true \
 --add_symbol '<blank>:0' --add_symbol '<unk>:1' --add_symbol '<sos/eos>:-1'" ;;
+        bpe)
+            command="${template}/pyscripts/train_bpe.py --text ${datadir}/${train_set}/text \
+--nbpe ${nbpe} --bpemode ${bpemode} --output_dir ${token_dir}" ;;
         whisper_*)
             # espnet-rand --import acts when the tasks are imported, which this program does not do
             command="-c 'import espnet2.tasks.asr, espnet2.bin.whisper_export_vocabulary as v; v.main()' \
 --whisper_model ${token_type} --output ${tokens}" ;;
         *)
-            die "--token_type must be char or whisper_en: ${token_type}" ;;
+            die "--token_type must be char, bpe or whisper_en: ${token_type}" ;;
     esac
     run_jobs tokens "$(job "${tokens%.txt}.log" 0 - "${python} ${command}")"
 fi
 
-stats_jobs() {  # <directory>
-    local i set batch=16
+stats_jobs() {  # <directory> <train text> <valid text> <batch size> <command>
+    local i
     mkdir -p "$1"
-    for set in "${train_set}" "${valid_set}"; do
-        split -d -n "r/${nj}" "${datadir}/${set}/text" "$1/keys_${set}."
-    done
+    split -d -n "r/${nj}" "$2" "$1/keys_train."
+    split -d -n "r/${nj}" "$3" "$1/keys_valid."
     for i in $(seq -f %02.0f 0 $((nj - 1))); do
-        job "$1/${i}/stats.log" $(($(cat "$1"/keys_*."${i}" | wc -l) / batch)) - \
-            "${train_command} --collect_stats true --config ${first_config} \
---output_dir $1/${i} --batch_size ${batch} --log_interval 1 \
---train_shape_file $1/keys_${train_set}.${i} --valid_shape_file $1/keys_${valid_set}.${i} ${asr_args}"
+        job "$1/${i}/stats.log" $(($(cat "$1"/keys_*."${i}" | wc -l) / $4)) - \
+            "${train_cmd} $5 --ngpu 0 --collect_stats true --output_dir $1/${i} --batch_size $4 \
+--log_interval 1 --train_shape_file $1/keys_train.${i} --valid_shape_file $1/keys_valid.${i}"
     done
+}
+
+collect_stats() {  # <title> <directory> <train text> <valid text> <batch size> <command>
+    local parts=$2/split${nj} list
+    list=$(stats_jobs "${parts}" "$3" "$4" "$5" "$6")
+    run_jobs "$1" "${list}"
+    run_jobs "$1 together" "$(job "$2/all.log" 0 - "${python} -m espnet2.bin.aggregate_stats_dirs \
+--output_dir $2 $(printf -- '--input_dir %s ' "${parts}"/[0-9][0-9])")"
+}
+
+join_lm_text() {
+    local text texts=${lm_train_text:-${datadir}/${train_set}/text}
+    [ ! -e "${lm_stats}/train.txt" ] || return 0
+    for text in ${texts}; do
+        [ -s "${text}" ] || die "${text} is not there: remove ${datadir}/data.done and run stage 1 again"
+    done
+    mkdir -p "${lm_stats}"
+    # shellcheck disable=SC2086
+    cat ${texts} > "${lm_stats}/.train.txt"
+    mv "${lm_stats}/.train.txt" "${lm_stats}/train.txt"
 }
 
 if selected 3; then
     [ -s "${tokens}" ] || die "${tokens} is not there: run stage 2 first"
-    list=$(stats_jobs "${stats}/split${nj}")
-    run_jobs statistics "${list}"
-    run_jobs "statistics together" "$(job "${stats}/all.log" 0 - \
-        "${python} -m espnet2.bin.aggregate_stats_dirs --output_dir ${stats} \
-$(printf -- '--input_dir %s ' "${stats}/split${nj}"/[0-9][0-9])")"
+    collect_stats statistics "${stats}" "${datadir}/${train_set}/text" "${datadir}/${valid_set}/text" 16 \
+        "${asr_command} --config ${first_config} ${asr_args}"
+    if [ "${use_lm}" = true ]; then
+        join_lm_text
+        collect_stats "language model's statistics" "${lm_stats}" "${lm_stats}/train.txt" \
+            "${datadir}/${valid_set}/text" 1000 "${lm_command} --config ${lm_config} ${lm_args}"
+    fi
 fi
+
+perturb_options() {  # a random one of the factors for each recording, by ESPnet's preprocessor
+    [ -n "${speed_perturb_factors}" ] || return 0
+    # only ratios of rates matter, not the rate itself
+    echo "--preprocessor_conf fs=16000 --preprocessor_conf data_aug_prob=1.0 --preprocessor_conf" \
+        "'data_aug_effects=[$(printf '[1,speed_perturb,{"factor":%s}],' ${speed_perturb_factors})]'"
+}
 
 train_job() {  # <name> <mode> <config> <init> <options>
     local dir=${expdir}/$1 after=- options=$5
@@ -175,15 +246,22 @@ train_job() {  # <name> <mode> <config> <init> <options>
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
     fi
-    job "${dir}/train.log" 0 "${after}" "${train_command} --config $3 --output_dir ${dir} \
+    job "${dir}/train.log" 0 "${after}" "${launch} ${asr_command} --config $3 --output_dir ${dir} \
 --resume true $(printf -- '--%s_shape_file '"${stats}"'/%s/%s_shape ' \
-train train speech train train text valid valid speech valid valid text) ${options} ${asr_args}"
+train train speech train train text valid valid speech valid valid text) ${launch_options} \
+$(perturb_options) ${options} ${asr_args}"
 }
 
 if selected 4; then
     [ -e "${stats}/all.done" ] || die "${stats} is not finished: run stage 3 first"
     list=$(for_systems train_job)
-    run_jobs training "${list}"
+    if [ "${use_lm}" = true ]; then
+        [ -e "${lm_stats}/all.done" ] || die "${lm_stats} is not finished: run stage 3 first"
+        list+=$'\n'$(job "${lm_exp}/train.log" 0 - "${launch} ${lm_command} --config ${lm_config} \
+--output_dir ${lm_exp} --resume true --train_shape_file ${lm_stats}/train/text_shape \
+--valid_shape_file ${lm_stats}/valid/text_shape ${launch_options} ${lm_args}")
+    fi
+    run_jobs training "${list}" "${train_nj}"
 fi
 
 config_and_model() {  # <option> <name>: of a system that was trained, or built by a dry run
@@ -208,27 +286,55 @@ if selected 5; then
     run_jobs packing "${list}"
 fi
 
-decode_job() {  # <test set> <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$2 system=$2 files
+decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
+    local dir=${expdir}/$2 system=$2 decoded=${expdir}/$2/decode_$1${tag} files keys
     [ "$3" != round ] || system=$5
     files=$(config_and_model asr_ "${system}") || exit 1
     if [ "$3" = round ] || [ -e "${dir}/quantization.yaml" ]; then
         [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
         files="--asr_train_config ${expdir}/${system}/config.yaml --asr_model_file ${dir}/packed.safetensors"
     fi
-    job "${dir}/decode_$1/decode.log" "$(wc -l < "${datadir}/$1/wav.scp")" - \
-        "${decode_cmd} ${python} -m espnet2.bin.asr_inference --config ${inference_config} \
---ngpu ${ngpu} --data_path_and_name_and_type ${datadir}/$1/wav.scp,speech,sound \
-${files} --output_dir ${dir}/decode_$1 ${inference_args}"
+    if [ "${use_lm}" = true ]; then
+        files+=" --lm_train_config ${lm_exp}/config.yaml --lm_file ${lm_exp}/${inference_lm}"
+    fi
+    mkdir -p "${decoded}/split${inference_nj}"
+    split -d -n "r/${inference_nj}" "${datadir}/$1/wav.scp" "${decoded}/split${inference_nj}/keys."
+    for keys in "${decoded}/split${inference_nj}"/keys.*; do
+        [ -s "${keys}" ] || continue  # fewer utterances than parts
+        job "${keys%/*}/${keys##*.}/decode.log" "$(wc -l < "${keys}")" - "${decode_cmd} ${python} -m ${inference} \
+--config ${inference_config} --ngpu $((ngpu > 0)) --key_file ${keys} \
+--data_path_and_name_and_type ${datadir}/$1/wav.scp,speech,sound \
+${files} --output_dir ${keys%/*}/${keys##*.} ${inference_args}"
+    done
+}
+
+join_decoded() {  # <test set> <name> ...
+    local decoded=${expdir}/$2/decode_$1${tag}
+    mkdir -p "${decoded}/1best_recog"
+    cat "${decoded}/split${inference_nj}"/*/1best_recog/text > "${decoded}/1best_recog/.text"
+    mv "${decoded}/1best_recog/.text" "${decoded}/1best_recog/text"
+}
+
+for_systems_and_sets() {  # <function>
+    local test_set
+    for test_set in ${test_sets}; do
+        for_systems "$1" "${test_set}"
+    done
 }
 
 if selected 6; then
-    list=$(for test_set in ${test_sets}; do for_systems decode_job "${test_set}"; done)
+    inference=espnet2.bin.asr_inference
+    [ "${use_streaming}" = false ] || inference=espnet2.bin.asr_inference_streaming
+    if [ "${use_lm}" = true ] && [ ! -e "${lm_exp}/train.done" ]; then
+        die "${lm_exp} is not finished: run stage 4 first"
+    fi
+    list=$(for_systems_and_sets decode_jobs)
     run_jobs decoding "${list}"
+    for_systems_and_sets join_decoded
 fi
 
 if selected 7; then
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
-        --test_sets ${test_sets} --cleaner "${score_cleaner}" \
+        --test_sets ${test_sets} --tag "${tag}" --cleaner "${score_cleaner}" \
         --systems $(for_systems echo | cut -d ' ' -f 1)
 fi

@@ -17,20 +17,8 @@ prompts_dir=
 seeds="1 2 3"
 presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
 asr_args=
-options=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        --whisper_checkpoint | --prompts_dir | --seeds | --presets | --asr_args)
-            printf -v "${1#--}" '%s' "${2?"$1 needs a value"}"
-            shift 2 ;;
-        --help | -h)
-            sed -n '2,/^$/s/^# \?//p' "$0"
-            cd "$(dirname "$0")" && exec ../../TEMPLATE/asr1/asr.sh --help ;;
-        *)
-            options+=("$1")
-            shift ;;
-    esac
-done
+own="whisper_checkpoint prompts_dir seeds presets asr_args"
+. "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
 for path in whisper_checkpoint prompts_dir; do
     if [ -n "${!path}" ] && [ ! -e "${!path}" ]; then

@@ -74,7 +74,7 @@ def make_rows(args, clean) -> list:
         for test_set in args.test_sets:
             reference = args.datadir / test_set / "text"
             count, wer, cer = zip(
-                *(error_rates(reference, d / f"decode_{test_set}/1best_recog/text", clean) for d in dirs)
+                *(error_rates(reference, d / f"decode_{test_set}{args.tag}/1best_recog/text", clean) for d in dirs)
             )
             kilobytes = f"{size / 1000:.0f}" if size else "-"
             rows.append([name, weights, test_set, str(count[0])] + [spread(wer), spread(cer), kilobytes])
@@ -87,6 +87,7 @@ def main():
     parser.add_argument("--datadir", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--test_sets", nargs="+", required=True)
+    parser.add_argument("--tag", default="", help="what the names of decoding directories and of the table end in")
     parser.add_argument("--cleaner", default="none", help="e.g. whisper_en")
     args = parser.parse_args()
 
@@ -104,7 +105,7 @@ def main():
     table.insert(1, ["-" * width for width in widths])
     lines = (" | ".join(map(str.ljust, row, widths)) for row in table)
     markdown = "".join(f"| {line} |\n" for line in lines)
-    path = args.expdir / "RESULTS.md"
+    path = args.expdir / f"RESULTS{args.tag}.md"
     path.write_text(markdown, encoding="utf-8")
     print(f"{markdown}This table is in {path}")
 

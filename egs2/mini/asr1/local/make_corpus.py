@@ -19,6 +19,9 @@ import soundfile
 from rich.progress import track
 from scipy.signal import resample_poly
 
+sys.path.append(str(Path(__file__).resolve().parents[3] / "TEMPLATE/asr1/pyscripts"))
+from data_dir import write_data_dir  # noqa: E402
+
 try:
     import espeakng_loader
 except ImportError:
@@ -99,23 +102,6 @@ def draw_texts(rng, sizes: dict) -> dict:
             if used_in.setdefault(text, subset) == subset:
                 texts[subset].append(text)
     return texts
-
-
-def write_data_dir(directory: Path, rows: list):
-    """Write wav.scp, text, utt2spk and spk2utt of (utt, spk, wav, text) rows."""
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = sorted(rows)
-    speakers = {}
-    for utt, spk, _, _ in rows:
-        speakers.setdefault(spk, []).append(utt)
-    lines = {
-        "wav.scp": [f"{utt} {wav}" for utt, _, wav, _ in rows],
-        "text": [f"{utt} {text}" for utt, _, _, text in rows],
-        "utt2spk": [f"{utt} {spk}" for utt, spk, _, _ in rows],
-        "spk2utt": [f"{spk} {' '.join(utts)}" for spk, utts in speakers.items()],
-    }
-    for name, content in lines.items():
-        (directory / name).write_text("\n".join(content) + "\n", encoding="utf-8")
 
 
 def make_corpus(data_dir: Path, size: str, seed: int):

@@ -6,13 +6,15 @@ import gzip
 import random
 import re
 import sys
-from operator import itemgetter
 from pathlib import Path
 
 import av
 import numpy as np
 import soundfile
 from whisper.normalizers import EnglishTextNormalizer
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / "TEMPLATE/asr1/pyscripts"))
+from data_dir import write_data_dir  # noqa: E402
 
 RATE = 16000
 SPEAKER = "allison"
@@ -96,21 +98,13 @@ def main():
 
     parts = split([normalize(text) for _, text, _ in prompts])
     for part in ("train", "dev", "test"):
-        chosen = sorted((p for p in prompts if parts[normalize(p[1])] == part), key=itemgetter(0))
-        keys = [key for key, _, _ in chosen]
+        chosen = [p for p in prompts if parts[normalize(p[1])] == part]
         for key, _, audio in chosen:
             silence = TRAINING_SILENCE_SECONDS * RATE if part == "train" else FILLED_SECONDS * RATE - len(audio)
             soundfile.write(wavs / f"{key}.wav", np.pad(audio, (0, silence)), RATE)
         folder = args.data_dir / part
-        folder.mkdir(exist_ok=True)
-        for file, lines in {
-            "wav.scp": [f"{k} {(wavs / k).resolve()}.wav" for k in keys],
-            "text": [f"{k} {text}" for k, text, _ in chosen],
-            "utt2spk": [f"{k} {SPEAKER}" for k in keys],
-            "spk2utt": [" ".join([SPEAKER, *keys])],
-        }.items():
-            (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"{folder}: {len(keys)} prompts, {sum(len(p[2]) for p in chosen) / RATE / 60:.1f} minutes")
+        write_data_dir(folder, [(key, SPEAKER, f"{(wavs / key).resolve()}.wav", text) for key, text, _ in chosen])
+        print(f"{folder}: {len(chosen)} prompts, {sum(len(p[2]) for p in chosen) / RATE / 60:.1f} minutes")
     if missing:
         print(f"{missing} prompts of the list have no recording")
 
