@@ -28,6 +28,8 @@ setup(
             "kaldiio",
             "matplotlib",
             "openai-whisper==20250625",
+            "requests",
+            "sentencepiece",
             "tensorboard",
         ],
         "test": ["hypothesis", "lightning", "loralib", "pytest", "ruff"],
