@@ -226,7 +226,9 @@ def main() -> None:
         errors = {} if model.config else {v: error_rate(systems[v]) for v in track([*VARIANTS], "error rates")}
         sizes = {variant: (directory / file).stat().st_size for variant, (file, _, _) in VARIANTS.items()}
     header = ["", "file MB", "load s", "peak MB loading", "peak MB decoding"]
-    header += [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads] + ["WER %"] * bool(errors)
+    header += [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads]
+    if errors:
+        header.append("WER %")
     rows = []
     for variant in VARIANTS:
         m = memory[variant]
@@ -237,7 +239,9 @@ def main() -> None:
                 mine, stock = (times[v, what, n] for v in (variant, "float32"))
                 speed = statistics.median(b / a for a, b in zip(mine, stock))
                 row.append(f"{statistics.median(mine) / args.seconds:.3f} ({speed:.2f}x)")
-        rows.append(row + [f"{errors[variant]:.2f}"] * bool(errors))
+        if errors:
+            row.append(f"{errors[variant]:.2f}")
+        rows.append(row)
     text = (
         f"# Decoding, {args.model}\n\n{circumstances(command)}; {'trained' if errors else 'random'} weights, "
         f"{args.seconds:g} s of audio, {args.rounds} interleaved rounds. Speed: real-time factor (median), and how "
