@@ -1,7 +1,7 @@
 """Decoding: file, memory, load time and speed of float32, ESPnet's dynamic int8 and packed models, in one run.
 
 Models of the size of a LibriSpeech recipe's, with random weights, and the trained ones of egs2/mini/asr1 (run that
-first), through ESPnet's own Speech2Text. All variants of a model are timed in one process, round by round, so that a
+first; 4 and 2 bits by RAND, 8 by rounding), through ESPnet's own Speech2Text. All variants of a model are timed in one process, round by round, so that a
 busy machine slows all alike; memory and load time are those of a process for each. Prints medians, and writes them
 beside this file.
 
@@ -119,6 +119,9 @@ def make(model: Model, directory: Path) -> None:
             if not (trained / source).exists():
                 sys.exit(f"{trained / source} is not there. Mend: make demo")
             shutil.copy(trained / source, directory / name)
+        config = yaml.safe_load((directory / "config.yaml").read_text())
+        config["normalize_conf"]["stats_file"] = str(RECIPE / config["normalize_conf"]["stats_file"])
+        (directory / "config.yaml").write_text(yaml.safe_dump(config))
     else:
         sys.argv = sys.argv[:1]
         stock = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", "normalize": None}
