@@ -1,9 +1,9 @@
 """Decoding: file, memory, load time and speed of float32, ESPnet's dynamic int8 and packed models, in one run.
 
 Models of the size of a LibriSpeech recipe's, with random weights, and the trained ones of egs2/mini/asr1 (run that
-first; 4 and 2 bits by RAND, 8 by rounding), through ESPnet's own Speech2Text. All variants of a model are timed in one process, round by round, so that a
-busy machine slows all alike; memory and load time are those of a process for each. Prints medians, and writes them
-beside this file.
+first; 4 and 2 bits by RAND, 8 by rounding), through ESPnet's own Speech2Text. All variants of a model are timed in one
+process, round by round, so that a busy machine slows all alike; memory and load time are those of a process for each.
+Prints medians, and writes them beside this file.
 
     python benchmarks/decoding.py [--model conformer] [--seconds 10] [--rounds 5] [--threads 1 2]
 """
