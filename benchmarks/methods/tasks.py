@@ -5,6 +5,7 @@ A recipe gives the configuration and the data directories; its stages 1 to 4 mus
 """
 
 import argparse
+import functools
 import os
 import sys
 from contextlib import chdir
@@ -200,10 +201,11 @@ class Prompts(Task):
                 heard[sentence.key] = tokenizer.tokens2text(converter.ids2tokens(row))
         return [heard[sentence.key] for sentence in sentences]
 
-    def clean(self, text):
+    @functools.cached_property
+    def clean(self):
         from espnet2.text.cleaner import TextCleaner
 
-        return TextCleaner("whisper_en")(text)
+        return TextCleaner("whisper_en")
 
 
 TASKS = {"mini": Mini, "prompts": Prompts}

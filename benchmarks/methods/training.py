@@ -13,6 +13,7 @@ from methods import METHODS, latent, quantizable
 from tasks import Batch, Sentence, Task
 from torch import Tensor, nn
 
+from espnet_rand.atomic import replacing
 from espnet_rand.layers import SCALE_SUFFIX
 
 
@@ -49,8 +50,8 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
         loss = train(task, model, spec, teacher)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)
-            torch.save(model.state_dict(), weights.with_suffix(".tmp"))
-            weights.with_suffix(".tmp").rename(weights)
+            with replacing(weights) as temporary:
+                torch.save(model.state_dict(), temporary)
     else:
         if not weights.exists():
             run(task, Run(spec.task, "float", 0, "-", spec.scratch, spec.rate, spec.seed), device, work)
