@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from espnet_rand.layers.layer import SCALE_SUFFIX, find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.quantize import QuantizationError
@@ -90,8 +91,14 @@ def _adapter(name: str) -> bool:
 
 @contextmanager
 def weights_on_meta() -> Iterator[None]:
-    """Layers made inside the block have parameters without memory, for `load_into` to fill."""
-    originals = {kind: kind.__init__ for kind in registered() if kind.__module__.startswith("torch.")}
+    """Layers made inside the block have parameters without memory, for `load_into` to fill.
+
+    Models that load weights while they are built (Whisper) neither read nor keep them.
+    """
+    kinds = [kind for kind in registered() if kind.__module__.startswith("torch.")]
+    originals = [(kind, "__init__", kind.__init__) for kind in kinds]
+    originals += [(nn.Module, "to", nn.Module.to), (nn.Module, "load_state_dict", nn.Module.load_state_dict)]
+    originals += [(torch, "load", torch.load)]
 
     def on_meta(original):
         def init(self, *args, **kwargs):
@@ -101,13 +108,17 @@ def weights_on_meta() -> Iterator[None]:
 
         return init
 
-    for kind, original in originals.items():
-        kind.__init__ = on_meta(original)
+    load = torch.load
     try:
+        for kind in kinds:
+            kind.__init__ = on_meta(kind.__init__)
+        nn.Module.to = lambda self, *args, **kwargs: self
+        nn.Module.load_state_dict = lambda self, *args, **kwargs: _IncompatibleKeys([], [])
+        torch.load = lambda *args, **kwargs: load(*args, **{**kwargs, "map_location": "meta"})
         yield
     finally:
-        for kind, original in originals.items():
-            kind.__init__ = original
+        for owner, name, original in originals:
+            setattr(owner, name, original)
 
 
 def load_into(

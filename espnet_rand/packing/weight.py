@@ -1,6 +1,6 @@
 """What stands in a layer in the place of a packed weight."""
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Optional, Tuple, Type, Union
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,22 +17,29 @@ class IntegerWeight(Tensor):
     that it looks up; for anything else the weight is decoded once, and kept.
 
     Args:
-        weight: what it is about; kept where there is no kernel
-        kernel: made of the weight, and `convolution`: what that was made for
+        weight: what it is about
+        kernel: made of the weight when it is first used: until then the codes are as they are in the file
+        convolution: what the kernel is made for
     """
 
     @staticmethod
-    def __new__(cls, weight: PackedWeight, kernel: Optional[Kernel], convolution: Optional[Convolution]):
+    def __new__(cls, weight: PackedWeight, kernel: Optional[Type[Kernel]], convolution: Optional[Convolution]):
         made = Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.scales.device)
-        made._kernel, made._convolution = kernel, convolution
-        made._packed = None if kernel else weight
-        made._codes = made._decoded = None
+        made._kernel, made._convolution, made._packed = kernel, convolution, weight
+        made._made = made._codes = made._decoded = None
         return made
+
+    def kernel(self) -> Kernel:
+        """The kernel, which from then on keeps the codes."""
+        packed = self._packed  # looked at once: another thread may be doing the same
+        if packed is not None:
+            self._made, self._packed = self._kernel(packed, self._convolution), None
+        return self._made
 
     def decoded(self) -> Tensor:
         """The float weight, scale * code."""
         if self._decoded is None:
-            self._decoded = (self._kernel.weight() if self._kernel else self._packed).values()
+            self._decoded = (self._packed or self._made.weight()).values()
         return self._decoded
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -75,7 +82,7 @@ _ABOUT = {
 def _linear(x: Tensor, weight: Any, bias: Optional[Tensor] = None) -> Any:
     if not isinstance(weight, IntegerWeight) or weight._kernel is None or weight._convolution:
         return NotImplemented
-    y = weight._kernel(x)
+    y = weight.kernel()(x)
     return y if bias is None else y.add_(bias)
 
 
@@ -97,12 +104,12 @@ def _convolution(
         return _linear(x.transpose(-1, -2), weight, bias).transpose(-1, -2)
     if called != weight._convolution or x.dim() != weight.dim():
         return NotImplemented
-    y = weight._kernel(x)
+    y = weight.kernel()(x)
     return y if bias is None else y.add_(bias.view(-1, *[1] * (x.dim() - 2)))
 
 
 def _embedding(indices: Tensor, weight: Any, *options: Any, **named: Any) -> Any:
-    return weight.lookup(indices) if isinstance(weight, IntegerWeight) and weight._packed else NotImplemented
+    return weight.lookup(indices) if isinstance(weight, IntegerWeight) and not weight._kernel else NotImplemented
 
 
 def _to(weight: Any, *options: Any, **named: Any) -> Any:
@@ -145,7 +152,7 @@ class PackedReader:
         self.backend = kernel.__name__ if kernel else "float"
         self._integer = None
         if kernel or isinstance(module, nn.Embedding):
-            self._integer = IntegerWeight(weight, kernel and kernel(weight, convolution), convolution)
+            self._integer = IntegerWeight(weight, kernel, convolution)
         else:
             module.register_buffer(name + "_decoded", weight.values(), persistent=False)
 

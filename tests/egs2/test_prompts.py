@@ -167,3 +167,35 @@ def test_no_transcript_is_in_two_sets():
     assert parts == split(["seven", *transcripts[::-1]])
     assert parts.keys() == {*transcripts, "seven"} and parts["seven"] == "train"
     assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [47, 18, 36]
+
+
+def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
+    import whisper_local  # noqa: F401
+    import yaml
+
+    import espnet_rand
+    from espnet_rand.packing import pack_model, write
+
+    espnet_rand.register()
+    from espnet2.tasks.asr import ASRTask
+
+    path = tmp_path / "whisper.pt"
+    torch.save({"dims": DIMS, "model_state_dict": model.state_dict()}, path)
+    monkeypatch.setenv("WHISPER_CHECKPOINT", str(path))
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    part = {"whisper_model": "local"}
+    model_conf = {"ctc_weight": 0.0, "sym_sos": "<sos>", "sym_eos": "<eos>"}
+    config = {"encoder": "whisper", "encoder_conf": part, "decoder": "whisper", "decoder_conf": part}
+    config.update(model_conf=model_conf, token_list=["<sos>", "<eos>", *map(str, range(28))])
+    config.update(frontend=None, normalize=None, input_size=1, preprocessor="default")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**ASRTask.get_default_config(), **config}))
+    trained, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml")
+    espnet_rand.quantize(trained, espnet_rand.QuantizerConfig("absmax", bits=4))
+    write(tmp_path / "packed.safetensors", pack_model(trained))
+    torch.save({"dims": DIMS, "model_state_dict": {}}, path)  # what is needed of it
+    packed, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml", tmp_path / "packed.safetensors")
+    speech, lengths = torch.randn(1, 3200, generator=torch.Generator().manual_seed(0)), torch.tensor([3200])
+    with torch.no_grad():
+        assert torch.equal(packed.encode(speech, lengths)[0], trained.encode(speech, lengths)[0])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        ASRTask.build_model_from_file(tmp_path / "config.yaml")
