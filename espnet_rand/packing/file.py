@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Mapping, Sequence, Tuple, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from espnet_rand.atomic import replacing
@@ -127,7 +127,7 @@ def write(path: Union[str, Path], model: PackedModel) -> None:
     }
     header["sha256"] = _checksum(header, tensors)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(header)}))  # (save_file keeps others from reading)
 
 
 def is_packed(path: Union[str, Path]) -> bool:
