@@ -1,8 +1,10 @@
 """The packed file: round trips, and files from outside."""
 
 import json
+import os
 import random
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,10 +131,25 @@ def test_a_wrong_header_is_named(path, tmp_path, change, message):
 def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
     target = tmp_path / "model.safetensors"
     target.write_bytes(path.read_bytes())
-    monkeypatch.setattr("espnet_rand.packing.file.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+
+    def half(self, data):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError("full")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="full"):
         write(target, read(path))
     assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_may_be_read_by_those_whom_the_umask_allows(path, tmp_path):
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "model", read(path))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o640
 
 
 def test_another_program_can_read_it_by_the_page(tmp_path):
