@@ -189,3 +189,11 @@ METHODS["rand_m3_ste_scales"] = replace(
     METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
 )
 METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
+for _name, _text, _conf in (
+    ("e8", "embedding in 8 bits", {"bits": 8}),
+    ("eg32", "embedding in groups of 32", {"granularity": "group", "group_size": 32}),
+):
+    METHODS[f"rand_m3_ste_{_name}"] = Method(
+        f"RAND mode 3, straight-through, {_text}",
+        _ours("rand", mode=3, init="clip", overrides={"*token_embedding": _conf}),
+    )

@@ -127,7 +127,8 @@ def write(path: Union[str, Path], model: PackedModel) -> None:
     }
     header["sha256"] = _checksum(header, tensors)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(header)}))  # (save_file keeps others from reading)
+        # (save_file would let nobody else read it)
+        temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(header)}))
 
 
 def is_packed(path: Union[str, Path]) -> bool:
