@@ -134,8 +134,7 @@ def main() -> None:
     rates = tuple(args.rates or TASKS[args.task].rates)
     results = HERE / "results" / f"{args.task}.jsonl"
     results.parent.mkdir(exist_ok=True)
-    threads = max((os.cpu_count() or 1) // args.jobs, 1)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // args.jobs, 1))))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     columns += TextColumn("left"), TimeRemainingColumn()
     pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin, (args.task, threads))
