@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_rand", "espnet_rand.*"]),
-    package_data={"espnet_rand.startup": ["*.py"]},
+    package_data={"espnet_rand": ["conf/*.yaml"], "espnet_rand.startup": ["*.py"]},
     python_requires=">=3.10",
     install_requires=["torch>=2.6", "pyyaml", "rich", "safetensors"],
     extras_require={
