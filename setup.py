@@ -32,7 +32,8 @@ setup(
             "sentencepiece",
             "tensorboard",
         ],
-        "test": ["hypothesis", "lightning", "loralib", "pytest", "ruff"],
+        # dask: ESPnet3 decodes with it
+        "test": ["dask[distributed]", "dask_jobqueue", "hypothesis", "lightning", "loralib", "pytest", "ruff"],
         "bench": ["brevitas", "torchao"],
     },
     entry_points={"console_scripts": ["espnet-rand=espnet_rand.bin.launch:main"]},

@@ -12,9 +12,9 @@ from espnet_rand.toolkit import options
 
 
 def register() -> None:
-    """Wrap what ESPnet3's training calls, if it is loaded: its run.py loads it before any task."""
+    """Wrap what ESPnet3's training calls, if it is loaded. Idempotent."""
     training = sys.modules.get("espnet3.systems.base.training")
-    if training is not None:
+    if training is not None and not isinstance(training.get_espnet_model, functools.partial):
         training.save_espnet_config = functools.partial(_save_config, training.save_espnet_config)
         training.get_espnet_model = functools.partial(_build_model, training.get_espnet_model)
 

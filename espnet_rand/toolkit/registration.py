@@ -39,6 +39,7 @@ def register() -> None:
         ValueError: there is no backend as that of `espnet-rand --packed_backend`
     """
     global _registered
+    espnet3.register()  # may have been loaded since the last call
     if _registered:
         return
     packed.backend()
@@ -52,7 +53,6 @@ def register() -> None:
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
     abs_task.load_pretrained_model = functools.partial(init_param.load_pretrained_model, abs_task.load_pretrained_model)
-    espnet3.register()
     if importlib.util.find_spec("loralib"):
         importlib.import_module("espnet_rand.toolkit.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
