@@ -46,10 +46,10 @@ def link(recipe: Path) -> Dict[Path, Path]:
 
 def training_option(recipe: Path) -> Optional[str]:
     """The option of a recipe's run.sh that takes arguments of the training: --asr_args, --train_args ..."""
-    for script in sorted(recipe.glob("*.sh")):
-        own = f"{script.stem.rstrip('0123456789')}_args"
-        for name in (own, "train_args"):
-            if re.search(rf"^{name}=", script.read_text(encoding="utf-8"), re.MULTILINE):
+    for script in filter(Path.is_file, sorted(recipe.glob("*.sh"))):
+        text = script.read_text(encoding="utf-8", errors="replace")
+        for name in (f"{script.stem.rstrip('0123456789')}_args", "train_args"):
+            if re.search(rf"^{name}=", text, re.MULTILINE):
                 return f"--{name}"
     return None
 
