@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_rand", "espnet_rand.*"]),
-    package_data={"espnet_rand.startup": ["*.py"]},
+    package_data={"espnet_rand": ["conf/*.yaml"], "espnet_rand.startup": ["*.py"]},
     python_requires=">=3.10",
     install_requires=["torch>=2.6", "pyyaml", "rich", "safetensors"],
     extras_require={
@@ -32,7 +32,8 @@ setup(
             "sentencepiece",
             "tensorboard",
         ],
-        "test": ["hypothesis", "lightning", "loralib", "pytest", "ruff"],
+        # dask: ESPnet3 decodes with it
+        "test": ["dask[distributed]", "dask_jobqueue", "hypothesis", "lightning", "loralib", "pytest", "ruff"],
         "bench": ["brevitas", "torchao"],
     },
     entry_points={"console_scripts": ["espnet-rand=espnet_rand.bin.launch:main"]},

@@ -7,21 +7,23 @@ from typing import List, NoReturn, Optional
 
 USAGE = """\
 usage: espnet-rand [--import MODULE]... [--packed_backend NAME] (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
+       espnet-rand link RECIPE
 
 Runs Python as `python` does, with quantization registered in every ESPnet task, here and in all
 Python processes started below. For example
 
   espnet-rand -m espnet2.bin.asr_train --quantizer rand --quantizer_conf bits=4 ...
-  ./run.sh --python espnet-rand --asr_args "--quantizer_config .../conf/rand_w4.yaml"
+  ./run.sh --python espnet-rand --asr_args "--quantizer_config rand_m3_ste_w4"
 
 --import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
 --packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (README.md)
+link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 """
 STARTUP = Path(__file__).resolve().parent.parent / "startup"
 
 
 def main(argv: Optional[List[str]] = None) -> NoReturn:
-    """Replace this process by Python. Exits with status 2 where the command line is off."""
+    """Replace this process by Python, or link presets. Exits with status 2 where the command line is off."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = {"--import": [], "--packed_backend": []}
     while arguments and arguments[0].partition("=")[0] in given:
@@ -31,6 +33,11 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
         given[flag].append(value or arguments.pop(0))
     if not arguments or arguments[0] in ("-h", "--help"):
         _exit(USAGE, 0 if arguments else 2)
+    if arguments[0] == "link":
+        from espnet_rand.bin import link
+
+        link.main(arguments[1:])
+        sys.exit()
     for flag in arguments:
         if not flag.startswith("-") or flag.startswith(("-m", "-c")):
             break

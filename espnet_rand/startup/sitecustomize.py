@@ -5,28 +5,32 @@ that it starts (recipe scripts, spawned workers, Lightning's ranks, dask workers
 It imports nothing big: espnet_rand and torch are loaded only where ESPnet's tasks are.
 """
 
+import importlib
 import importlib.util
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-_TASKS = "espnet2.tasks.abs_task"
+# the second: ESPnet3's trainer, which calls the tasks
+_WATCHED = {"espnet2.tasks.abs_task", "espnet3.systems.base.training"}
 
 
 class _RegisterAfterImport:
-    """Finds `espnet2.tasks.abs_task` as usual, and calls `espnet_rand.register()` after it has run."""
+    """Finds what is watched as usual, and calls `espnet_rand.register()` after it has run."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name != _TASKS:
+        if name not in _WATCHED:
             return None
-        sys.meta_path.remove(cls)
+        _WATCHED.remove(name)
         spec = importlib.util.find_spec(name)
         if spec is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module):
                 execute(module)
+                # which registers by itself; espnet_rand must not be the one that imports it
+                importlib.import_module("espnet2.tasks.abs_task")
                 import espnet_rand
 
                 espnet_rand.register()

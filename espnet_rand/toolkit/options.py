@@ -2,16 +2,23 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Type
 
 import yaml
+from espnet2.tasks.abs_task import AbsTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from espnet_rand.config import QuantizerConfig
+from espnet_rand.presets import presets
 from espnet_rand.quantizers import SCALES, OptionError
 
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config")
+
+
+def has_its_own(task: Type[AbsTask]) -> bool:
+    """Whether `--quantizer` is the task's own: ESPnet's codecs quantize activations by it, and stay as they are."""
+    return any(choices.name == "quantizer" for choices in task.class_choices_list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantizer_config",
         type=str_or_none,
         default=None,
-        help="A preset: a YAML file with quantizer and quantizer_conf, which the two options above override",
+        help="A preset, which the two options above override: a YAML file with quantizer and quantizer_conf, or one of "
+        + ", ".join(presets()),
     )
     parse_known_args = parser.parse_known_args
 
@@ -83,9 +91,10 @@ def remove(args: argparse.Namespace) -> None:
         vars(args).pop(name, None)
 
 
-def _read_preset(path: str) -> Dict[str, Any]:
-    if not Path(path).is_file():
-        raise OptionError(f"quantizer_config: no such file: {path} (presets are in conf/ of espnet_rand)")
+def _read_preset(given: str) -> Dict[str, Any]:
+    path = presets().get(given, Path(given))
+    if not path.is_file():
+        raise OptionError(f"quantizer_config: no such file: {path}, nor preset: {', '.join(presets())}")
     with open(path, encoding="utf-8") as f:
         try:
             options = yaml.safe_load(f)

@@ -21,7 +21,7 @@ except ImportError:  # ESPnet 202511
     safe_torch_load = functools.partial(torch.load, weights_only=True)
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
-_WEIGHTS = (".pth", ".pt", ".safetensors")
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")
 _TAG = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 #: Where trainers keep the weights within a checkpoint: DeepSpeed, Lightning, ESPnet's checkpoint.pth.
 _NESTED = ("module", "state_dict", "model")

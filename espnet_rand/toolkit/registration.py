@@ -15,7 +15,7 @@ from espnet2.tasks.abs_task import AbsTask
 
 from espnet_rand.atomic import replacing
 from espnet_rand.layers import Report, quantize, quantize_new_layers
-from espnet_rand.toolkit import init_param, options, packed, transducer_loss
+from espnet_rand.toolkit import espnet3, init_param, options, packed, transducer_loss
 from espnet_rand.toolkit.context import setting
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
@@ -39,6 +39,7 @@ def register() -> None:
         ValueError: there is no backend as that of `espnet-rand --packed_backend`
     """
     global _registered
+    espnet3.register()  # may have been loaded since the last call
     if _registered:
         return
     packed.backend()
@@ -85,14 +86,9 @@ def _wrap_classmethod(owner: type, name: str, wrapper: Any) -> None:
     setattr(owner, name, classmethod(call))
 
 
-def _has_a_quantizer(task: Type[AbsTask]) -> bool:
-    """Whether `--quantizer` is the task's own: ESPnet's codecs quantize activations by it, and stay as they are."""
-    return any(choices.name == "quantizer" for choices in task.class_choices_list)
-
-
 def _get_parser(original):
     parser = original()
-    if not _has_a_quantizer(original.__self__):
+    if not options.has_its_own(original.__self__):
         options.add_arguments(parser)
     return parser
 
@@ -101,7 +97,7 @@ def _build_model(original, args):
     if packed.building():
         with setting(_building, True):
             return packed.build(original, args)
-    if _has_a_quantizer(original.__self__):
+    if options.has_its_own(original.__self__):
         return original(args)
     config = options.resolve(args)
     if config is None or _building.get():

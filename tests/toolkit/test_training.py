@@ -1,6 +1,8 @@
 """espnet2's own training and inference, with the plugin."""
 
 import logging
+import signal
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -25,6 +27,12 @@ def load(path):
 def options(expdir):
     config = yaml.safe_load((expdir / "config.yaml").read_text())
     return {key: config[key] for key in config if key.startswith("quantizer")}
+
+
+def losses(expdir):
+    """Of each epoch."""
+    stats = load(expdir / "checkpoint.pth")["reporter"]["stats"]
+    return {epoch: [stats[epoch][split]["loss"] for split in ("train", "valid")] for epoch in stats}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +102,34 @@ def test_resume_counts_on(corpus, train, tmp_path):
     train(*common, "--max_epoch", 2, "--output_dir", tmp_path / "parts", "--resume", "true")
     whole, parts = load(tmp_path / "whole/2epoch.pth"), load(tmp_path / "parts/2epoch.pth")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_killed_in_an_epoch_and_started_again(corpus, run, train, tmp_path):
+    """The same command goes on: the options, the losses and the weights are those of a training that nobody killed."""
+    (tmp_path / "preset.yaml").write_text("quantizer: rand\nquantizer_conf: {bits: 3, mode: 3, start_step: 3}\n")
+    common = (
+        "--config",
+        corpus.config,
+        "--quantizer_config",
+        tmp_path / "preset.yaml",
+        "--max_epoch",
+        3,
+        "--resume",
+        "true",
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(*common, "--output_dir", whole)
+    died = run(
+        "espnet-rand", *STOCK, *common, "--output_dir", killed, check=False,
+        ESPNET_RAND_IMPORT="tests.toolkit.dies", DIE_IN_FORWARD="4", PYTHONPATH=str(Path(__file__).parents[2]),
+    )  # fmt: skip
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    assert (killed / "1epoch.pth").exists() and not (killed / "2epoch.pth").exists()
+    train(*common, "--output_dir", killed)
+    assert options(killed) == options(whole)
+    assert losses(killed) == losses(whole)
+    ours, theirs = load(killed / "3epoch.pth"), load(whole / "3epoch.pth")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_decoding_rounds(rand_run, corpus):

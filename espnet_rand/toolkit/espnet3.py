@@ -1,0 +1,56 @@
+"""ESPnet3's training: the options stand below `model:` of its configuration, `init_param` too."""
+
+import functools
+import sys
+from argparse import Namespace
+from typing import Any, Callable, Mapping
+
+from espnet2.tasks import abs_task
+
+from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit import options
+
+
+def register() -> None:
+    """Wrap what ESPnet3's training calls, if it is loaded. Idempotent."""
+    training = sys.modules.get("espnet3.systems.base.training")
+    if training is not None and not isinstance(training.get_espnet_model, functools.partial):
+        training.save_espnet_config = functools.partial(_save_config, training.save_espnet_config)
+        training.get_espnet_model = functools.partial(_build_model, training.get_espnet_model)
+
+
+def _save_config(original: Callable, task: str, config: Any, output_dir: str) -> None:
+    """ESPnet3's `save_espnet_config`, which is `original`, and with which it starts to train.
+
+    Writes every option into `config.model` (of OmegaConf), of which config.yaml and the model are made: decoding needs
+    no preset. The report goes to `output_dir`, unless `config.model` has one.
+
+    Raises:
+        OptionError: see options.resolve; an option stands beside `model:`, where the model does not get it
+    """
+    from espnet3.utils.task_utils import get_task_class
+    from omegaconf import OmegaConf, open_dict
+
+    if not options.has_its_own(get_task_class(task)):
+        for name in options.NAMES:
+            if config.get(name):
+                raise OptionError(f"{name}: {config[name]!r} stands beside `model:` in the configuration: put it below")
+        args = Namespace(**OmegaConf.to_container(config.model, resolve=True))
+        if options.resolve(args) is not None:
+            with open_dict(config.model):
+                for name in options.NAMES:
+                    config.model[name] = getattr(args, name)
+                config.model.setdefault("output_dir", str(output_dir))
+    original(task, config, output_dir)
+
+
+def _build_model(original: Callable, task: str, config: Mapping[str, Any]) -> Any:
+    """ESPnet3's `get_espnet_model`, which is `original`, with the weights of `init_param`: ESPnet3 leaves it unread.
+
+    Raises:
+        PretrainedError: see init_param.load_pretrained_model
+    """
+    model = original(task, config)
+    for given in config.get("init_param") or ():
+        abs_task.load_pretrained_model(given, model, config.get("ignore_init_mismatch", False), "cpu")
+    return model
