@@ -77,6 +77,7 @@ class QuantizedLayer:
         scale = self.scale_parameter(name)
         return (self._parameters[name],) if scale is None else (self._parameters[name], scale)
 
+    @torch.compiler.disable
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with self._clock.forward(self.training):
             return super().forward(*args, **kwargs)
@@ -109,10 +110,14 @@ class QuantizedLayer:
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys[:] = [key for key in missing_keys if key not in absent]
+        for name, quantized in self._quantized.items():
+            quantized.follow(self, name)  # at once: DeepSpeed takes its own copy of the parameters before a forward
 
     def _untrained(self, name: str, scale: Tensor, weight: Optional[Tensor]) -> bool:
         """Whether a loaded scale is no more than what weights give: ours, or those that come with it."""
         quantized, own = self._quantized[name], self.scale_parameter(name)
+        if scale.numel() == 0:
+            return False  # of DeepSpeed's ZeRO 3, which keeps trained parameters elsewhere
         if quantized.follows and _close(scale, own):
             return True  # a float checkpoint, filled up with our own values, as ESPnet's init_param does
         if weight is None or weight.shape != self._parameters[name].shape:
@@ -179,7 +184,13 @@ def _weight_property(name: str) -> property:
             raise RuntimeError(f"quantizing {name} failed: {e}") from e
         return layer._parameters[name] if value is None else value
 
-    return property(read)
+    def write(layer, value):
+        raise RuntimeError(
+            f"{name} of a quantized layer must stay a parameter: FullyShardedDataParallel cannot train a quantized "
+            "model (use DistributedDataParallel), and weight_norm comes before quantize()"
+        )
+
+    return property(read, write)
 
 
 def _exclude_from_weight_decay(scale: Optional[nn.Parameter]) -> None:

@@ -44,6 +44,7 @@ class Clock:
             later = sum(first > node for first in self._first_nodes)
         return max(self.forwards - 1 - later, 0)
 
+    @torch.compiler.disable
     def begin(self, training: bool) -> None:
         """A forward of the whole model begins, whatever became of the one before."""
         if not recomputing():
@@ -60,6 +61,7 @@ class Clock:
             self._counted = True
         self._depth += 1
 
+    @torch.compiler.disable
     def leave(self) -> None:
         """The forward that `enter` began has ended."""
         self._depth = max(self._depth - 1, 0)
@@ -134,6 +136,7 @@ class QuantizedWeight:
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
 
+    @torch.compiler.disable
     def read(self, layer: Any, name: str) -> Optional[Tensor]:
         """What `layer` computes with in place of its parameter `name`; None: with the parameter.
 

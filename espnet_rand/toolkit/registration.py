@@ -9,12 +9,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Type
 
+import torch
 import yaml
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 
 from espnet_rand.atomic import replacing
-from espnet_rand.layers import Report, quantize, quantize_new_layers
+from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_layers
+from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import espnet3, init_param, options, packed, transducer_loss
 from espnet_rand.toolkit.context import setting
 
@@ -107,10 +109,23 @@ def _build_model(original, args):
     with setting(_building, True):
         model = original(args)
     report = quantize(model, config)
+    if getattr(args, "use_deepspeed", False) and not _loading.get():
+        _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get() and getattr(args, "dist_rank", None) in (None, 0):
         _write(report, args)
     return model
+
+
+def _check_deepspeed(model: torch.nn.Module) -> None:
+    """DeepSpeed trains copies of the parameters, which a scale that is set from the weights later does not reach."""
+    for name, layer in quantized_layers(model):
+        for weight, quantized in layer._quantized.items():
+            if quantized.quantizer.scale.learned and quantized.quantizer.start_step > 0:
+                raise OptionError(
+                    f"start_step: {quantized.quantizer.start_step} is not allowed for {name}.{weight}: with DeepSpeed, "
+                    "a learned scale (lsc, rand mode 3) must start with the training: set start_step to 0"
+                )
 
 
 def _build_model_from_file(original, *args, **kwargs):

@@ -6,6 +6,7 @@ import models
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from espnet_rand import QuantizerConfig, quantize, quantizes
 from espnet_rand.layers import SCALE_SUFFIX, QuantizedLayer
@@ -210,6 +211,31 @@ def test_scales_of_a_loaded_float_checkpoint_are_saved(learned, load):
     assert torch.equal(output(other), output(models.rounded(stock, report, learned)))
 
 
+def test_scales_of_a_loaded_float_checkpoint_are_set_at_once(learned, load):
+    """DeepSpeed copies the parameters before the first forward, and trains its copies."""
+    stock = models.Net()
+    model, _ = models.quantized(models.Net(), learned)
+    load(model, stock.state_dict())
+    direct, _ = models.quantized(stock, learned)
+    for (name, found), wanted in zip(model.named_parameters(), direct.parameters()):
+        assert torch.equal(found, wanted), name
+
+
+def test_trained_scales_survive_a_resume_with_partitioned_parameters(learned):
+    """DeepSpeed's ZeRO 3 leaves parameters and their checkpoint empty between forwards."""
+    model, _ = models.quantized(nn.Sequential(nn.Linear(6, 4)), learned)
+    models.descend(model, torch.randn(3, 6))
+    trained = {name: p.detach().clone() for name, p in model.named_parameters()}
+    resumed, _ = models.quantized(nn.Sequential(nn.Linear(6, 4)), learned)
+    for parameter in resumed.parameters():
+        parameter.data = torch.empty(0)
+    resumed.load_state_dict({name: torch.empty(0) for name in trained})
+    for name, parameter in resumed.named_parameters():
+        parameter.data = trained[name].clone()
+    resumed(torch.randn(3, 6))
+    assert all(torch.equal(p, trained[name]) for name, p in resumed.named_parameters())
+
+
 def test_trained_scales_survive_a_reload(learned):
     model, _ = models.quantized(models.Net(), learned)
     for _ in range(2):
@@ -305,3 +331,14 @@ def test_data_parallel_is_refused():
     with pytest.raises(RuntimeError, match="DataParallel.*multiprocessing_distributed"):
         for module in model.modules():  # what torch.nn.parallel.replicate does, which needs GPUs
             module._replicate_for_data_parallel()
+
+
+def test_fully_sharded_data_parallel_is_refused(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3))
+    quantize(model, {})
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(RuntimeError, match="FullyShardedDataParallel cannot train a quantized model"):
+            FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)(torch.randn(2, 3))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,3 +1,5 @@
+import copy
+
 import models
 import pytest
 import torch
@@ -162,3 +164,27 @@ def test_disabled_is_float_in_both_modes_and_ends():
 def test_disabled_needs_a_quantized_model():
     with pytest.raises(QuantizationError, match="Linear"), disabled(nn.Linear(2, 2)):
         pass
+
+
+@pytest.mark.parametrize("estimator", ["ste", "pqn"])
+def test_a_compiled_model_trains_the_same(estimator):
+    """Fresh noise, counted forwards, and graphs that are made once."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    model, _ = models.quantized(models.Net(), QuantizerConfig(mode=3, estimator=estimator, start_step=3))
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=backend)
+    made = []
+    for _ in range(6):
+        for trained in (compiled, twin):
+            models.descend(trained, TOKENS)
+        made.append(len(graphs))
+    assert made[0] > 0 and made[-1] == made[0]
+    for (name, a), b in zip(model.named_parameters(), twin.parameters()):
+        assert torch.equal(a, b), name
+    assert model._quantization.clock.forwards == 6
+    assert torch.equal(compiled.eval()(TOKENS), twin.eval()(TOKENS))

@@ -110,13 +110,25 @@ def test_spawned_processes_train_quantized(corpus, tmp_path, monkeypatch):
 
 
 def test_lightning_trains_quantized(corpus, run, tmp_path):
+    """Two processes, then one goes on, in half precision and with accumulated gradients: the forwards count on."""
     pytest.importorskip("lightning")
-    done = run(
-        "espnet-rand", "-m", "espnet2.bin.lightning_train", "--task", "asr", "--config", corpus.config,
-        "--quantizer", "rand", "--output_dir", tmp_path,
-        "--scheduler", "warmuplr", "--use_tensorboard", "true",
-        "--lightning_conf", "{accelerator: cpu, devices: 2, max_epochs: 1, log_every_n_steps: 1}",
-        ESPNET_RAND_IMPORT="tests.toolkit.spy", SPY_DIRECTORY=str(tmp_path), PYTHONPATH=str(Path(__file__).parents[2]),
-    )  # fmt: skip
+
+    def lightning(conf):
+        return run(
+            "espnet-rand", "-m", "espnet2.bin.lightning_train", "--task", "asr", "--config", corpus.config,
+            "--quantizer", "rand", "--output_dir", tmp_path, "--batch_size", 2,
+            "--scheduler", "warmuplr", "--use_tensorboard", "true",
+            "--lightning_conf", f"{{accelerator: cpu, log_every_n_steps: 1, {conf}}}",
+            ESPNET_RAND_IMPORT="tests.toolkit.spy", SPY_DIRECTORY=str(tmp_path),
+            PYTHONPATH=str(Path(__file__).parents[2]), TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1",
+        )  # fmt: skip
+
+    def forwards():
+        return torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]._metadata["model"]
+
+    done = lightning("devices: 2, max_epochs: 1")
     assert len(list(tmp_path.glob("spied.*"))) == 2, done.stderr[-2000:]
     assert "quantizer: rand" in (tmp_path / "config.yaml").read_text()
+    assert forwards()["quantizer_forwards"] == 3
+    lightning("devices: 1, max_epochs: 2, precision: bf16-mixed, accumulate_grad_batches: 2")
+    assert forwards()["quantizer_forwards"] == 6
