@@ -10,6 +10,7 @@ from espnet_rand.toolkit import checkpoints, options
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quantize_weights", description=__doc__)
     checkpoints.add_arguments(parser)
+    checkpoints.add_packing_arguments(parser)
     options.add_arguments(parser)
     return parser
 
@@ -19,14 +20,14 @@ def quantize_weights(args: argparse.Namespace) -> None:
     config = options.resolve(args)
     if config is None:
         raise QuantizationError("--quantizer is not given: absmax rounds to nearest, clip searches the best range")
-    model = checkpoints.load(args)
+    model, _ = checkpoints.load(args)
     if quantized_layers(model):
         raise QuantizationError(
             "the configuration has a quantizer of its own, which the model was trained with: "
             "use pack_weights, or remove `quantizer` from it"
         )
     quantize(model, config)
-    save(checkpoints.pack(model), args.output)
+    save(checkpoints.pack(model, args), args.output)
 
 
 def main(cmd=None) -> None:

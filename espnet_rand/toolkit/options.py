@@ -83,16 +83,28 @@ def remove(args: argparse.Namespace) -> None:
         vars(args).pop(name, None)
 
 
-def _read_preset(path: str) -> Dict[str, Any]:
+def read_mapping(name: str, path: str, what: str) -> Dict[Any, Any]:
+    """The mapping in the YAML file that option `name` gives.
+
+    Raises:
+        OptionError: there is no such file, or it holds something else; `what` is wanted
+    """
     if not Path(path).is_file():
-        raise OptionError(f"quantizer_config: no such file: {path} (presets are in conf/ of espnet_rand)")
+        raise OptionError(f"{name}: no such file: {path} ({what})")
     with open(path, encoding="utf-8") as f:
         try:
-            options = yaml.safe_load(f)
-        except yaml.YAMLError as e:
-            raise OptionError(f"quantizer_config: {path} is not YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(options, dict):
-        raise OptionError(f"quantizer_config: {path} must hold quantizer and quantizer_conf")
+            found = yaml.safe_load(f)
+        except (yaml.YAMLError, UnicodeError) as e:
+            raise OptionError(f"{name}: {path} is not YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"{name}: {path} must hold {what}")
+    return found
+
+
+def _read_preset(path: str) -> Dict[str, Any]:
+    options = read_mapping(
+        "quantizer_config", path, "quantizer and quantizer_conf; presets are in conf/ of espnet_rand"
+    )
     try:
         QuantizerConfig.from_dict(options)
     except OptionError as e:
