@@ -16,7 +16,7 @@ def get_parser() -> argparse.ArgumentParser:
 def pack_weights(args: argparse.Namespace) -> None:
     """Write the codes that the model evaluates with, and the rest of its checkpoint."""
     model, _ = checkpoints.load(args)
-    save(checkpoints.pack(model, args), args.output)
+    save(checkpoints.pack(model, args.eval_bits), args.output)
 
 
 def main(cmd=None) -> None:

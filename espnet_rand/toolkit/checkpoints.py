@@ -5,7 +5,7 @@ import importlib
 import logging
 import pkgutil
 from pathlib import Path
-from typing import Tuple, Type
+from typing import Optional, Tuple, Type
 
 import espnet2
 import espnet2.tasks
@@ -13,9 +13,9 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 import espnet_rand
-from espnet_rand.layers import set_eval_bits
+from espnet_rand.layers import QuantizationError, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
-from espnet_rand.toolkit import eval_bits
+from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.fitting import PretrainedError, fit
 from espnet_rand.toolkit.packed import empty_checkpoint
 from espnet_rand.toolkit.pretrained import opened, read
@@ -92,10 +92,30 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     return model, trained
 
 
-def pack(model: AbsESPnetModel, args: argparse.Namespace) -> PackedModel:
+def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+    """What `load` gives, quantized as the options of espnet_rand.toolkit.options say, if they are given.
+
+    Raises:
+        QuantizationError: they are given and the model has a quantizer of its own, or neither
+    """
+    config = options.resolve(args)
+    model, trained = load(args)
+    if config is None and not quantized_layers(model):
+        raise QuantizationError("the model was trained in float: give --quantizer, to round its weights")
+    if config is not None:
+        if quantized_layers(model):
+            raise QuantizationError(
+                "the configuration has a quantizer of its own, which the model was trained with: "
+                "leave --quantizer out (to pack it: pack_weights), or remove `quantizer` from the configuration"
+            )
+        quantize(model, config)
+    return model, trained
+
+
+def pack(model: AbsESPnetModel, bits: Optional[str] = None) -> PackedModel:
     """A quantized model, packed at `--eval_bits`, with the versions and the resolved options in its metadata."""
-    if args.eval_bits is not None:
-        set_eval_bits(model, eval_bits.read(args.eval_bits))
+    if bits is not None:
+        set_eval_bits(model, eval_bits.read(bits))
     info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
     quantization = getattr(model, "_quantization", None)
     return pack_model(model, {**info, **quantization.config.to_dict()} if quantization else info)
