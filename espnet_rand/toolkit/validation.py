@@ -1,31 +1,28 @@
 """A model's loss on data, outside of a training."""
 
 import argparse
-import itertools
+import tempfile
 from pathlib import Path
-from typing import Any, Tuple, Type
+from typing import Any, List, Tuple, Type
 
 import torch
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.device_funcs import to_device
-from espnet2.utils.types import str2triple_str, str_or_none
+from espnet2.utils.types import str2triple_str
 
 from espnet_rand.toolkit.fitting import PretrainedError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which data: `--data_path_and_name_and_type`, `--key_file`, `--batch_size`, `--num_batches`, `--ngpu`."""
+    """Which data: `--data_path_and_name_and_type`, `--num_utterances`, `--batch_size`, `--ngpu`."""
     parser.add_argument(
         "--data_path_and_name_and_type",
         type=str2triple_str,
         action="append",
         help="default: the data that the training was validated on",
     )
-    parser.add_argument(
-        "--key_file", type=str_or_none, help="names of the utterances to take, one at the head of a line"
-    )
+    parser.add_argument("--num_utterances", type=int, default=96, help="so many of them, spread evenly over the data")
     parser.add_argument("--batch_size", type=int, default=8, help="utterances at a time")
-    parser.add_argument("--num_batches", type=int, default=10, help="the loss is that of the first batches")
     parser.add_argument("--ngpu", type=int, default=0, help="0: the CPU, 1: a GPU")
 
 
@@ -47,29 +44,29 @@ class Validation:
         data = args.data_path_and_name_and_type or getattr(trained, "valid_data_path_and_name_and_type", None)
         if not data:
             raise PretrainedError("--data_path_and_name_and_type: the configuration names no validation data: give it")
-        for path in (*(path for path, *_ in data), *filter(None, [args.key_file])):
+        for path, *_ in data:
             if not Path(path).exists():
                 raise PretrainedError(
                     f"no such file: {path} (paths in a configuration are relative to the directory of its training)"
                 )
-        loader = task.build_streaming_iterator(
-            [tuple(one) for one in data],
-            preprocess_fn=task.build_preprocess_fn(trained, False),
-            collate_fn=task.build_collate_fn(trained, False),
-            key_file=args.key_file,
-            batch_size=args.batch_size,
-            dtype=getattr(trained, "train_dtype", "float32"),
-            num_workers=0,
-            allow_variable_data_keys=True,
-        )
+        keys = [line.split(maxsplit=1)[0] for line in Path(data[0][0]).read_text("utf-8").splitlines() if line.strip()]
+        if not keys:
+            raise PretrainedError(f"{data[0][0]}: there is no utterance in it")
         device = next(model.parameters()).device.type
-        try:
-            found = [*itertools.islice(loader, args.num_batches)]
-        except RuntimeError as e:
-            raise PretrainedError(f"{data[0][0]}: {e} (a --key_file must have the order of the data)") from None
-        self.batches = [to_device({**batch, "utt_id": names}, device) for names, batch in found]
-        if not self.batches:
-            raise PretrainedError(f"there is no utterance in {data[0][0]}")
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as key_file:
+            key_file.writelines(f"{key}\n" for key in _spread(keys, args.num_utterances))
+            key_file.flush()
+            loader = task.build_streaming_iterator(
+                [tuple(one) for one in data],
+                preprocess_fn=task.build_preprocess_fn(trained, False),
+                collate_fn=task.build_collate_fn(trained, False),
+                key_file=key_file.name,
+                batch_size=args.batch_size,
+                dtype=getattr(trained, "train_dtype", "float32"),
+                num_workers=0,
+                allow_variable_data_keys=True,
+            )
+            self.batches = [to_device({**batch, "utt_id": names}, device) for names, batch in loader]
         with torch.no_grad():
             self._weight = sum(self._forward(batch)[1] for batch in self.batches)
 
@@ -88,3 +85,9 @@ class Validation:
         output = self.model(**batch)
         loss, weight = (output["loss"], output["weight"]) if isinstance(output, dict) else output[::2]
         return loss.mean(), weight.double().sum()
+
+
+def _spread(keys: List[str], count: int) -> List[str]:
+    """`count` of `keys` (all, if there are no more), evenly over them, in their order."""
+    count = min(max(count, 1), len(keys))
+    return [keys[i * len(keys) // count] for i in range(count)]
