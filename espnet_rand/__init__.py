@@ -19,6 +19,8 @@ _HOMES = {
     "disabled": "layers",
     "quantize": "layers",
     "quantizes": "layers",
+    "evaluating_at": "layers",
+    "set_eval_bits": "layers",
 }
 __all__ = [*_HOMES, "register"]
 

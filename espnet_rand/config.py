@@ -3,8 +3,17 @@
 import dataclasses
 from typing import Any, Dict, List, Mapping, Tuple, Type, Union
 
-from espnet_rand.quantizers import ESTIMATORS, GRANULARITIES, SCALES, OptionError, Precision, WeightQuantizer
+from espnet_rand.quantizers import (
+    ESTIMATORS,
+    GRANULARITIES,
+    SCALES,
+    DrawnPrecision,
+    OptionError,
+    Precision,
+    WeightQuantizer,
+)
 from espnet_rand.quantizers.options import Check, Options, boolean, integer, one_of, option
+from espnet_rand.quantizers.precision import a_precision
 
 # option -> what it chooses from; each choice has options of its own, its fields
 AXES: Dict[str, Dict[str, Type[Options]]] = {
@@ -28,7 +37,17 @@ _overrides = Check(
     lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and isinstance(x, Mapping) for k, x in v.items()),
     "a mapping from a wildcard on module names to options",
 )
-_MODEL_OPTIONS = {"include": _patterns, "exclude": _patterns, "overrides": _overrides, "depthwise": boolean}
+_evaluations = Check(
+    lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) or a_precision.holds(x) for x in v),
+    "a list of numbers of bits from 2 to 8 and plan files",
+)
+_MODEL_OPTIONS = {
+    "include": _patterns,
+    "exclude": _patterns,
+    "overrides": _overrides,
+    "depthwise": boolean,
+    "eval_bits": _evaluations,
+}
 
 
 class QuantizerConfig:
@@ -38,11 +57,13 @@ class QuantizerConfig:
         quantizer: the scale: rand, absmax, lsc or clip
         **conf: the other options, as in `quantizer_conf` of a YAML file
 
-    Options of every layer (and so of `overrides`): `bits`, `estimator`, `granularity`,
-    `start_step`, and those of the chosen scale, estimator and granularity. Of the model:
+    Options of every layer (and so of `overrides`): `bits` (a list: one is drawn in each training
+    forward, see DrawnPrecision), `estimator`, `granularity`, `start_step`, and those of the
+    chosen scale, estimator and granularity. Of the model:
     `include`, `exclude` (lists of wildcards on module names), `overrides` (wildcard -> options
     of a layer; where several match, the later wins), `depthwise` (also quantize depthwise
-    convolutions).
+    convolutions), `eval_bits` (numbers of bits and plan files that a training is validated at,
+    besides the default).
 
     Raises:
         OptionError: unknown key, wrong type or value; the message names key, value, and what
@@ -59,6 +80,7 @@ class QuantizerConfig:
         self.include: Tuple[str, ...] = tuple(model.get("include", ("*",)))
         self.exclude: Tuple[str, ...] = tuple(model.get("exclude", ()))
         self.depthwise: bool = model.get("depthwise", False)
+        self.eval_bits: Tuple[Union[int, str], ...] = tuple(model.get("eval_bits", ()))
         self.overrides: Dict[str, Dict[str, Any]] = {
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
         }
@@ -82,12 +104,13 @@ class QuantizerConfig:
 
     def to_dict(self) -> Dict[str, Any]:
         """Every option with its value, such that `from_dict` gives an equal configuration."""
-        conf = dict(self._layer)
+        conf = {name: list(value) if isinstance(value, tuple) else value for name, value in self._layer.items()}
         quantizer = conf.pop("quantizer")
         conf.update(
             include=list(self.include),
             exclude=list(self.exclude),
             depthwise=self.depthwise,
+            eval_bits=list(self.eval_bits),
             overrides={pattern: dict(options) for pattern, options in self.overrides.items()},
         )
         return {"quantizer": quantizer, "quantizer_conf": conf}
@@ -102,7 +125,7 @@ class QuantizerConfig:
             scale=made["quantizer"],
             estimator=made["estimator"],
             granularity=made["granularity"],
-            precision=_make(Precision, layer),
+            precision=_make(_precision(layer["bits"]), layer),
             start_step=layer["start_step"],
         )
 
@@ -133,7 +156,11 @@ def _resolve(base: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any
     An option of `base` that belongs to a choice which `given` replaces is dropped.
     """
     layer: Dict[str, Any] = {}
-    parts: List[Tuple[Type[Options], Mapping[str, Any]]] = [(Precision, base), (_Schedule, base)]
+    precision = _precision(given.get("bits", base.get("bits")))
+    parts: List[Tuple[Type[Options], Mapping[str, Any]]] = [
+        (precision, base if precision is _precision(base.get("bits")) else {}),
+        (_Schedule, base),
+    ]
     for axis, choices in AXES.items():
         layer[axis] = given.get(axis, base.get(axis, AXIS_DEFAULTS[axis]))
         one_of(*choices)(axis, layer[axis])
@@ -142,6 +169,7 @@ def _resolve(base: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any
     for name in given:
         if name not in known and name not in AXES:
             chosen = ", ".join(f"{axis} {layer[axis]}" for axis in AXES)
+            chosen += ", one number of bits" if precision is Precision else ""
             allowed = ", ".join([*list(AXES)[1:], *known, *_MODEL_OPTIONS])
             raise OptionError(
                 f"{name}: {given[name]!r} is given, but {chosen} have no such option; there are {allowed}"
@@ -150,7 +178,17 @@ def _resolve(base: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any
         defaults = {field.name: field.default for field in dataclasses.fields(part)}
         values = {name: given.get(name, inherited.get(name, default)) for name, default in defaults.items()}
         layer.update(dataclasses.asdict(part(**values)))
+    if precision is DrawnPrecision and _make(SCALES[layer["quantizer"]], layer).tied:
+        raise OptionError(
+            f"bits: {[*layer['bits']]} is not allowed, it must be one number for quantizer {layer['quantizer']}, "
+            "whose learned step sizes belong to it; rand learns scales for all (mode: 3)"
+        )
     return layer
+
+
+def _precision(bits: Any) -> Type[Precision]:
+    """A list of bits means that one is drawn."""
+    return DrawnPrecision if isinstance(bits, (list, tuple)) else Precision
 
 
 Configuration = Union[QuantizerConfig, Mapping[str, Any]]

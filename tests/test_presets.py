@@ -20,7 +20,8 @@ PRESETS = sorted((ROOT / "conf").glob("*.yaml"))
 def test_preset(path):
     options = QuantizerConfig.from_dict(yaml.safe_load(path.read_text())).to_dict()
     conf, words = options["quantizer_conf"], path.stem.split("_")
-    assert f"w{conf['bits']}" == words[-1]
+    bits = conf["bits"] if isinstance(conf["bits"], list) else [conf["bits"]]
+    assert words[-1] == "w" + "".join(map(str, bits))
     quantizer = words[0] if words[0] in ("rand", "lsc", "clip") else "absmax"
     assert options["quantizer"] == quantizer
     straight_through = "ste" in words or words[0] in ("lsc", "clip")

@@ -26,14 +26,15 @@ def save(packed: PackedModel, path: Path) -> None:
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, cmd=None) -> None:
     """Run a command; what a user can mend ends it with one line and status 1.
 
-    The folder of `--output` is made, and tried, before any work.
+    The folder of `--output`, or `--output_dir`, is made, and tried, before any work.
     """
     args = parser.parse_args(cmd)
     try:
-        if hasattr(args, "output"):
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(args.output.parent, os.W_OK):
-                raise PermissionError(f"{args.output.parent} is not to be written to")
+        folder = args.output.parent if hasattr(args, "output") else getattr(args, "output_dir", None)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(f"{folder} is not to be written to")
         command(args)
     except (OSError, PackedFileError, PretrainedError, QuantizationError, OptionError) as e:
         print(f"{parser.prog}: error: {e}", file=sys.stderr)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import List, NoReturn, Optional
 
 USAGE = """\
-usage: espnet-rand [--import MODULE]... [--packed_backend NAME] (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
+usage: espnet-rand [--import MODULE]... [--eval_bits BITS|PLAN] [--packed_backend NAME]
+                   (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
        espnet-rand link RECIPE
 
 Runs Python as `python` does, with quantization registered in every ESPnet task, here and in all
@@ -16,6 +17,7 @@ Python processes started below. For example
   ./run.sh --python espnet-rand --asr_args "--quantizer_config rand_m3_ste_w4"
 
 --import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
+--eval_bits BITS|PLAN  evaluate models at this number of bits, or as a plan file says (README.md)
 --packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (README.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 """
@@ -25,7 +27,7 @@ STARTUP = Path(__file__).resolve().parent.parent / "startup"
 def main(argv: Optional[List[str]] = None) -> NoReturn:
     """Replace this process by Python, or link presets. Exits with status 2 where the command line is off."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    given = {"--import": [], "--packed_backend": []}
+    given = {"--import": [], "--eval_bits": [], "--packed_backend": []}
     while arguments and arguments[0].partition("=")[0] in given:
         flag, _, value = arguments.pop(0).partition("=")
         if not value and not arguments:
@@ -48,6 +50,9 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
     if given["--import"]:
         from_outside = environment.get("ESPNET_RAND_IMPORT", "")
         environment["ESPNET_RAND_IMPORT"] = _joined(",", from_outside, *given["--import"])
+    if given["--eval_bits"]:
+        bits = given["--eval_bits"][-1]
+        environment["ESPNET_RAND_EVAL_BITS"] = bits if bits.isdecimal() else os.path.abspath(bits)
     if given["--packed_backend"]:
         environment["ESPNET_RAND_PACKED_BACKEND"] = given["--packed_backend"][-1]
     os.execve(sys.executable, [sys.executable, *arguments], environment)

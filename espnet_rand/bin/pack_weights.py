@@ -9,12 +9,14 @@ from espnet_rand.toolkit import checkpoints
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pack_weights", description=__doc__)
     checkpoints.add_arguments(parser)
+    checkpoints.add_packing_arguments(parser)
     return parser
 
 
 def pack_weights(args: argparse.Namespace) -> None:
     """Write the codes that the model evaluates with, and the rest of its checkpoint."""
-    save(checkpoints.pack(checkpoints.load(args)), args.output)
+    model, _ = checkpoints.load(args)
+    save(checkpoints.pack(model, args.eval_bits), args.output)
 
 
 def main(cmd=None) -> None:

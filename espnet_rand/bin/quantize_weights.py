@@ -3,30 +3,24 @@
 import argparse
 
 from espnet_rand.bin.command import run, save
-from espnet_rand.layers import QuantizationError, quantize, quantized_layers
+from espnet_rand.layers import QuantizationError
 from espnet_rand.toolkit import checkpoints, options
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quantize_weights", description=__doc__)
     checkpoints.add_arguments(parser)
+    checkpoints.add_packing_arguments(parser)
     options.add_arguments(parser)
     return parser
 
 
 def quantize_weights(args: argparse.Namespace) -> None:
     """Quantize a float checkpoint as the options say, and pack it."""
-    config = options.resolve(args)
-    if config is None:
+    if options.resolve(args) is None:
         raise QuantizationError("--quantizer is not given: absmax rounds to nearest, clip searches the best range")
-    model = checkpoints.load(args)
-    if quantized_layers(model):
-        raise QuantizationError(
-            "the configuration has a quantizer of its own, which the model was trained with: "
-            "use pack_weights, or remove `quantizer` from it"
-        )
-    quantize(model, config)
-    save(checkpoints.pack(model), args.output)
+    model, _ = checkpoints.load_quantized(args)
+    save(checkpoints.pack(model, args.eval_bits), args.output)
 
 
 def main(cmd=None) -> None:

@@ -125,9 +125,16 @@ def _above(name: str) -> List[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
 
 
-def _matches(pattern: str, names: Iterable[str]) -> bool:
+def matches(pattern: str, names: Iterable[str]) -> bool:
     """Whether a wildcard matches one of a module's names, or the name of a module above it."""
     return pattern == "*" or any(fnmatchcase(above, pattern) for name in names for above in _above(name))
+
+
+def near(pattern: str, names: Iterable[str]) -> str:
+    """For messages: which of `names`, and of those above them, are like a pattern that matches none."""
+    known = {above: None for name in names for above in _above(name)}
+    found = difflib.get_close_matches(pattern.strip("*."), known, n=3, cutoff=0.3)
+    return f"near: {', '.join(found)}" if found else "it has " + ", ".join(list(known)[:5])
 
 
 def _all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:
@@ -142,11 +149,9 @@ def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
     layers = [names for module, names in _all_names(model).items() if find_layer(module)]
     for key in ("include", "exclude", "overrides"):
         for pattern in getattr(config, key):
-            if pattern == "*" or any(_matches(pattern, names) for names in layers):
+            if pattern == "*" or any(matches(pattern, names) for names in layers):
                 continue
-            known = {above: None for names in layers for name in names for above in _above(name)}
-            near = difflib.get_close_matches(pattern.strip("*."), known, n=3, cutoff=0.3)
-            hint = f"near: {', '.join(near)}" if near else "it has " + ", ".join(list(known)[:5])
+            hint = near(pattern, (name for names in layers for name in names))
             raise OptionError(f"{key}: {pattern!r} matches no layer of {type(model).__name__}; {hint}")
 
 
@@ -162,7 +167,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
         name = names[0]
         weights, reason = _quantizable(names, module, config)
         if weights:
-            overrides = tuple(pattern for pattern in config.overrides if _matches(pattern, names))
+            overrides = tuple(pattern for pattern in config.overrides if matches(pattern, names))
             plan.append(_Planned(name, module, weights, overrides, config))
             quantized.update(id(module._parameters[weight]) for weight in weights)
         kept = [p for n, p in module._parameters.items() if p is not None and n not in weights]
@@ -183,10 +188,10 @@ def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -
     present = tuple(n for n in layer.weights(module) if module._parameters.get(n) is not None)
     if not present:
         return (), "weight computed by the layer (weight_norm or another parametrization)"
-    if not any(_matches(pattern, names) for pattern in config.include):
+    if not any(matches(pattern, names) for pattern in config.include):
         return (), "not in include"
     for pattern in config.exclude:
-        if _matches(pattern, names):
+        if matches(pattern, names):
             return (), f"exclude: {pattern}"
     reason = layer.skip(module, names[0], config.depthwise)
     if reason is None and not all(module._parameters[n].is_floating_point() for n in present):
@@ -213,7 +218,7 @@ def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
             full = f"{name}.{weight}" if name else weight
             if id(parameter) not in shared:
                 rows, unrows = find_layer(module).layout(module)
-                made = QuantizedWeight(quantizer, clock, len(shared), rows, unrows)
+                made = QuantizedWeight(quantizer, clock, len(shared), len(ready), rows, unrows)
                 scale = nn.Parameter(made.initial(parameter)) if quantizer.scale.learned else None
                 shared[id(parameter)] = (full, made, scale)
                 entries.append(_entry(full, module, parameter, made))
@@ -234,18 +239,19 @@ def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
 
 def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: QuantizedWeight) -> QuantizedEntry:
     quantizer = made.quantizer
-    bits = quantizer.precision.evaluation()
     scales = quantizer.granularity.groups(made.rows(parameter))
+    axes = [quantizer.scale, quantizer.estimator, quantizer.granularity]
+    axes += [quantizer.precision] if len(quantizer.precision.all) > 1 else []
     scale_bytes = max(4, parameter.element_size())
     return QuantizedEntry(
         name=name,
         layer=type(module).__name__,
         shape=tuple(parameter.shape),
         scales=scales,
-        bits=bits,
-        quantizer=f"{quantizer.scale} {quantizer.estimator} {quantizer.granularity}",
+        bits=made.bits,
+        quantizer=" ".join(map(str, axes)),
         bytes_before=parameter.numel() * parameter.element_size(),
-        bytes_after=math.ceil(parameter.numel() * bits / 8) + scales * scale_bytes,
+        bytes_after=math.ceil(parameter.numel() * made.bits / 8) + scales * scale_bytes,
     )
 
 

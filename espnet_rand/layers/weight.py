@@ -1,6 +1,7 @@
 """One quantized weight of a model: when it is computed, and how long a computed one is kept."""
 
 import hashlib
+import random
 import struct
 from collections import deque
 from contextlib import contextmanager, nullcontext
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from espnet_rand.quantizers import WeightQuantizer
+from espnet_rand.quantizers import DrawnPrecision, WeightQuantizer
 
 
 class Clock:
@@ -81,14 +82,25 @@ class Clock:
         It leaves torch's own random numbers alone, so that data order and dropout are what they
         would be without quantization.
         """
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
+        return torch.Generator(device).manual_seed(self._seed(index, _rank()))
+
+    def drawing(self, precision: DrawnPrecision, layer: int, index: int) -> int:
+        """The bits that are drawn in the present forward for weight number `index`, of layer number `layer`."""
+        number = {"model": 0, "layer": layer, "weight": index}[precision.per]
+        rank = 0 if precision.ranks == "together" else _rank()
+        return precision.draw(self.step, random.Random(self._seed(number, rank, b"bits")))
+
+    def _seed(self, index: int, rank: int, purpose: bytes = b"") -> int:
         words = struct.pack("<4Q", self.seed % 2**64, rank, self.step, index)
-        seed = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
-        return torch.Generator(device).manual_seed(seed)
+        return int.from_bytes(hashlib.blake2b(words, digest_size=8, person=purpose).digest(), "little") >> 1
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_depth": 0, "_first_nodes": deque(maxlen=64)}
+
+
+def _rank() -> int:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if distributed else 0
 
 
 def recomputing() -> bool:
@@ -110,6 +122,7 @@ class QuantizedWeight:
         quantizer: how it is quantized
         clock: the model's
         index: number of the weight in the model
+        layer: number of its layer
         rows, unrows: the layer's weight with its output channels first, and back
     """
 
@@ -118,15 +131,19 @@ class QuantizedWeight:
         quantizer: WeightQuantizer,
         clock: Clock,
         index: int,
+        layer: int,
         rows: Callable[[Tensor], Tensor],
         unrows: Callable[[Tensor], Tensor],
     ):
         self.quantizer = quantizer
         self.clock = clock
         self.index = index
+        self.layer = layer
         self.rows = rows
         self.unrows = unrows
         self.enabled = True
+        #: in evaluation, if not the default (see `espnet_rand.layers.set_eval_bits`)
+        self.eval_bits: Optional[int] = None
         # training forwards during which it was not enabled
         self._off: Deque[int] = deque(maxlen=64)
         # a learned scale follows the weights until it is trained or loaded
@@ -135,6 +152,11 @@ class QuantizedWeight:
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
+
+    @property
+    def bits(self) -> int:
+        """In evaluation, and in a packed file."""
+        return self.eval_bits or self.quantizer.precision.highest
 
     @torch.compiler.disable
     def read(self, layer: Any, name: str) -> Optional[Tensor]:
@@ -204,7 +226,7 @@ class QuantizedWeight:
             return self._quantize(layer, name, training=False)
         # while a learned scale follows the weight, it changes with it and not by itself
         watched = sources[:1] if self.follows else sources
-        stamp = (torch.is_inference_mode_enabled(), *map(_version, watched))
+        stamp = (self.bits, torch.is_inference_mode_enabled(), *map(_version, watched))
         if not self._good(False, stamp):
             self.follow(layer, name)
             self._kept = {False: _Kept(stamp, self._quantize(layer, name, training=False))}
@@ -217,8 +239,20 @@ class QuantizedWeight:
             layer.scale_parameter(name),
             training=training,
             generator=self.clock.noise(weight.device, self.index) if training else None,
+            bits=self._drawn() if training else self.bits,
         )
         return self.unrows(value)
+
+    def _drawn(self) -> int:
+        precision = self.quantizer.precision
+        drawn = isinstance(precision, DrawnPrecision)
+        return self.clock.drawing(precision, self.layer, self.index) if drawn else precision.bits
+
+    def encode(self, layer: Any, name: str, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
+        """Codes, output channels first, and scales of evaluation (see WeightQuantizer.encode); `bits`: of others."""
+        self.follow(layer, name)
+        rows = self.rows(layer.source(name))
+        return self.quantizer.encode(rows, layer.scale_parameter(name), bits or self.bits)
 
     @torch.no_grad()
     def follow(self, layer: Any, name: str) -> None:

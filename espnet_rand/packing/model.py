@@ -43,16 +43,13 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
             if id(parameter) in made:
                 continue
             made[id(parameter)] = full
-            quantized.follow(layer, name)
-            quantizer = quantized.quantizer
-            codes, scales = quantizer.encode(quantized.rows(layer.source(name)), layer.scale_parameter(name))
-            bits = quantizer.precision.evaluation()
+            codes, scales = quantized.encode(layer, name)
             weights[full] = PackedWeight(
-                packed=pack(codes.flatten(1), bits),
+                packed=pack(codes.flatten(1), quantized.bits),
                 scales=_narrow(scales),
-                bits=bits,
+                bits=quantized.bits,
                 shape=tuple(parameter.shape),
-                granularity=quantizer.granularity,
+                granularity=quantized.quantizer.granularity,
                 dtype=parameter.dtype,
                 transposed=_transposed(layer),
             )

@@ -3,7 +3,7 @@
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerGroup, PerTensor
 from espnet_rand.quantizers.options import OptionError
-from espnet_rand.quantizers.precision import Precision, largest_code
+from espnet_rand.quantizers.precision import DrawnPrecision, Precision, largest_code
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
 from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
 
@@ -13,6 +13,7 @@ __all__ = [
     "SCALES",
     "AbsMax",
     "Clip",
+    "DrawnPrecision",
     "LearnedScale",
     "Noise",
     "OptionError",

@@ -3,28 +3,87 @@
 Integer codes of b bits lie in [-Q-1, Q], Q = 2^(b-1) - 1 (shared/method.md, Notation).
 """
 
+import math
+import random
 from dataclasses import dataclass
+from typing import Any, Callable, Optional, Tuple
 
-from espnet_rand.quantizers.options import Options, integer, option
+from espnet_rand.quantizers.options import Check, OptionError, Options, integer, one_of, option
+
+#: What a number of bits may be.
+a_precision = integer(2, 8)
 
 
 @dataclass(frozen=True)
 class Precision(Options):
-    """The bits that a forward uses.
+    """One number of bits, in training and in evaluation."""
 
-    Training and evaluation ask separately, so that a set of precisions (one drawn for
-    each training forward) fits in without a change elsewhere.
+    bits: int = option(4, a_precision)
+
+    @property
+    def all(self) -> Tuple[int, ...]:
+        """Every number of bits that training uses."""
+        return (self.bits,)
+
+    @property
+    def highest(self) -> int:
+        """The number of bits that is evaluated with by default."""
+        return max(self.all)
+
+
+def _list_of(holds: Callable[[Any], bool], what: str) -> Check:
+    return Check(lambda v: v is None or (isinstance(v, (list, tuple)) and all(map(holds, v))), f"a list of {what}")
+
+
+def _is_weight(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+@dataclass(frozen=True)
+class DrawnPrecision(Precision):
+    """Several numbers of bits, one of which is drawn for each training forward: one model for all of them.
+
+    `bits` lists them; `weights` (default: all equal) says how often each is drawn; `from_step` (default: 0) from which
+    training forward on, so that low precisions can come in later. `per`: whether a forward has one draw for the whole
+    model, for each layer or for each weight. `ranks`: whether the processes of a distributed training draw each for
+    itself or the same.
     """
 
-    bits: int = option(4, integer(2, 8))
+    bits: Tuple[int, ...] = option((2, 3, 4, 8), _list_of(a_precision.holds, "integers from 2 to 8"))
+    per: str = option("model", one_of("model", "layer", "weight"))
+    weights: Optional[Tuple[float, ...]] = option(None, _list_of(_is_weight, "numbers from 0, one for each of bits"))
+    from_step: Optional[Tuple[int, ...]] = option(
+        None, _list_of(integer(0).holds, "training forwards from 0, one for each of bits")
+    )
+    ranks: str = option("independent", one_of("independent", "together"))
 
-    def training(self) -> int:
-        """Bits of this training forward."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bits", "weights", "from_step"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.bits or len(set(self.bits)) < len(self.bits):
+            raise OptionError(f"bits: {[*self.bits]} is not allowed, it must list different numbers of bits")
+        for name in ("weights", "from_step"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.bits):
+                raise OptionError(
+                    f"{name}: {[*given]} is not allowed, it must have a number for each of bits {[*self.bits]}"
+                )
+        if not any(self._odds(0)):
+            raise OptionError("weights, from_step: at first nothing could be drawn: give one of bits a weight, from 0")
+
+    @property
+    def all(self) -> Tuple[int, ...]:
         return self.bits
 
-    def evaluation(self) -> int:
-        """Bits of the evaluation forward and of `encode`."""
-        return self.bits
+    def draw(self, step: int, source: random.Random) -> int:
+        """Bits of training forward number `step`."""
+        return source.choices(self.bits, self._odds(step))[0]
+
+    def _odds(self, step: int) -> Tuple[float, ...]:
+        weights = self.weights or (1,) * len(self.bits)
+        return tuple(w * (step >= first) for w, first in zip(weights, self.from_step or (0,) * len(self.bits)))
 
 
 def largest_code(bits: int) -> int:

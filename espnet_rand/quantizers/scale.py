@@ -25,6 +25,11 @@ class Scale(Options):
         """Whether the scale has a parameter of its own, of shape (groups,)."""
         return False
 
+    @property
+    def tied(self) -> bool:
+        """Whether that parameter belongs to the number of bits that it was learned with."""
+        return False
+
     def step(self, w: Tensor, q: int, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
         """Differentiable step size.
 
@@ -103,6 +108,10 @@ class LearnedScale(Scale):
 
     @property
     def learned(self) -> bool:
+        return True
+
+    @property
+    def tied(self) -> bool:
         return True
 
     def step(self, w, q, members, parameter):

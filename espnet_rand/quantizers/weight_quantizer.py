@@ -35,12 +35,16 @@ class WeightQuantizer:
     start_step: int = 0
 
     def initial(self, weight: Tensor) -> Optional[Tensor]:
-        """Starting value of the learned scale's parameter, (groups,); None where there is none."""
+        """Starting value of the learned scale's parameter, (groups,); None where there is none.
+
+        Of several precisions that share the parameter, the mean of what each would start with.
+        """
         if not self.scale.learned:
             return None
         with torch.no_grad(), _no_autocast(weight):
-            w = self._matrix(weight)
-            return self.scale.initial(w, largest_code(self.precision.evaluation()), self.granularity.members(weight))
+            w, members = self._matrix(weight), self.granularity.members(weight)
+            initial = [self.scale.initial(w, largest_code(bits), members) for bits in self.precision.all]
+            return torch.stack(initial).mean(0) if len(initial) > 1 else initial[0]
 
     def __call__(
         self,
@@ -49,6 +53,7 @@ class WeightQuantizer:
         training: bool = True,
         step: Optional[int] = None,
         generator: Optional[torch.Generator] = None,
+        bits: Optional[int] = None,
     ) -> Tensor:
         """The weight that a forward computes with: fake-quantized, in the weight's shape and dtype.
 
@@ -62,21 +67,24 @@ class WeightQuantizer:
             training: whether the estimator is used
             step: number of training forwards so far
             generator: source of the noise; None is torch's own
+            bits: of this forward; None is the highest number of the precision
         """
         if training and step is not None and step < self.start_step:
             return weight
         with _no_autocast(weight):
-            bits = self.precision.training() if training else self.precision.evaluation()
+            bits = bits or self.precision.highest
             w, s = self._matrix_and_step(weight, parameter, bits)
             estimator = self.estimator if training else StraightThrough()
             value = estimator(w, s, largest_code(bits), generator)
             return self.granularity.join(value, weight.shape).to(weight.dtype)
 
     @torch.no_grad()
-    def encode(self, weight: Tensor, parameter: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+    def encode(
+        self, weight: Tensor, parameter: Optional[Tensor] = None, bits: Optional[int] = None
+    ) -> Tuple[Tensor, Tensor]:
         """Integer codes, int8 in the weight's shape, and scales (step sizes), (groups,)."""
         with _no_autocast(weight):
-            bits = self.precision.evaluation()
+            bits = bits or self.precision.highest
             w, s = self._matrix_and_step(weight, parameter, bits)
             codes = round_to_grid(w, s, largest_code(bits))
             return self.granularity.join(codes, weight.shape).to(torch.int8), s.squeeze(1)

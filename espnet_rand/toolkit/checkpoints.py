@@ -5,14 +5,17 @@ import importlib
 import logging
 import pkgutil
 from pathlib import Path
-from typing import Type
+from typing import Optional, Tuple, Type
 
 import espnet2
 import espnet2.tasks
 from espnet2.tasks.abs_task import AbsTask
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 import espnet_rand
+from espnet_rand.layers import QuantizationError, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
+from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.fitting import PretrainedError, fit
 from espnet_rand.toolkit.packed import empty_checkpoint
 from espnet_rand.toolkit.pretrained import opened, read
@@ -34,7 +37,7 @@ def find_task(name: str) -> Type[AbsTask]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--task`, `--train_config`, `--model_file`, `--output`."""
+    """`--task`, `--train_config`, `--model_file`."""
     parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, lm, mt, ...")
     parser.add_argument(
         "--train_config",
@@ -47,11 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="e.g. valid.acc.ave.pth, an archive or directory of the model zoo or a tag of it, or a packed file; "
         "default: the weights that the model is built with",
     )
+
+
+def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--eval_bits`, `--output`."""
+    eval_bits.add_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="the packed file, e.g. valid.acc.ave.w4.safetensors")
 
 
-def load(args: argparse.Namespace):
+def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     """The model of `--task`, `--train_config` and `--model_file`, quantized where the configuration says so.
+
+    Returns:
+        the model, and the options that it was trained with
 
     Raises:
         PretrainedError: there is no such model, or it does not fit the configuration
@@ -63,7 +74,7 @@ def load(args: argparse.Namespace):
     espnet_rand.register()
     task = find_task(args.task)
     if args.model_file is None:
-        return task.build_model_from_file(args.train_config)[0]
+        return task.build_model_from_file(args.train_config)
     with opened(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
         config = args.train_config or files.train_config
         if config is None:
@@ -78,11 +89,33 @@ def load(args: argparse.Namespace):
     print(f"{args.model_file}: {fitted.reused}")
     if misfits := fitted.misfits():
         raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
-    return model
+    return model, trained
 
 
-def pack(model) -> PackedModel:
-    """A quantized model of ESPnet, packed, with the versions and the resolved options in its metadata."""
+def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+    """What `load` gives, quantized as the options of espnet_rand.toolkit.options say, if they are given.
+
+    Raises:
+        QuantizationError: they are given and the model has a quantizer of its own, or neither
+    """
+    config = options.resolve(args)
+    model, trained = load(args)
+    if config is None and not quantized_layers(model):
+        raise QuantizationError("the model was trained in float: give --quantizer, to round its weights")
+    if config is not None:
+        if quantized_layers(model):
+            raise QuantizationError(
+                "the configuration has a quantizer of its own, which the model was trained with: "
+                "leave --quantizer out (to pack it: pack_weights), or remove `quantizer` from the configuration"
+            )
+        quantize(model, config)
+    return model, trained
+
+
+def pack(model: AbsESPnetModel, bits: Optional[str] = None) -> PackedModel:
+    """A quantized model, packed at `--eval_bits`, with the versions and the resolved options in its metadata."""
+    if bits is not None:
+        set_eval_bits(model, eval_bits.read(bits))
     info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
     quantization = getattr(model, "_quantization", None)
     return pack_model(model, {**info, **quantization.config.to_dict()} if quantization else info)

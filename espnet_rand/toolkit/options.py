@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Optional, Type, Union
 
 import yaml
 from espnet2.tasks.abs_task import AbsTask
@@ -91,17 +91,27 @@ def remove(args: argparse.Namespace) -> None:
         vars(args).pop(name, None)
 
 
-def _read_preset(given: str) -> Dict[str, Any]:
-    path = presets().get(given, Path(given))
-    if not path.is_file():
-        raise OptionError(f"quantizer_config: no such file: {path}, nor preset: {', '.join(presets())}")
+def read_mapping(name: str, path: Union[str, Path], what: str) -> Dict[Any, Any]:
+    """The mapping in the YAML file that option `name` gives.
+
+    Raises:
+        OptionError: there is no such file, or it holds something else; `what` is wanted
+    """
+    if not Path(path).is_file():
+        raise OptionError(f"{name}: no such file: {path} ({what})")
     with open(path, encoding="utf-8") as f:
         try:
-            options = yaml.safe_load(f)
-        except yaml.YAMLError as e:
-            raise OptionError(f"quantizer_config: {path} is not YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(options, dict):
-        raise OptionError(f"quantizer_config: {path} must hold quantizer and quantizer_conf")
+            found = yaml.safe_load(f)
+        except (yaml.YAMLError, UnicodeError) as e:
+            raise OptionError(f"{name}: {path} is not YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"{name}: {path} must hold {what}")
+    return found
+
+
+def _read_preset(given: str) -> Dict[str, Any]:
+    path = presets().get(given, given)
+    options = read_mapping("quantizer_config", path, f"quantizer and quantizer_conf; presets: {', '.join(presets())}")
     try:
         QuantizerConfig.from_dict(options)
     except OptionError as e:

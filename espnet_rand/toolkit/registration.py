@@ -13,11 +13,12 @@ import torch
 import yaml
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
+from espnet2.train import trainer
 
 from espnet_rand.atomic import replacing
 from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_layers
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import espnet3, init_param, options, packed, transducer_loss
+from espnet_rand.toolkit import espnet3, eval_bits, init_param, options, packed, transducer_loss
 from espnet_rand.toolkit.context import setting
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
@@ -38,13 +39,14 @@ def register() -> None:
 
     Raises:
         ImportError: a module named by `espnet-rand --import` cannot be imported
-        ValueError: there is no backend as that of `espnet-rand --packed_backend`
+        ValueError: there is no backend as that of `espnet-rand --packed_backend`, or no plan as that of `--eval_bits`
     """
     global _registered
     espnet3.register()  # may have been loaded since the last call
     if _registered:
         return
     packed.backend()
+    eval_bits.asked()
     _registered = True
     transducer_loss.stand_in()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
@@ -55,6 +57,7 @@ def register() -> None:
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
     abs_task.load_pretrained_model = functools.partial(init_param.load_pretrained_model, abs_task.load_pretrained_model)
+    trainer.calculate_all_attentions = functools.partial(eval_bits.plotting, trainer.calculate_all_attentions)
     if importlib.util.find_spec("loralib"):
         importlib.import_module("espnet_rand.toolkit.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
@@ -112,8 +115,10 @@ def _build_model(original, args):
     if getattr(args, "use_deepspeed", False) and not _loading.get():
         _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
-    if not _loading.get() and getattr(args, "dist_rank", None) in (None, 0):
-        _write(report, args)
+    if not _loading.get():
+        eval_bits.validate_at(model, config.eval_bits)
+        if getattr(args, "dist_rank", None) in (None, 0):
+            _write(report, args)
     return model
 
 
@@ -130,7 +135,9 @@ def _check_deepspeed(model: torch.nn.Module) -> None:
 
 def _build_model_from_file(original, *args, **kwargs):
     with setting(_loading, True):
-        return packed.build_model_from_file(original, *args, **kwargs)
+        model, trained = packed.build_model_from_file(original, *args, **kwargs)
+    eval_bits.apply(model)
+    return model, trained
 
 
 def _write(report: Report, args: Any) -> None:
@@ -165,6 +172,7 @@ class _MainWorker:
 
 def _main_worker(task: Type[AbsTask], args: Any) -> None:
     register()
+    eval_bits.refuse_in_training()
     if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     with setting(init_param.training, args):

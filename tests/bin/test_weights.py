@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_rand.bin import inspect_weights, pack_weights, quantize_weights, unpack_weights
+from espnet_rand.bin import allocate_bits, inspect_weights, pack_weights, quantize_weights, unpack_weights
 from espnet_rand.packing import read
 
 
@@ -29,7 +29,7 @@ def _arguments(exp, output, *more):
 
 def _decode(run, program, corpus, config, model, output):
     run(
-        program, "-m", "espnet2.bin.asr_inference", "--ngpu", "0", "--beam_size", "2", "--maxlenratio", "-6",
+        *program.split(), "-m", "espnet2.bin.asr_inference", "--ngpu", "0", "--beam_size", "2", "--maxlenratio", "-6",
         "--asr_train_config", config, "--asr_model_file", model, "--output_dir", output,
         "--data_path_and_name_and_type", f"{corpus.root}/wav.scp,speech,sound",
         ESPNET_RAND_PACKED_BACKEND="dequantize",
@@ -82,9 +82,73 @@ def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_pat
         assert (weight.values() - state[name]).abs().max() <= state[name].abs().max() / 3
 
 
+def _mean_bits(packed):
+    numbers = {name: torch.Size(weight.shape).numel() for name, weight in packed.weights.items()}
+    return sum(weight.bits * numbers[name] for name, weight in packed.weights.items()) / sum(numbers.values())
+
+
+def test_plans_are_within_their_budgets_pack_and_decode(experiments, corpus, run, tmp_path, capsys):
+    exp, config = experiments / "rand", experiments / "rand/config.yaml"
+    common = [*_arguments(exp, None)[:4], "--num_utterances", "4", "--output_dir", str(tmp_path)]
+    allocate_bits.main([*common, "--average_bits", "2.5", "6.1"])
+    said = capsys.readouterr().out
+    assert "rank correlation at 2 bits" in said and "2 for all" in said
+    for budget in (2.5, 6.1):
+        plan = tmp_path / f"average_{budget}.yaml"
+        pack_weights.main(_arguments(exp, tmp_path / f"{budget}.safetensors", "--eval_bits", plan))
+        packed = read(tmp_path / f"{budget}.safetensors")
+        assert {name: weight.bits for name, weight in packed.weights.items()} == yaml.safe_load(plan.read_text())
+        assert budget - 0.5 < _mean_bits(packed) <= budget
+    from_packed = _decode(run, "espnet-rand", corpus, config, tmp_path / "2.5.safetensors", tmp_path / "a")
+    plan = f"espnet-rand --eval_bits {tmp_path}/average_2.5.yaml"
+    assert _decode(run, plan, corpus, config, exp / "valid.loss.best.pth", tmp_path / "b") == from_packed
+    whole = _decode(run, "espnet-rand", corpus, config, exp / "valid.loss.best.pth", tmp_path / "c")
+    assert whole["score"] != from_packed["score"]
+
+
+def test_a_plan_for_a_float_checkpoint_and_a_file_size(experiments, tmp_path):
+    exp, clip = experiments / "float", ["--quantizer", "clip"]
+    sizes = {}
+    for bits in (2, 8):
+        quantize_weights.main(_arguments(exp, tmp_path / "uniform", *clip, "--eval_bits", bits))
+        sizes[bits] = (tmp_path / "uniform").stat().st_size / 1e6
+    target = round((sizes[2] + sizes[8]) / 2, 4)
+    common = [*_arguments(exp, None, *clip)[:4], *clip, "--num_utterances", "4", "--sensitivity", "curvature"]
+    allocate_bits.main([*common, "--output_dir", str(tmp_path), "--target_mb", str(target)])
+    plan = tmp_path / f"mb_{target:g}.yaml"
+    quantize_weights.main(_arguments(exp, tmp_path / "mixed", *clip, "--eval_bits", plan))
+    assert 0.98 * target < (tmp_path / "mixed").stat().st_size / 1e6 <= target
+    assert len({weight.bits for weight in read(tmp_path / "mixed").weights.values()}) > 1
+
+
+@pytest.mark.parametrize(
+    "exp, options, message",
+    [
+        ("rand", ["--average_bits", "1.9"], "--average_bits: 1.9 is not possible, it must be at least 2"),
+        ("rand", ["--target_mb", "0.001"], "--target_mb: 0.001 is not possible, it must be at least 0.0"),
+        ("rand", ["--average_bits", "4", "--quantizer", "clip"], "has a quantizer of its own"),
+        ("float", ["--average_bits", "4"], "give --quantizer"),
+        ("rand", ["--average_bits", "4", "--bits", "2", "9"], "9 is not allowed"),
+        (
+            "rand",
+            ["--average_bits", "4", "--data_path_and_name_and_type", "/no/wav.scp,speech,sound"],
+            "no such file: /no/wav.scp",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_line(experiments, tmp_path, capsys, exp, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        allocate_bits.main([*_arguments(experiments / exp, None)[:4], "--output_dir", str(tmp_path), *options])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 1 and message in said[-1] and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "command, exp, options, message",
     [
+        (pack_weights, "rand", ["--eval_bits", "9"], "eval_bits: 9 is not allowed"),
+        (pack_weights, "rand", ["--eval_bits", "/no/plan.yaml"], "no such file: /no/plan.yaml"),
+        (pack_weights, "float", ["--eval_bits", "4"], "not quantized"),
         (pack_weights, "float", [], "nothing to pack"),
         (quantize_weights, "float", [], "--quantizer is not given"),
         (quantize_weights, "rand", ["--quantizer", "absmax"], "use pack_weights"),

@@ -18,7 +18,7 @@ def run_recipe(root, *options):
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = [
         RECIPE / "run.sh", "--corpus_size", "tiny", "--datadir", root / "data", "--expdir", root / "exp",
-        "--local_data_opts", f"--datadir {root}/data --corpus_size tiny", *options,
+        *options,
     ]  # fmt: skip
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL

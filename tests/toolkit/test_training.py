@@ -132,6 +132,87 @@ def test_killed_in_an_epoch_and_started_again(corpus, run, train, tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.fixture(scope="module")
+def many_run(corpus, train, tmp_path_factory):
+    """Trained at precisions that are drawn, and validated at several."""
+    expdir = tmp_path_factory.mktemp("many")
+    (expdir / "two.yaml").write_text("'*': 2\n")
+    conf = {"bits": [2, 4], "per": "layer", "estimator": "ste", "eval_bits": [2, 4, str(expdir / "two.yaml")]}
+    criteria = [["valid", "loss", "min"], ["valid", "loss_w2", "min"]]
+    config = corpus.write_config(
+        {"quantizer": "rand", "quantizer_conf": conf, "best_model_criterion": criteria, "max_epoch": 2}, "many.yaml"
+    )
+    train("--config", config, "--output_dir", expdir, "--max_epoch", 1)
+    train("--config", config, "--output_dir", expdir, "--resume", "true")
+    return expdir
+
+
+def test_validation_at_several_precisions_gives_curves_and_criteria(many_run):
+    epochs = torch.load(many_run / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+    for stats in (epochs[1]["valid"], epochs[2]["valid"]):
+        assert stats["loss_w4"] == stats["loss"], "the highest is the default"
+        assert stats["acc_w4"] == stats["acc"]
+        assert stats["loss_two"] == stats["loss_w2"] != stats["loss"]
+        assert not any(key.endswith(("_w2", "_w4")) for key in epochs[1]["train"])
+    best = min((1, 2), key=lambda n: epochs[n]["valid"]["loss_w2"])
+    assert (many_run / "valid.loss_w2.best.pth").resolve().name == f"{best}epoch.pth"
+    assert (many_run / "valid.loss_w2.ave.pth").exists()
+
+
+def test_drawn_precisions_survive_a_resume(many_run, corpus, train, tmp_path):
+    train("--config", corpus.root / "many.yaml", "--output_dir", tmp_path)
+    whole, parts = load(tmp_path / "2epoch.pth"), load(many_run / "2epoch.pth")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_attention_plots_see_one_forward(many_run, monkeypatch):
+    """Of the default precision, not those of validation at others."""
+    from espnet2.train import trainer
+
+    args = ASRTask.get_parser().parse_args(["--config", str(many_run / "config.yaml")])
+    model = ASRTask.build_model(args).eval()
+    forwards = []
+    model.encoder.register_forward_hook(lambda *_: forwards.append(1))
+    speech = torch.randn(1, 8000)
+    batch = {"speech": speech, "text": torch.tensor([[2, 3]])}
+    batch.update(speech_lengths=torch.tensor([8000]), text_lengths=torch.tensor([2]))
+    with torch.no_grad():
+        model(**batch)
+        assert len(forwards) == 4
+        trainer.calculate_all_attentions(model, batch)
+    assert len(forwards) == 5
+
+
+@pytest.mark.parametrize(
+    "conf, message",
+    [
+        ("eval_bits=[2,/no/such.yaml]", "no such file: /no/such.yaml"),
+        ("eval_bits=[3,3]", "two of its curves would be called loss_w3"),
+    ],
+)
+def test_wrong_precisions_of_validation_end_the_training_before_it_begins(corpus, train, tmp_path, conf, message):
+    with pytest.raises(espnet_rand.OptionError, match=message):
+        train(
+            "--config", corpus.config, "--quantizer", "rand", "--quantizer_conf", conf, "--output_dir", tmp_path / "exp"
+        )  # fmt: skip
+    assert not (tmp_path / "exp/1epoch.pth").exists()
+
+
+def test_eval_bits_of_the_launcher(many_run, corpus, train, monkeypatch, tmp_path):
+    """Models from files evaluate at them; trainings and float models refuse them."""
+    monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", "3")
+    model = Speech2Text(many_run / "config.yaml", many_run / "2epoch.pth").asr_model
+    layer = model.ctc.ctc_lo
+    _, scales = layer._quantized["weight"].quantizer.encode(layer._parameters["weight"], bits=3)
+    assert (layer.weight / scales.unsqueeze(1)).round().unique().numel() <= 8
+    with pytest.raises(espnet_rand.OptionError, match="started with it for a training"):
+        train("--config", corpus.config, "--output_dir", tmp_path)
+    (many_run / "plan.yaml").write_text("'*': 2\nctc.ctc_lo: 8\nencodr: 4\n")
+    monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", str(many_run / "plan.yaml"))
+    with pytest.raises(espnet_rand.OptionError, match="'encodr' names no quantized weight.*encoder"):
+        Speech2Text(many_run / "config.yaml", many_run / "2epoch.pth")
+
+
 def test_decoding_rounds(rand_run, corpus):
     """Speech2Text gives a model that computes with rounded weights, and leaves the training's files alone."""
     before = (rand_run / "quantization.yaml").stat().st_mtime_ns

@@ -4,11 +4,14 @@
 # 7 scoring. A recipe's run.sh calls this script in
 # its own directory, with its options and a list of systems, one a line:
 #
-#     NAME  train|dry|round  CONFIG  INIT  [options ...]
+#     NAME  train|dry|round|pack|plan  CONFIG  INIT  [options ...]
 #
 # train: train it, from the weights of the system INIT (-: from new ones).
 # dry:   no training: the model as the options build it.
 # round: no training: the weights of INIT, rounded as the options say (CONFIG: -).
+# pack:  no training: INIT, which was trained with quantization, at --eval_bits (CONFIG: -).
+# plan:  no training, no model: plan files of allocate_bits for INIT, in exp/NAME (CONFIG: -). A system
+#        of round or pack whose --eval_bits is one of them names that system as its CONFIG.
 # So the float model, its rounding and its RAND fine-tuning are three lines:
 #
 #     float  train  conf/train_asr.yaml  -
@@ -67,6 +70,7 @@ inference_model=valid.loss.ave.pth
 inference_lm=valid.loss.ave.pth
 inference_args=      # more options for decoding, e.g. "--ngpu 0"
 score_cleaner=none   # text cleaner for reference and hypothesis, e.g. whisper_en
+table=RESULTS        # name of the table of results in expdir, without .md
 
 template=$(cd "$(dirname "$0")" && pwd)
 help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed '$d')
@@ -234,14 +238,14 @@ train_job() {  # <name> <mode> <config> <init> <options>
     local dir=${expdir}/$1 after=- options=$5
     [ "$4" = - ] || after=${expdir}/$4/train.log
     case $2 in
-        round)
+        round|pack|plan)
             return ;;
         dry)
             options+=" --dry_run true" ;;
         train)
             [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
         *)
-            die "system $1: 'train', 'dry' or 'round' is wanted, not '$2'" ;;
+            die "system $1: 'train', 'dry', 'round', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
@@ -271,14 +275,22 @@ config_and_model() {  # <option> <name>: of a system that was trained, or built 
 }
 
 pack_job() {  # <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$1 command
-    if [ "$2" = round ]; then
-        command="quantize_weights $(config_and_model '' "$4") $5" || exit 1
-    else
-        command="pack_weights $(config_and_model '' "$1")" || exit 1
-        [ -e "${dir}/quantization.yaml" ] || return 0  # it stays in float
-    fi
-    job "${dir}/pack.log" 0 - "${python} -m espnet_rand.bin.${command} --output ${dir}/packed.safetensors"
+    local dir=${expdir}/$1 after=- log=pack command=pack_weights output="--output ${expdir}/$1/packed.safetensors" files
+    case $2 in
+        train|dry)
+            files=$(config_and_model '' "$1") || exit 1
+            [ -e "${dir}/quantization.yaml" ] || return 0 ;;  # it stays in float
+        *)
+            files="$(config_and_model '' "$4") $5" || exit 1
+            [ "$3" = - ] || after=${expdir}/$3/plan.log ;;
+    esac
+    case $2 in
+        round)
+            command=quantize_weights ;;
+        plan)
+            log=plan command=allocate_bits output="--output_dir ${dir}" ;;
+    esac
+    job "${dir}/${log}.log" 0 "${after}" "${python} -m espnet_rand.bin.${command} ${files} ${output}"
 }
 
 if selected 5; then
@@ -288,9 +300,9 @@ fi
 
 decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
     local dir=${expdir}/$2 system=$2 decoded=${expdir}/$2/decode_$1${tag} files keys
-    [ "$3" != round ] || system=$5
+    case $3 in round|pack) system=$5 ;; esac
     files=$(config_and_model asr_ "${system}") || exit 1
-    if [ "$3" = round ] || [ -e "${dir}/quantization.yaml" ]; then
+    if [ "${system}" != "$2" ] || [ -e "${dir}/quantization.yaml" ]; then
         [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
         files="--asr_train_config ${expdir}/${system}/config.yaml --asr_model_file ${dir}/packed.safetensors"
     fi
@@ -318,8 +330,16 @@ join_decoded() {  # <test set> <name> ...
 for_systems_and_sets() {  # <function>
     local test_set
     for test_set in ${test_sets}; do
-        for_systems "$1" "${test_set}"
+        for_systems but_plans "$1" "${test_set}"
     done
+}
+
+but_plans() {  # <function> <test set> <name> <mode> ...
+    [ "$4" = plan ] || "$@"
+}
+
+name_of() {  # - <name> ...
+    echo "$2"
 }
 
 if selected 6; then
@@ -335,6 +355,6 @@ fi
 
 if selected 7; then
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
-        --test_sets ${test_sets} --tag "${tag}" --cleaner "${score_cleaner}" \
-        --systems $(for_systems echo | cut -d ' ' -f 1)
+        --test_sets ${test_sets} --tag "${tag}" --table "${table}" --cleaner "${score_cleaner}" \
+        --systems $(for_systems but_plans name_of -)
 fi

@@ -1,23 +1,35 @@
 #!/usr/bin/env bash
 # Connected digits in noise, spoken by espeak-ng: a float model, its rounding to
 # 4, 3 and 2 bits, and its fine-tuning with RAND at the same precisions.
-# Nothing is downloaded. Options: those of asr.sh (./run.sh --help), after
-# --corpus_size tiny, which only shows that all stages run.
+# Nothing is downloaded.
+#
+#   --corpus_size tiny  only shows that all stages run
+#   --curve true        instead: size against word error rate, one model at many precisions beside models of one
+#   --asr_args "..."    training options for all systems
+#
+# Further options are those of asr.sh:
+
 set -euo pipefail
-cd "$(dirname "$0")"
 
 corpus_size=full
+curve=false
+datadir=
 precisions="4 3 2"
 granularities="channel tensor"
 asr_args=
-if [ "${1:-}" = --corpus_size ]; then
-    corpus_size=${2:?it must be full or tiny}
-    shift 2
-fi
+own="corpus_size curve datadir asr_args"
+. "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
+cd "$(dirname "$0")"
+
+datadir=${datadir:-data/${corpus_size}}
+few=()
+plan_args=
 if [ "${corpus_size}" = tiny ]; then
     precisions=4
     granularities=channel
-    asr_args="--max_epoch 1"
+    asr_args="--max_epoch 1 ${asr_args}"
+    few=(--seeds 1 --bits 2 --single_bits "" --average_bits 3.5)
+    plan_args="--num_utterances 4"
 fi
 
 train="train conf/train_asr.yaml"
@@ -35,10 +47,15 @@ for bits in ${precisions}; do
     done
 done
 
-../../TEMPLATE/asr1/asr.sh \
-    --local_data_opts "--datadir data/${corpus_size} --corpus_size ${corpus_size}" \
-    --datadir "data/${corpus_size}" \
+stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}")
+if [ "${curve}" = true ]; then
+    data="--data_path_and_name_and_type ${datadir}/train"
+    stages=(../../TEMPLATE/asr1/curve.sh --float "${train}" --tune "${train#train } float ${tune}" "${few[@]}"
+        --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text ${plan_args}")
+fi
+"${stages[@]}" \
+    --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
+    --datadir "${datadir}" \
     --expdir "exp/${corpus_size}" \
-    --systems "${systems}" \
     --asr_args "${asr_args}" \
-    "$@"
+    "${options[@]}"

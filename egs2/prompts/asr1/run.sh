@@ -6,6 +6,7 @@
 #   --prompts_dir DIR          the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
 #   --presets "rand_w4 ..."    the 4-bit systems: files of conf/ at the top of the repository
+#   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --asr_args "..."           training options for all systems
 #
 # Further options are those of asr.sh:
@@ -16,8 +17,9 @@ whisper_checkpoint=
 prompts_dir=
 seeds="1 2 3"
 presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
+curve=false
 asr_args=
-own="whisper_checkpoint prompts_dir seeds presets asr_args"
+own="whisper_checkpoint prompts_dir seeds presets curve asr_args"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
 for path in whisper_checkpoint prompts_dir; do
@@ -58,9 +60,16 @@ ${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_co
     done
 done
 
-../../TEMPLATE/asr1/asr.sh \
+stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}")
+if [ "${curve}" = true ]; then
+    data="--data_path_and_name_and_type data/train"
+    stages=(../../TEMPLATE/asr1/curve.sh --float "dry ${config}" --tune "${config} -" --seeds "${seeds}"
+        --bits "3 4 5 6 8" --single_bits "3 4" --average_bits "3.25 3.5 4 4.5 5.5"
+        --quantizer_args "--quantizer_conf granularity=group --quantizer_conf group_size=32"
+        --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text --num_utterances 24")
+fi
+"${stages[@]}" \
     --python "espnet-rand --import whisper_local" \
-    --systems "${systems}" \
     --local_data_opts "${prompts_dir:+--prompts_dir ${prompts_dir}}" \
     --token_type whisper_en \
     --feats_normalize none \

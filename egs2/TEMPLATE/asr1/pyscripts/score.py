@@ -8,6 +8,7 @@ the lowest and the highest.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from statistics import mean
@@ -46,8 +47,10 @@ def weights_and_sizes(directory: Path) -> tuple:
     if not path.exists():
         return "float", None, None
     packed = read(path)
-    conf = packed.info["quantizer_conf"]
-    return f"{conf['bits']} bits, {conf['granularity']}", report(packed).totals["bytes_before"], path.stat().st_size
+    numbers = {name: math.prod(weight.shape) for name, weight in packed.weights.items()}
+    bits = sum(weight.bits * numbers[name] for name, weight in packed.weights.items()) / sum(numbers.values())
+    what = f"{bits:.3g} bits, {packed.info['quantizer_conf']['granularity']}"
+    return what, report(packed).totals["bytes_before"], path.stat().st_size
 
 
 def spread(values: list) -> str:
@@ -88,6 +91,7 @@ def main():
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--test_sets", nargs="+", required=True)
     parser.add_argument("--tag", default="", help="what the names of decoding directories and of the table end in")
+    parser.add_argument("--table", default="RESULTS", help="the table's name in expdir")
     parser.add_argument("--cleaner", default="none", help="e.g. whisper_en")
     args = parser.parse_args()
 
@@ -105,7 +109,7 @@ def main():
     table.insert(1, ["-" * width for width in widths])
     lines = (" | ".join(map(str.ljust, row, widths)) for row in table)
     markdown = "".join(f"| {line} |\n" for line in lines)
-    path = args.expdir / f"RESULTS{args.tag}.md"
+    path = args.expdir / f"{args.table}{args.tag}.md"
     path.write_text(markdown, encoding="utf-8")
     print(f"{markdown}This table is in {path}")
 

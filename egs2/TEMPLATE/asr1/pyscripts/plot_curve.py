@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Plot a table of score.py: size against word error rate, a line for each kind of system.
+
+Systems NAME_wBITS and NAME_bBITS are points of the line NAME; others (the float model) are horizontal lines.
+Where a system is several runs, its point is their mean, with a bar from the lowest to the highest.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+def read_table(path: Path) -> list:
+    """Return for each row of the table the system, the size in kB, and the mean, lowest and highest WER."""
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text().splitlines()]
+    header, _, *rows = rows
+    points = []
+    for row in (dict(zip(header, row)) for row in rows):
+        rates = [float(number) for number in re.findall(r"[\d.]+", row["WER %"])]
+        points.append((row["system"], float(row["size kB"]), rates[0], min(rates), max(rates)))
+    return points
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a .png or .pdf file")
+    args = parser.parse_args()
+
+    lines = {}
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for system, *point in read_table(args.table):
+        match = re.fullmatch(r"(.+)_[wb][\dp]+", system)
+        if match:
+            lines.setdefault(match[1], []).append(point)
+        else:
+            axes.axhline(point[1], linestyle="--", color="gray", linewidth=1)
+            axes.annotate(system, (1, point[1]), xycoords=("axes fraction", "data"), fontsize=8)
+    for name, points in lines.items():
+        sizes, means, lowest, highest = zip(*sorted(points))
+        errors = [[m - low for m, low in zip(means, lowest)], [high - m for m, high in zip(means, highest)]]
+        mixed = name.endswith("mixed")
+        axes.errorbar(sizes, means, errors, label=name, marker="s" if mixed else "o", capsize=2, markersize=4)
+    axes.set_xlabel("size of the packed file, kB")
+    axes.set_ylabel("word error rate, %")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(args.output, dpi=120)
+    print(f"This curve is in {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""How much the loss minds fewer bits, weight by weight: measured, and estimated from the curvature."""
+
+from typing import Callable, Dict, Iterable, List, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from espnet_rand.layers import NamedWeight, disabled, evaluating_at, quantized_weights
+from espnet_rand.quantizers import OptionError
+
+#: By weight, by number of bits.
+Table = Dict[str, Dict[int, float]]
+
+
+def candidates(model: nn.Module, bits: Sequence[int]) -> Dict[str, List[int]]:
+    """The numbers of bits that each quantized weight may get: `bits`, or the only one that it can have.
+
+    Weights whose bits `overrides` fixed keep them, and so do learned step sizes.
+
+    Raises:
+        OptionError: no weight has a choice
+    """
+    common = model._quantization.config.weight_quantizer([]).precision
+    found = {}
+    for name, weight in quantized_weights(model).items():
+        quantizer = weight.quantized.quantizer
+        fixed = quantizer.scale.tied or quantizer.precision != common
+        found[name] = [quantizer.precision.highest] if fixed else sorted(set(bits))
+    if all(len(choices) == 1 for choices in found.values()):
+        raise OptionError(f"there is nothing to choose: all {len(found)} weights have one possible number of bits")
+    return found
+
+
+def measured(
+    model: nn.Module,
+    loss: Callable[[], float],
+    choices: Mapping[str, Sequence[int]],
+    follow: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> Table:
+    """The change of the loss when one weight alone goes to b bits, and the others have the most that they may.
+
+    At fewer bits it is never less than at more: where the data say so, it is taken for chance. (A choice of the least
+    sum would pick just those weights.)
+
+    Args:
+        model: quantized, in evaluation mode
+        loss: of the model as it stands, on some data
+        choices: from `candidates`
+        follow: is given the names, and passes them on: shows the progress
+    """
+    weights = quantized_weights(model)
+    changes: Table = {}
+    with evaluating_at(model, {name: max(bits) for name, bits in choices.items()}):
+        reference = loss()
+        for name in follow(choices):
+            quantized, highest = weights[name].quantized, max(choices[name])
+            changes[name] = {highest: 0.0}
+            for bits in sorted(choices[name], reverse=True)[1:]:
+                quantized.eval_bits = bits
+                changes[name][bits] = max(loss() - reference, *changes[name].values())
+            quantized.eval_bits = highest
+    return changes
+
+
+def curvature(
+    model: nn.Module, add_gradients: Callable[[], None], choices: Mapping[str, Sequence[int]], probes: int = 8
+) -> Table:
+    """The same, estimated from `2 probes` gradients for all weights: tr(H) s^2 / 24 (shared/method.md, "Why it works").
+
+    For each group that shares a step size s, H the loss's matrix of second derivatives with respect to its float
+    weights. Its trace is Hutchinson's estimate, the mean of z'Hz over random signs z (Hutchinson 1989), with Hz from
+    the difference of the gradients on both sides, so that losses without second derivatives (CTC's) will do. The steps
+    to the sides are those of the highest number of bits / sqrt(12), the standard deviation of its noise.
+
+    Args:
+        model: quantized, in evaluation mode; the float weights are looked at
+        add_gradients: adds those of the loss to the parameters' `grad`
+        choices: from `candidates`
+        probes: random signs for all weights, drawn from a seed of their own
+    """
+    weights = quantized_weights(model)
+    steps = {n: {b: _steps(w, b) for b in choices[n]} for n, w in weights.items()}
+    sides = {n: w.quantized.unrows(_spread(w, steps[n][max(choices[n])])) / 12**0.5 for n, w in weights.items()}
+    products = {name: torch.zeros_like(side) for name, side in sides.items()}
+    generator = torch.Generator().manual_seed(0)
+    parameters = {name: weight.layer._parameters[weight.name] for name, weight in weights.items()}
+    originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        with disabled(model), torch.backends.cudnn.flags(enabled=False):  # cuDNN's LSTM has no gradient in evaluation
+            for _ in range(probes):
+                signs = {n: _signs(side, generator) for n, side in sides.items()}
+                for direction in (1, -1):
+                    _move(parameters, originals, {n: direction * signs[n] * sides[n] for n in sides})
+                    add_gradients()
+                    for name, parameter in parameters.items():
+                        if parameter.grad is not None:
+                            products[name] += direction * signs[name] * parameter.grad * sides[name] / (2 * probes)
+                        parameter.grad = None
+    finally:
+        _move(parameters, originals, {})
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
+    estimates: Table = {}
+    for name, weight in weights.items():
+        # z'Hz of each group, of steps s / sqrt(12): half of it is tr(H) s^2 / 24
+        quantized, most = weight.quantized, max(choices[name])
+        groups = quantized.quantizer.granularity.split(quantized.rows(products[name])).sum(1) / 2
+        ratios = {b: (steps[name][b] / steps[name][most]).square() for b in choices[name]}
+        estimates[name] = {b: max(0.0, (groups * (ratios[b] - 1)).sum().item()) for b in choices[name]}
+    return estimates
+
+
+def _steps(weight: NamedWeight, bits: int) -> Tensor:
+    """Step sizes, (groups,)."""
+    return weight.quantized.encode(weight.layer, weight.name, bits)[1]
+
+
+def _spread(weight: NamedWeight, steps: Tensor) -> Tensor:
+    """Each weight's step size, output channels first."""
+    rows = weight.quantized.rows(weight.layer.source(weight.name).detach())
+    ones = torch.ones_like(rows, dtype=torch.int8)
+    return weight.quantized.quantizer.decode(ones, steps, rows.dtype)
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like)
+
+
+@torch.no_grad()
+def _move(parameters: Mapping[str, Tensor], originals: Mapping[str, Tensor], by: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(originals[name] + by[name] if name in by else originals[name])

@@ -1,0 +1,54 @@
+"""The bits of each weight that minimize the predicted loss within a budget: an exact small integer program."""
+
+from typing import Dict, Mapping
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from espnet_rand.quantizers import OptionError
+
+#: By weight, by number of bits.
+Table = Mapping[str, Mapping[int, float]]
+
+
+class BudgetError(OptionError):
+    """No choice of bits is within the budget."""
+
+
+def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
+    """Choose bits for each weight: the least sum of `losses` whose sum of `sizes` is at most `budget`.
+
+    One of several is chosen for each weight, which is a multiple-choice knapsack; scipy's milp (HiGHS) solves it.
+
+    Args:
+        losses: predicted loss of each weight at each number of bits
+        sizes: of the same, in the unit of `budget`
+
+    Raises:
+        BudgetError: the smallest choice is beyond the budget
+    """
+    choices = [(name, bits) for name, row in losses.items() for bits in row]
+    smallest = sum(min(sizes[name][bits] for bits in row) for name, row in losses.items())
+    if smallest > budget:
+        raise BudgetError(f"{budget:g} is not possible, the least is {smallest:g}")
+    loss = np.array([losses[name][bits] for name, bits in choices])
+    size = np.array([sizes[name][bits] for name, bits in choices])
+    one_each = np.array([[float(name == chosen) for chosen, _ in choices] for name in losses])
+    # HiGHS' tolerances are absolute: in numbers around 1
+    result = milp(
+        loss / (np.abs(loss).max() or 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(size[None] / max(budget, smallest), ub=1),
+        ],
+        integrality=np.ones(len(choices)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0},
+    )
+    if not result.success:
+        raise RuntimeError(f"scipy's milp found no choice of bits: {result.message}")
+    plan = {name: bits for (name, bits), taken in zip(choices, result.x) if taken > 0.5}
+    spent = sum(sizes[name][bits] for name, bits in plan.items())
+    if spent > budget:
+        raise RuntimeError(f"scipy's milp went beyond the budget of {budget:g}: {spent:g}")
+    return plan

@@ -1,0 +1,103 @@
+"""At how many bits a quantized model evaluates, decodes and is packed: one number, or a plan."""
+
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
+
+from torch import nn
+
+from espnet_rand.layers.layer import QuantizedLayer, quantized_layers
+from espnet_rand.layers.quantize import QuantizationError, matches, near
+from espnet_rand.layers.weight import QuantizedWeight
+from espnet_rand.quantizers import OptionError
+from espnet_rand.quantizers.precision import a_precision
+
+#: One number for all weights, or a plan: wildcard on names of weights or modules -> bits; the later wins.
+EvalBits = Union[int, Mapping[str, int]]
+
+
+class NamedWeight(NamedTuple):
+    """A quantized weight of a model: the first layer that has it, the parameter's name there, and all full names."""
+
+    layer: QuantizedLayer
+    name: str
+    quantized: QuantizedWeight
+    full_names: List[str]
+
+
+def quantized_weights(model: nn.Module) -> Dict[str, NamedWeight]:
+    """The quantized weights of a model by their (first) names; one that layers share is there once."""
+    found: Dict[int, NamedWeight] = {}
+    for module_name, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, QuantizedLayer):
+            for name, quantized in layer._quantized.items():
+                entry = found.setdefault(id(layer._parameters[name]), NamedWeight(layer, name, quantized, []))
+                entry.full_names.append(f"{module_name}.{name}" if module_name else name)
+    return {entry.full_names[0]: entry for entry in found.values()}
+
+
+def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
+    """Let a quantized model evaluate at other numbers of bits, in place. Training does not change.
+
+    Args:
+        model: quantized by `espnet_rand.quantize`
+        bits: 2 to 8, for all weights but those that `overrides` gave bits of their own; or a plan, which must name
+            every weight but those; None is the default: the highest number that each weight is trained with
+
+    Raises:
+        OptionError: bits that are not allowed; a plan that names no weight of the model, or not all
+        QuantizationError: the model is not quantized, or comes from a packed file
+    """
+    quantization = getattr(model, "_quantization", None)
+    if quantization is None:
+        packed = bool(quantized_layers(model))
+        raise QuantizationError(
+            f"eval_bits: this {type(model).__name__} is "
+            + ("from a packed file, which has its bits: pack its checkpoint again" if packed else "not quantized")
+        )
+    weights = quantized_weights(model)
+    common = quantization.config.weight_quantizer([]).precision
+    own = {name for name, weight in weights.items() if weight.quantized.quantizer.precision != common}
+    if bits is None:
+        chosen = {}
+    elif isinstance(bits, Mapping):
+        chosen = _planned(bits, weights)
+        if missing := [name for name in weights if name not in chosen and name not in own]:
+            raise OptionError(
+                f"eval_bits: the plan gives {len(missing)} of {len(weights)} weights no bits: "
+                f"{', '.join(missing[:3])}; name them, or the others with '*' as its first line"
+            )
+    else:
+        a_precision("eval_bits", bits)
+        chosen = {name: bits for name in weights if name not in own}
+    for name, b in chosen.items():
+        quantizer = weights[name].quantized.quantizer
+        if quantizer.scale.tied and b != quantizer.precision.bits:
+            raise OptionError(
+                f"eval_bits: {b} is not allowed for {name}, it must be {quantizer.precision.bits}: "
+                f"its step sizes were learned for that ({quantizer.scale})"
+            )
+    for name, weight in weights.items():
+        weight.quantized.eval_bits = chosen.get(name)
+
+
+@contextmanager
+def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Iterator[None]:
+    """`set_eval_bits` inside the block."""
+    before = {name: weight.quantized.eval_bits for name, weight in quantized_weights(model).items()}
+    set_eval_bits(model, bits)
+    try:
+        yield
+    finally:
+        for name, weight in quantized_weights(model).items():
+            weight.quantized.eval_bits = before[name]
+
+
+def _planned(plan: Mapping[str, int], weights: Mapping[str, NamedWeight]) -> Dict[str, int]:
+    chosen = {}
+    for pattern, bits in ((str(pattern), bits) for pattern, bits in plan.items()):
+        a_precision(f"eval_bits: {pattern}", bits)
+        named = [pattern] if pattern in weights else [n for n, w in weights.items() if matches(pattern, w.full_names)]
+        if not named:
+            raise OptionError(f"eval_bits: {pattern!r} names no quantized weight; {near(pattern, weights)}")
+        chosen.update(dict.fromkeys(named, bits))
+    return chosen

@@ -1,0 +1,93 @@
+"""A model's loss on data, outside of a training."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any, List, Tuple, Type
+
+import torch
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.torch_utils.device_funcs import to_device
+from espnet2.utils.types import str2triple_str
+
+from espnet_rand.toolkit.fitting import PretrainedError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which data: `--data_path_and_name_and_type`, `--num_utterances`, `--batch_size`, `--ngpu`."""
+    parser.add_argument(
+        "--data_path_and_name_and_type",
+        type=str2triple_str,
+        action="append",
+        help="default: the data that the training was validated on",
+    )
+    parser.add_argument("--num_utterances", type=int, default=96, help="so many of them, spread evenly over the data")
+    parser.add_argument("--batch_size", type=int, default=8, help="utterances at a time")
+    parser.add_argument("--ngpu", type=int, default=0, help="0: the CPU, 1: a GPU")
+
+
+class Validation:
+    """The loss of a model on the data that `args` ask for: the mean over batches, weighted as ESPnet weights them.
+
+    Args:
+        args: of `add_arguments`
+        task: of the model
+        model: in evaluation mode, on the device
+        trained: the options that it was trained with
+
+    Raises:
+        PretrainedError: a file is not there, or no utterance in it
+    """
+
+    def __init__(self, args: argparse.Namespace, task: Type[AbsTask], model: torch.nn.Module, trained: Any):
+        self.model = model
+        data = args.data_path_and_name_and_type or getattr(trained, "valid_data_path_and_name_and_type", None)
+        if not data:
+            raise PretrainedError("--data_path_and_name_and_type: the configuration names no validation data: give it")
+        for path, *_ in data:
+            if not Path(path).exists():
+                raise PretrainedError(
+                    f"no such file: {path} (paths in a configuration are relative to the directory of its training)"
+                )
+        keys = [line.split(maxsplit=1)[0] for line in Path(data[0][0]).read_text("utf-8").splitlines() if line.strip()]
+        if not keys:
+            raise PretrainedError(f"{data[0][0]}: there is no utterance in it")
+        device = next(model.parameters()).device.type
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as key_file:
+            key_file.writelines(f"{key}\n" for key in _spread(keys, args.num_utterances))
+            key_file.flush()
+            loader = task.build_streaming_iterator(
+                [tuple(one) for one in data],
+                preprocess_fn=task.build_preprocess_fn(trained, False),
+                collate_fn=task.build_collate_fn(trained, False),
+                key_file=key_file.name,
+                batch_size=args.batch_size,
+                dtype=getattr(trained, "train_dtype", "float32"),
+                num_workers=0,
+                allow_variable_data_keys=True,
+            )
+            self.batches = [to_device({**batch, "utt_id": names}, device) for names, batch in loader]
+        with torch.no_grad():
+            self._weight = sum(self._forward(batch)[1] for batch in self.batches)
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Of the model as it stands."""
+        return float(sum(loss * weight for loss, weight in map(self._forward, self.batches)) / self._weight)
+
+    def add_gradients(self) -> None:
+        """Of `loss`, to the parameters' `grad`."""
+        for batch in self.batches:
+            loss, weight = self._forward(batch)
+            (loss * weight / self._weight).backward()
+
+    def _forward(self, batch: Any) -> Tuple[torch.Tensor, torch.Tensor]:
+        output = self.model(**batch)
+        loss, weight = (output["loss"], output["weight"]) if isinstance(output, dict) else output[::2]
+        return loss.mean(), weight.double().sum()
+
+
+def _spread(keys: List[str], count: int) -> List[str]:
+    """`count` of `keys` (all, if there are no more), evenly over them, in their order."""
+    count = min(max(count, 1), len(keys))
+    return [keys[i * len(keys) // count] for i in range(count)]
