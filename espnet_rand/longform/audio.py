@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Union
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 import numpy as np
 import soundfile
@@ -32,7 +32,7 @@ class Recording:
 
     Args:
         source: a file that libsndfile reads, or samples at `rate`, (samples,), within -1 and 1
-        rate: of what `read` returns, in Hz
+        rate: of what `read` returns, in Hz; default: the file's own
         name: what messages call it; default: the file's
 
     Attributes:
@@ -43,7 +43,7 @@ class Recording:
         AudioError: it cannot be read, is empty, ends before its end, or has a rate that cannot be converted
     """
 
-    def __init__(self, source: Union[str, Path, np.ndarray, torch.Tensor], rate: int, name: str = ""):
+    def __init__(self, source: Union[str, Path, np.ndarray, torch.Tensor], rate: Optional[int] = None, name: str = ""):
         self.rate = rate
         self.notes: List[str] = []
         self._file = None
@@ -115,6 +115,7 @@ class Recording:
         """The length at both rates; `_down` frames of the source make `_up` samples."""
         if frames == 0:
             raise AudioError(f"{self.name}: it is empty")
+        self.rate = self.rate or rate
         divisor = math.gcd(rate, self.rate)
         self._frames, self._down, self._up = frames, rate // divisor, self.rate // divisor
         self.length = -(-frames * self._up // self._down)
@@ -145,7 +146,7 @@ class Recording:
 
 
 @contextmanager
-def opened(entry: str, pipes: bool, rate: int) -> Iterator[Recording]:
+def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Recording]:
     """The recording of an entry of wav.scp: a file or, where `pipes` are allowed, `COMMAND |`.
 
     What a command writes is stored in $TMPDIR while it is read.
