@@ -50,7 +50,7 @@ def get_parser(task: str = "asr") -> argparse.ArgumentParser:
     group.add_argument("--task", choices=recognition.TASKS, default="asr")
     group.add_argument("--mode", choices=MODES, default="windows", help="vad needs silero-vad (pip)")
     group.add_argument("--window", type=float, default=30.0, help="seconds")
-    group.add_argument("--overlap", type=float, default=6.0, help="seconds that two windows share")
+    group.add_argument("--overlap", type=float, help="seconds that two windows share; default: a fifth of a window")
     return parser
 
 

@@ -49,16 +49,17 @@ class LongForm:
         mode: windows: of the same length, with an overlap, joined on what both saw; memory does not grow with the
             recording. vad: the same of stretches with speech, which silero-vad finds. whole: the recording at once
         window: seconds; no more than a few times what the model was trained on. Not of mode whole
-        overlap: seconds, of windows; half a window at most
+        overlap: seconds, of windows; half a window at most. Default: a fifth of a window
 
     Raises:
         ValueError: the options are off
         VadError: mode is vad, and silero-vad is not installed
     """
 
-    def __init__(self, speech2text: Any, mode: str = "windows", window: float = 30.0, overlap: float = 6.0):
+    def __init__(self, speech2text: Any, mode: str = "windows", window: float = 30.0, overlap: Optional[float] = None):
         if mode not in MODES:
             raise ValueError(f"mode: {mode!r} is not one of {', '.join(MODES)}")
+        overlap = window / 5 if overlap is None else overlap
         if not 0 <= overlap <= window / 2 or window <= 0:
             raise ValueError(f"window {window:g} and overlap {overlap:g}: the overlap must be 0 to half a window")
         if mode == "vad":
