@@ -42,6 +42,7 @@ def build(kind, folder):
         search = {"beam_size": 2}
     elif kind == "asr_transducer":
         module, name, search = asr_transducer_inference, "asr_transducer", {"beam_size": 2}
+        search["beam_search_config"] = {"search_type": "alsd"}
     task, made = write_config(name, folder / kind, **more)
     config = yaml.safe_load((made / "config.yaml").read_text())
     if kind == "interctc":
@@ -50,7 +51,7 @@ def build(kind, folder):
     model, _ = task.build_model_from_file(made / "config.yaml")
     if kind.endswith("transducer"):  # or there are only blanks
         with torch.no_grad():
-            model.joint_network.lin_out.bias[0] -= 2.0
+            model.joint_network.lin_out.bias[0] -= 4.0
     if kind == "packed":
         espnet_rand.quantize(model, espnet_rand.QuantizerConfig("rand", bits=4))
         write(made / "model", pack_model(model))
