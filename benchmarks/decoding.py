@@ -27,10 +27,11 @@ import soundfile
 import torch
 import yaml
 from rich.progress import track
-from table import circumstances, markdown
+from table import circumstances
 
 import espnet_rand
 from espnet_rand.packing import pack_model, write
+from espnet_rand.reporting import markdown
 
 espnet_rand.register()
 from espnet_rand.toolkit.checkpoints import find_task  # noqa: E402

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from table import circumstances, markdown
+from table import circumstances
 from torch import nn
 
 import espnet_rand
+from espnet_rand.reporting import markdown
 
 METHODS = {
     "float": None,

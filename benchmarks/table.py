@@ -2,15 +2,8 @@
 
 import platform
 from datetime import date
-from typing import Iterable, Sequence
 
 import torch
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def circumstances(command: str) -> str:

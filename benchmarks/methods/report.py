@@ -10,14 +10,15 @@ from typing import Any, Dict, List, Tuple
 
 import matplotlib
 import numpy as np
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import permutation_test
+
+from espnet_rand.reporting import markdown, rate_interval
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from grid import best_rate, float_cell, read  # noqa: E402
 from methods import MAIN, METHODS  # noqa: E402
-from table import markdown  # noqa: E402
 from training import EDGES  # noqa: E402
 
 matplotlib.use("Agg")
@@ -44,16 +45,7 @@ class Entry:
 
     def interval(self) -> Tuple[float, float]:
         """95%, over the sentences of the test set."""
-        result = bootstrap(
-            (self.errors, self.words),
-            lambda errors, words, axis=-1: 100 * errors.sum(axis) / words.sum(axis),
-            paired=True,
-            vectorized=True,
-            n_resamples=5000,
-            method="percentile",
-            rng=np.random.default_rng(1),
-        )
-        return tuple(result.confidence_interval)
+        return rate_interval(self.errors, self.words)
 
     def p_value(self, other: "Entry") -> float:
         """That this differs from another method by chance: paired permutation test over sentences."""

@@ -23,6 +23,10 @@ def test_every_python_below_is_registered(run):
     assert said(run("python", "-c", PROBE)) == ["False"]
 
 
+def test_registering_once_more_below_the_launcher(run):
+    assert said(run("espnet-rand", "-c", f"import espnet_rand; espnet_rand.register(); {PROBE}")) == ["True"]
+
+
 def test_nothing_is_imported_that_is_not_needed(run):
     loaded = run("espnet-rand", "-c", "import sys; print('torch' in sys.modules, 'espnet_rand' in sys.modules)")
     assert loaded.stdout.strip() == "False False"

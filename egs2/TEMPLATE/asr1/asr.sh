@@ -4,10 +4,11 @@
 # 7 scoring. A recipe's run.sh calls this script in
 # its own directory, with its options and a list of systems, one a line:
 #
-#     NAME  train|dry|round|pack|plan  CONFIG  INIT  [options ...]
+#     NAME  train|dry|float|round|pack|plan  CONFIG  INIT  [options ...]
 #
 # train: train it, from the weights of the system INIT (-: from new ones).
 # dry:   no training: the model as the options build it.
+# float: no training: the weights of INIT, which was trained with a quantizer, in float (CONFIG: -).
 # round: no training: the weights of INIT, rounded as the options say (CONFIG: -).
 # pack:  no training: INIT, which was trained with quantization, at --eval_bits (CONFIG: -).
 # plan:  no training, no model: plan files of allocate_bits for INIT, in exp/NAME (CONFIG: -). A system
@@ -77,42 +78,7 @@ help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed 
 . "${template}/utils/parse_options.sh"
 . ./path.sh
 . ./cmd.sh
-
-die() {
-    echo "$0: $*" >&2
-    exit 1
-}
-
-job() {  # <log> <steps> <after> <command>: one line of a list of jobs
-    printf '%s\t%s\t%s\t%s\n' "$@"
-}
-
-run_jobs() {  # <title> <list of jobs> [how many at a time]
-    python3 "${template}/pyscripts/jobs.py" --nj "${3:-${nj}}" --title "stage ${current}, $1" <<< "$2"
-}
-
-for_systems() {  # <function> ...: calls it with ... and the fields of each system
-    local name mode config init options
-    while read -r name mode config init options; do
-        [ -z "${name}" ] || "$@" "${name}" "${mode}" "${config}" "${init}" "${options}"
-    done <<< "${systems}"
-}
-
-selected() {  # <n>: is this stage to be run?
-    current=$1
-    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
-}
-
-python3 - <<'EOF' || exit 1
-import importlib.util, sys
-missing = [m for m in ("espnet2", "jiwer", "rich") if not importlib.util.find_spec(m)]
-if missing:
-    sys.exit(f"asr.sh: {sys.executable} lacks {' '.join(missing)}. "
-             "Mend: run `make demo` in the repository, or pip install -e '.[train]' there")
-EOF
-command -v "${python%% *}" > /dev/null \
-    || die "${python%% *} is not there. Mend: run \`make demo\` in the repository, or give --python"
-[ -n "${systems}" ] || die "--systems is empty; see --help"
+. "${template}/utils/jobs.sh"
 
 token_name=${token_type}
 [ "${token_type}" != bpe ] || token_name=bpe_${bpemode}${nbpe}
@@ -240,12 +206,16 @@ train_job() {  # <name> <mode> <config> <init> <options>
     case $2 in
         round|pack|plan)
             return ;;
+        float)
+            job "${dir}/train.log" 0 "${after}" "python3 ${template}/pyscripts/without_quantizer.py \
+--trained ${expdir}/$4 --model ${inference_model} --output_dir ${dir}"
+            return ;;
         dry)
             options+=" --dry_run true" ;;
         train)
             [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
         *)
-            die "system $1: 'train', 'dry', 'round', 'pack' or 'plan' is wanted, not '$2'" ;;
+            die "system $1: 'train', 'dry', 'float', 'round', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
@@ -268,16 +238,10 @@ if selected 4; then
     run_jobs training "${list}" "${train_nj}"
 fi
 
-config_and_model() {  # <option> <name>: of a system that was trained, or built by a dry run
-    local model=${expdir}/$2/${inference_model}
-    [ -e "${expdir}/$2/train.done" ] || die "${expdir}/$2 is not finished: run stage 4 first"
-    echo "--$1train_config ${expdir}/$2/config.yaml $([ ! -e "${model}" ] || echo "--$1model_file ${model}")"
-}
-
 pack_job() {  # <name> <mode> <config> <init> <options>
     local dir=${expdir}/$1 after=- log=pack command=pack_weights output="--output ${expdir}/$1/packed.safetensors" files
     case $2 in
-        train|dry)
+        train|dry|float)
             files=$(config_and_model '' "$1") || exit 1
             [ -e "${dir}/quantization.yaml" ] || return 0 ;;  # it stays in float
         *)
@@ -299,13 +263,8 @@ if selected 5; then
 fi
 
 decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$2 system=$2 decoded=${expdir}/$2/decode_$1${tag} files keys
-    case $3 in round|pack) system=$5 ;; esac
-    files=$(config_and_model asr_ "${system}") || exit 1
-    if [ "${system}" != "$2" ] || [ -e "${dir}/quantization.yaml" ]; then
-        [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
-        files="--asr_train_config ${expdir}/${system}/config.yaml --asr_model_file ${dir}/packed.safetensors"
-    fi
+    local decoded=${expdir}/$2/decode_$1${tag} files keys
+    files=$(model_files "$2" "$3" "$5") || exit 1
     if [ "${use_lm}" = true ]; then
         files+=" --lm_train_config ${lm_exp}/config.yaml --lm_file ${lm_exp}/${inference_lm}"
     fi

@@ -1,13 +1,14 @@
 # A run.sh with options of its own sources this after setting their defaults, with their names in the
 # variable own: it sets them, and leaves all others, which are asr.sh's, in the array options.
-# --help prints the comment at the top of run.sh, and asr.sh's.
+# --help prints the comment at the top of run.sh, and asr.sh's. Where the script is another than asr.sh, its name is in
+# the variable script.
 options=()
 while [ $# -gt 0 ]; do
     name=${1#--}
     name=${name//-/_}
     if [ "$1" = --help ] || [ "$1" = -h ]; then
         sed -n '2,/^$/s/^# \?//p' "$0"
-        cd "$(dirname "$0")" && exec ../../TEMPLATE/asr1/asr.sh --help
+        cd "$(dirname "$0")" && exec "../../TEMPLATE/asr1/${script:-asr.sh}" --help
     elif [[ $1 == --* && " ${own} " == *" ${name} "* ]]; then
         printf -v "${name}" '%s' "${2?"$1 needs a value"}"
         shift 2

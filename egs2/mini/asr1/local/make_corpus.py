@@ -37,6 +37,7 @@ TIMBRES = ["m1", "m3", "m4", "m6", "f1", "f4", "klatt2", "linda"]
 SIZES = {
     "full": {"train": 1000, "dev": 120, "test": 400},
     "tiny": {"train": 160, "dev": 16, "test": 16},
+    "long": {"train": 1000, "dev": 120, "test": 1200},  # of egs2/mini_long
 }
 
 

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# The stages of recipes with long recordings, after those of asr.sh: 8 long test sets, 9 decoding, 10 scoring by
+# duration. A recipe's run.sh calls this script in its own directory, with the list of systems that asr.sh trained.
+#
+# What is finished is skipped; a decoding that was interrupted goes on after its last window.
+
+set -euo pipefail
+
+# General
+stage=8              # first stage to run
+stop_stage=10        # last stage to run
+nj=2                 # decodings at a time
+ngpu=0               # decoding takes one, if there are any
+python=espnet-rand   # python, or a launcher that behaves like it
+datadir=data         # data directories
+expdir=exp           # models and results
+systems=             # the list: see asr.sh
+
+# Test sets
+long_dir=            # where they go; default: datadir
+test_sets=test       # data directories whose utterances are joined
+by=chapter           # what is joined: recording, speaker, chapter, all
+pause=0.5            # seconds between two utterances; natural: as in their recording
+durations="30 60 120 300 600 whole" # of the recordings, in seconds; whole: all of a chapter, speaker ...
+further_sets=        # long test sets that are made already: directories in long_dir with a manifest.jsonl
+
+# Decoding
+modes="windows whole" # and vad
+whole_durations="30 60 120 300" # what is decoded whole, too: memory grows with the square
+window=30            # seconds
+overlap=6            # seconds
+inference_config=conf/decode_asr.yaml
+inference_model=valid.loss.ave.pth
+inference_args=      # more options for decoding
+
+template=$(cd "$(dirname "$0")" && pwd)
+help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed '$d')
+. "${template}/utils/parse_options.sh"
+. ./path.sh
+. ./cmd.sh
+. "${template}/utils/jobs.sh"
+long_dir=${long_dir:-${datadir}}
+
+sets() {  # <mode> <test set>: the directories, below long_dir, that are decoded in a mode
+    local duration
+    for duration in ${durations}; do
+        [ "$1" != whole ] || [[ " ${whole_durations} " == *" ${duration} "* ]] || continue
+        [ "${duration}" = whole ] && echo "long_$2/whole" || echo "long_$2/${duration}s"
+    done
+}
+
+for_sets() {  # <function> ...: calls it with ... and each mode and set
+    local mode name test_set
+    for mode in ${modes}; do
+        for name in ${test_sets}; do
+            for test_set in $(sets "${mode}" "${name}"); do
+                "$@" "${mode}" "${test_set}"
+            done
+        done
+        for test_set in ${further_sets}; do
+            [ "${mode}" = whole ] || "$@" "${mode}" "${test_set}"
+        done
+    done
+}
+
+if selected 8; then
+    list=$(for name in ${test_sets}; do
+        job "${long_dir}/long_${name}/join.log" 0 - "python3 -m espnet_rand.bin.join_utterances \
+--data_dir ${datadir}/${name} --output_dir ${long_dir}/long_${name} --durations ${durations} --by ${by} --pause ${pause}"
+    done)
+    run_jobs "long test sets" "${list}"
+fi
+
+decode_job() {  # <name> <mode> <config> <init> <options> <decoding mode> <set>
+    local dir=${expdir}/$1/$6_$7 files
+    [ -s "${long_dir}/$7/wav.scp" ] || die "${long_dir}/$7 is not there: run stage 8 first"
+    files=$(model_files "$1" "$2" "$4") || exit 1
+    job "${dir}/decode.log" 0 - "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long \
+--config ${inference_config} --ngpu $((ngpu > 0)) --mode $6 --window ${window} --overlap ${overlap} \
+--data_path_and_name_and_type ${long_dir}/$7/wav.scp,speech,sound ${files} --output_dir ${dir} ${inference_args}"
+}
+
+decode_jobs() {  # <name> <mode> <config> <init> <options>
+    for_sets decode_job "$@"
+}
+
+if selected 9; then
+    list=$(for_systems decode_jobs)
+    run_jobs "decoding long recordings" "${list}"
+fi
+
+decoded() {  # <mode> <set>
+    echo "$1:$2"
+}
+
+if selected 10; then
+    python3 "${template}/pyscripts/score_long.py" --expdir "${expdir}" --datadir "${long_dir}" \
+        --systems $(for_systems echo | cut -d ' ' -f 1) --decoded $(for_sets decoded)
+fi

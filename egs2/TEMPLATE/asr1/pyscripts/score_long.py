@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Score long recordings by their length: RESULTS_long.md and RESULTS_long.png in --expdir.
+
+Runs of one system (NAME.1, NAME.2 ...) share a row, as in score.py.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from score import read_text
+
+from espnet_rand.atomic import replacing
+from espnet_rand.longform.scoring import ScoringError, plot, score, tables
+
+
+def read_seconds(manifest: Path) -> dict:
+    """The length of each recording."""
+    if not manifest.exists():
+        sys.exit(f"score_long.py: {manifest} is not there. Mend: run stage 1 first")
+    lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    return {line["key"]: line["seconds"] for line in lines}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--expdir", type=Path, required=True, help="has SYSTEM/MODE_SET/1best_recog/text")
+    parser.add_argument("--datadir", type=Path, required=True, help="has SET/manifest.jsonl and SET/text")
+    parser.add_argument("--systems", nargs="+", required=True)
+    parser.add_argument("--decoded", nargs="+", required=True, metavar="MODE:SET", help="e.g. windows:30s whole:30s")
+    args = parser.parse_args()
+    runs = {}  # name without the run's number -> directories
+    for system in args.systems:
+        name, _, number = system.rpartition(".")
+        runs.setdefault(name if number.isdigit() else system, []).append(args.expdir / system)
+    scores = []
+    for name, directories in runs.items():
+        for mode, _, test_set in (pair.partition(":") for pair in args.decoded):
+            data = args.datadir / test_set
+            hypotheses = [read_text(d / f"{mode}_{test_set}/1best_recog/text") for d in directories]
+            seconds, references = read_seconds(data / "manifest.jsonl"), read_text(data / "text")
+            try:
+                scores.append(score(f"{name}, {mode}", test_set, seconds, references, hypotheses))
+            except ScoringError as e:
+                sys.exit(f"score_long.py: {e}")
+    text = tables(scores)
+    with replacing(args.expdir / "RESULTS_long.md") as temporary:
+        temporary.write_text(f"{text}\n![WER against length](RESULTS_long.png)\n", encoding="utf-8")
+    with replacing(args.expdir / "RESULTS_long.png") as temporary:
+        plot(scores, temporary)
+    print(f"{text}This is in {args.expdir}/RESULTS_long.md, with a plot")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+# What asr.sh and asr_long.sh share: jobs, systems, the files of trained systems. Sourced by them, with
+# their variables template, stage, stop_stage, nj, python, systems, expdir and inference_model.
+
+die() {
+    echo "$0: $*" >&2
+    exit 1
+}
+
+job() {  # <log> <steps> <after> <command>: one line of a list of jobs
+    printf '%s\t%s\t%s\t%s\n' "$@"
+}
+
+run_jobs() {  # <title> <list of jobs> [how many at a time]
+    python3 "${template}/pyscripts/jobs.py" --nj "${3:-${nj}}" --title "stage ${current}, $1" <<< "$2"
+}
+
+for_systems() {  # <function> ...: calls it with ... and the fields of each system
+    local name mode config init options
+    while read -r name mode config init options; do
+        [ -z "${name}" ] || "$@" "${name}" "${mode}" "${config}" "${init}" "${options}"
+    done <<< "${systems}"
+}
+
+selected() {  # <n>: is this stage to be run?
+    current=$1
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
+}
+
+config_and_model() {  # <option> <name>: of a system that was trained, or built by a dry run
+    local model=${expdir}/$2/${inference_model}
+    [ -e "${expdir}/$2/train.done" ] || die "${expdir}/$2 is not finished: run stage 4 first"
+    echo "--$1train_config ${expdir}/$2/config.yaml $([ ! -e "${model}" ] || echo "--$1model_file ${model}")"
+}
+
+model_files() {  # <name> <mode> <init>: the options of a decoder for a system; the packed file of what is quantized
+    local dir=${expdir}/$1 system=$1 files
+    case $2 in round|pack) system=$3 ;; esac
+    files=$(config_and_model asr_ "${system}") || exit 1
+    if [ "${system}" != "$1" ] || [ -e "${dir}/quantization.yaml" ]; then
+        [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
+        files="--asr_train_config ${expdir}/${system}/config.yaml --asr_model_file ${dir}/packed.safetensors"
+    fi
+    echo "${files}"
+}
+
+python3 - <<'EOF' || exit 1
+import importlib.util, sys
+missing = [m for m in ("espnet2", "jiwer", "rich") if not importlib.util.find_spec(m)]
+if missing:
+    sys.exit(f"asr.sh: {sys.executable} lacks {' '.join(missing)}. "
+             "Mend: run `make demo` in the repository, or pip install -e '.[train]' there")
+EOF
+command -v "${python%% *}" > /dev/null \
+    || die "${python%% *} is not there. Mend: run \`make demo\` in the repository, or give --python"
+[ -n "${systems}" ] || die "--systems is empty; see --help"

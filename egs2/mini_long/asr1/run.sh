@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Models trained on connected digits of 2 seconds, decoded on minutes of them: float, float with the usual
+# regularizers, straight-through, noise without gradient to the scale, RAND; each fine-tuned from one float model.
+#
+#   --corpus_size tiny   only shows that all stages run
+#   --seeds "1 2 3"      runs of each system
+#   --precisions "4 8"   bits of what is quantized
+#   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
+#   --stage, --stop_stage  1 to 7 of asr.sh (training, short recordings), 8 to 10 of asr_long.sh (long ones)
+#   --nj N               processes at a time
+#
+# Further options are those of asr.sh:
+
+set -euo pipefail
+
+corpus_size=long
+seeds="1 2 3"
+precisions="4 8"
+methods="weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3"
+stage=1
+stop_stage=10
+nj=2
+datadir=
+expdir=
+own="corpus_size seeds precisions methods stage stop_stage nj datadir expdir"
+. "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
+for path in datadir expdir; do
+    [ -z "${!path}" ] || printf -v "${path}" '%s' "$(realpath -m "${!path}")"
+done
+cd "$(dirname "$0")"
+datadir=${datadir:-data/${corpus_size}}
+expdir=${expdir:-exp/${corpus_size}}
+
+asr_args=
+durations="30 60 120 300 600"
+if [ "${corpus_size}" = tiny ]; then
+    seeds=1
+    precisions=4
+    asr_args="--max_epoch 1"
+    durations="10 20"
+fi
+
+config=../../mini/asr1/conf/train_asr.yaml
+tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
+presets=../../../conf
+system() {  # <name> <mode> <config> <init> <options>: a line of the list of systems, of one seed
+    local init=$4
+    [ "${init}" = - ] || init+=.${seed}
+    systems+="$1.${seed} $2 $3 ${init} --seed ${seed} ${*:5}"$'\n'
+}
+
+systems=
+for seed in ${seeds}; do
+    system float train ${config} -
+    system float_tuned train ${config} float ${tune}
+    for method in ${methods}; do
+        case ${method} in
+            weight_decay) system weight_decay train ${config} float ${tune} --optim_conf weight_decay=0.1 ;;
+            dropout) system dropout train ${config} float ${tune} --encoder_conf dropout_rate=0.2 ;;
+            ste | pqn | noise | rand_m[123]) ;;
+            *)
+                echo "$0: --methods: there is no ${method}" >&2
+                exit 1 ;;
+        esac
+    done
+    for bits in ${precisions}; do
+        for method in ${methods}; do
+            quantizer="--quantizer_config ${presets}/${method/rand_m2/rand}_w4.yaml --quantizer_conf bits=${bits}"
+            case ${method} in
+                ste | pqn | rand_m[123])
+                    system "${method}_w${bits}" train ${config} float ${tune} ${quantizer} ;;
+                noise)
+                    # variational noise of the size of pqn's, and no rounding: what pqn trained, in float
+                    [[ " ${methods} " == *" pqn "* ]] \
+                        || { echo "$0: --methods: noise is pqn's weights, and needs pqn" >&2; exit 1; }
+                    system "noise_w${bits}" float - "pqn_w${bits}" ;;
+            esac
+        done
+    done
+done
+
+common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj "${nj}"
+    --stage "${stage}" --stop_stage "${stop_stage}" --inference_config ../../mini/asr1/conf/decode_asr.yaml)
+../../TEMPLATE/asr1/asr.sh "${common[@]}" \
+    --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
+    --asr_args "${asr_args}" \
+    "${options[@]}"
+# Voices follow one another. Windows are a few utterances long, and memory suffices for five minutes at once.
+../../TEMPLATE/asr1/asr_long.sh "${common[@]}" \
+    --by all \
+    --pause 0.1 \
+    --durations "${durations}" \
+    --whole_durations "10 20 30 60 120 300" \
+    --window 10 \
+    --overlap 3

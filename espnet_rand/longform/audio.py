@@ -1,0 +1,170 @@
+"""Recordings, read from disk a stretch at a time."""
+
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Union
+
+import numpy as np
+import soundfile
+import torch
+from torchaudio.functional import resample
+
+# a filter of torchaudio.functional.resample has so many values at most; odd rates such as 44101 Hz want gigabytes
+_LARGEST_FILTER = 4_000_000
+# what a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
+_REACH = 8
+
+
+class AudioError(Exception):
+    """Why a recording cannot be read, in one line."""
+
+
+class Recording:
+    """A recording of one channel at the rate that is asked for.
+
+    Several channels are mixed, another rate is converted stretch by stretch: what `read` returns is, sample by sample,
+    a part of the whole recording converted.
+
+    Args:
+        source: a file that libsndfile reads, or samples at `rate`, (samples,), within -1 and 1
+        rate: of what `read` returns, in Hz; default: the file's own
+        name: what messages call it; default: the file's
+
+    Attributes:
+        length: samples at `rate`
+        notes: what was done to it
+
+    Raises:
+        AudioError: it cannot be read, is empty, ends before its end, or has a rate that cannot be converted
+    """
+
+    def __init__(self, source: Union[str, Path, np.ndarray, torch.Tensor], rate: Optional[int] = None, name: str = ""):
+        self.rate = rate
+        self.notes: List[str] = []
+        self._file = None
+        self._modified = None
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            self.name = name or "samples"
+            self._samples = np.asarray(source, dtype=np.float32)
+            if self._samples.ndim != 1:
+                raise AudioError(f"samples: one channel is wanted, (samples,); the shape is {self._samples.shape}")
+            self._set(rate, len(self._samples))
+        else:
+            self.name = name or os.path.abspath(source)
+            self._open(str(source))
+
+    @property
+    def seconds(self) -> float:
+        return self.length / self.rate
+
+    def identity(self) -> Dict[str, Any]:
+        """What tells whether it is the same as in an earlier run."""
+        return {"name": self.name, "length": self.length, "modified": self._modified}
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The samples from `start` to `stop` (in samples at `rate`; within the recording), float32.
+
+        Raises:
+            AudioError: the file is damaged there, or has values that are no numbers
+        """
+        down, up = self._down, self._up
+        margin = math.ceil(_REACH * max(1.0, down / up) / down) + 1 if down != up else 0
+        first = max(0, start // up - margin)
+        last = min(self._frames, (-(-stop // up) + margin) * down)
+        samples = self._read(first * down, last)
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{self.name}: values that are no numbers after {start / self.rate:.1f} s")
+        if down != up:
+            samples = resample(torch.from_numpy(samples), down, up).numpy()
+        return samples[start - first * up : stop - first * up]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _open(self, path: str) -> None:
+        try:
+            if not os.path.isfile(path):
+                raise AudioError(f"{self.name}: there is no such file")
+            if self.name == os.path.abspath(path):
+                self._modified = os.path.getmtime(path)
+            self._file = soundfile.SoundFile(path)
+            self._channels = self._file.channels
+            self._set(self._file.samplerate, self._file.frames)
+            self._read(self._frames - 1, self._frames)
+        except (soundfile.LibsndfileError, OSError, TypeError) as e:  # TypeError: of .raw files, which have no header
+            raise AudioError(f"{self.name}: not to be read: {str(e).splitlines()[0]}") from None
+        except AudioError:
+            self.close()
+            raise
+        if self._channels > 1:
+            self.notes.append(f"{self._channels} channels, mixed into one")
+
+    def _set(self, rate: int, frames: int) -> None:
+        """The length at both rates; `_down` frames of the source make `_up` samples."""
+        if frames == 0:
+            raise AudioError(f"{self.name}: it is empty")
+        self.rate = self.rate or rate
+        divisor = math.gcd(rate, self.rate)
+        self._frames, self._down, self._up = frames, rate // divisor, self.rate // divisor
+        self.length = -(-frames * self._up // self._down)
+        if rate == self.rate:
+            return
+        if self._down * self._up > _LARGEST_FILTER:
+            raise AudioError(
+                f"{self.name}: {rate} Hz and the model's {self.rate} Hz have too little in common to be converted "
+                "here. Mend: convert it with sox or ffmpeg"
+            )
+        self.notes.append(f"converted from {rate} to {self.rate} Hz")
+
+    def _read(self, first: int, last: int) -> np.ndarray:
+        """Frames of the source, mixed to one channel."""
+        if self._file is None:
+            return self._samples[first:last]
+        try:
+            self._file.seek(first)
+            samples = self._file.read(last - first, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as e:
+            raise AudioError(f"{self.name}: damaged at {first / self._file.samplerate:.1f} s: {e}") from None
+        if len(samples) < last - first:
+            raise AudioError(
+                f"{self.name}: it ends at {(first + len(samples)) / self._file.samplerate:.1f} s; its header says "
+                f"{self._frames / self._file.samplerate:.1f} s"
+            )
+        return np.ascontiguousarray(samples[:, 0] if self._channels == 1 else samples.mean(axis=1))
+
+
+@contextmanager
+def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Recording]:
+    """The recording of an entry of wav.scp: a file or, where `pipes` are allowed, `COMMAND |`.
+
+    What a command writes is stored in $TMPDIR while it is read.
+
+    Raises:
+        AudioError: see Recording; or the command fails
+    """
+    if not entry.endswith("|"):
+        with Recording(entry, rate) as recording:
+            yield recording
+        return
+    if not pipes:
+        raise AudioError(f"{entry}: a command; only data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark")
+    with tempfile.NamedTemporaryFile(prefix="espnet_rand.", suffix=".wav") as file:
+        with subprocess.Popen(entry[:-1], shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+            shutil.copyfileobj(process.stdout, file)
+        file.flush()
+        if process.returncode != 0:
+            raise AudioError(f"{entry}: the command ends with status {process.returncode}")
+        with Recording(file.name, rate, name=entry) as recording:
+            yield recording

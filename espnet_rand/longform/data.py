@@ -1,0 +1,229 @@
+"""Long test sets: consecutive utterances of a Kaldi-style data directory, joined into long recordings."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import soundfile
+
+from espnet_rand.longform.audio import opened
+
+#: What utterances are joined by: the recording that they are segments of; the speaker; the utterance's name up to its
+#: last "-" (a chapter of LibriSpeech); or one after the other, all.
+GROUPS = ("recording", "speaker", "chapter", "all")
+# of an utterance's quietest stretch, which the pause after it is filled with
+_ROOM_SECONDS = 0.1
+
+
+class DataError(Exception):
+    """What is wrong with a data directory, in one line."""
+
+
+class Utterance(NamedTuple):
+    """An utterance: its words, and where they are said (times in seconds; end None: of the whole recording)."""
+
+    name: str
+    text: str
+    recording: str
+    start: float
+    end: Optional[float]
+    group: str
+
+
+def read_lines(path: Path) -> Dict[str, str]:
+    """A Kaldi-style file: the first word of each line, and the rest.
+
+    Raises:
+        DataError: it is not there, or a key comes twice
+    """
+    try:
+        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as e:
+        raise DataError(f"{path}: not to be read: {e}") from None
+    content = {line[0]: line[1].strip() if len(line) > 1 else "" for line in lines}
+    if len(content) < len(lines):
+        raise DataError(f"{path}: a key comes twice")
+    return content
+
+
+def read_utterances(data_dir: Path, by: str) -> List[Utterance]:
+    """The utterances of a data directory, in the order in which they were said.
+
+    Raises:
+        DataError: a file is not there or lacks an utterance, or `by` is recording and there is no file `segments`
+    """
+    texts = read_lines(data_dir / "text")
+    recordings = read_lines(data_dir / "wav.scp")
+    segments: Dict[str, Any] = {name: (name, 0.0, None) for name in texts}
+    if (data_dir / "segments").exists():
+        segments = {name: _segment(data_dir, name, line) for name, line in read_lines(data_dir / "segments").items()}
+    elif by == "recording":
+        raise DataError(f"{data_dir} has no file segments: choose another of {', '.join(GROUPS)}")
+    speakers = read_lines(data_dir / "utt2spk") if by == "speaker" else {}
+    utterances = []
+    for name, text in texts.items():
+        try:
+            recording, start, end = segments[name]
+            if by == "recording":
+                group = recording
+            elif by == "speaker":
+                group = speakers[name]
+            else:
+                group = name.rpartition("-")[0] or name if by == "chapter" else "all"
+            utterances.append(Utterance(name, text, recordings[recording], start, end, group))
+        except KeyError as e:
+            raise DataError(f"{data_dir}: {name} is in text, but {e} is not in segments, wav.scp or utt2spk") from None
+    if by == "recording":
+        utterances.sort(key=lambda utterance: (utterance.group, utterance.start))
+    return utterances
+
+
+def _segment(data_dir: Path, name: str, line: str) -> tuple:
+    try:
+        recording, start, end = line.split()
+        if 0 <= float(start) < float(end):
+            return recording, float(start), float(end)
+    except ValueError:
+        pass
+    raise DataError(f"{data_dir}/segments: {name}: a recording, start and end are wanted: {line}")
+
+
+def join(
+    data_dir: Path, output_dir: Path, seconds: Optional[float], by: str, pause: Optional[float], pipes: bool = False
+) -> Dict[str, Any]:
+    """Make a data directory of long recordings: wav.scp, text, utt2spk, manifest.jsonl and FLAC files.
+
+    A recording ends before the utterance that would take it beyond `seconds`. What is left at the end of a group is
+    left out, if it is shorter than half of that, and so is an utterance that is longer alone.
+
+    Args:
+        data_dir: wav.scp, text, utt2spk, and segments or not
+        output_dir: is made anew
+        seconds: length of the recordings; None: all of a group in one
+        by: of GROUPS
+        pause: seconds between utterances, filled with the quietest tenth of a second of the one before, backwards and
+            forwards: digital silence is nothing that a model knows. None: what is between them in their recording
+        pipes: whether entries of wav.scp may be commands
+
+    Returns:
+        counts: recordings, utterances, left_out (utterances), and their seconds
+
+    Raises:
+        DataError: the data directory is off, nothing is long enough, or `pause` is None and there are no segments
+        AudioError: a recording cannot be read
+    """
+    utterances = read_utterances(data_dir, by)
+    if not utterances:
+        raise DataError(f"{data_dir}: there are no utterances")
+    if pause is None and (by != "recording" or utterances[0].end is None):
+        raise DataError(f"{data_dir}: natural pauses want segments, joined by recording: set a pause in seconds")
+    with opened(utterances[0].recording, pipes) as first:
+        rate = first.rate
+    lengths = {u.name: _seconds(u, pipes) for u in utterances}
+    temporary = output_dir.with_name(f".{output_dir.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "wav").mkdir(parents=True)
+    manifest = []
+    for number, part in enumerate(_parts(utterances, lengths, seconds, pause)):
+        key = f"{_plain(part[0].group)}-{number:05d}"
+        sources = _write(temporary / "wav" / f"{key}.flac", part, lengths, pause, rate, pipes)
+        line = {"key": key, "text": " ".join(filter(None, (u.text for u in part))), "group": part[0].group}
+        manifest.append({**line, "seconds": sources[-1]["end"], "utterances": sources})
+    if not manifest:
+        raise DataError(f"{data_dir}: by {by}, no {seconds:g} s come together: choose another of {', '.join(GROUPS)}")
+    wav = output_dir.absolute() / "wav"
+    _write_lines(temporary / "wav.scp", (f"{line['key']} {wav / line['key']}.flac" for line in manifest))
+    _write_lines(temporary / "text", (f"{line['key']} {line['text']}" for line in manifest))
+    _write_lines(temporary / "utt2spk", (f"{line['key']} {line['key']}" for line in manifest))
+    _write_lines(temporary / "manifest.jsonl", (json.dumps(line, ensure_ascii=False) for line in manifest))
+    shutil.rmtree(output_dir, ignore_errors=True)
+    temporary.rename(output_dir)
+    used = sum(len(line["utterances"]) for line in manifest)
+    return {
+        "recordings": len(manifest),
+        "utterances": used,
+        "left_out": len(utterances) - used,
+        "seconds": sum(line["seconds"] for line in manifest),
+    }
+
+
+def _seconds(utterance: Utterance, pipes: bool) -> float:
+    if utterance.end is not None:
+        return utterance.end - utterance.start
+    with opened(utterance.recording, pipes) as recording:
+        return recording.seconds
+
+
+def _parts(
+    utterances: Sequence[Utterance], lengths: Dict[str, float], seconds: Optional[float], pause: Optional[float]
+) -> Iterator[List[Utterance]]:
+    """What is joined into one recording."""
+
+    def length(part: List[Utterance]) -> float:
+        if pause is None:
+            return part[-1].end - part[0].start
+        return sum(lengths[u.name] for u in part) + pause * (len(part) - 1)
+
+    groups: Dict[str, List[Utterance]] = {}
+    for utterance in utterances:
+        groups.setdefault(utterance.group, []).append(utterance)
+    for group in groups.values():
+        if seconds is None:
+            yield group
+            continue
+        part: List[Utterance] = []
+        for utterance in group:
+            if part and length([*part, utterance]) > seconds:
+                if length(part) >= seconds / 2:
+                    yield part
+                part = []
+            if length([utterance]) <= seconds:
+                part.append(utterance)
+        if part and length(part) >= seconds / 2:
+            yield part
+
+
+def _write(
+    path: Path, part: List[Utterance], lengths: Dict[str, float], pause: Optional[float], rate: int, pipes: bool
+) -> List[Dict[str, Any]]:
+    """Write a recording, an utterance at a time; return where each lies in it."""
+    sources = []
+    with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
+        for i, utterance in enumerate(part):
+            start = round(utterance.start * rate)
+            stop = start + round(lengths[utterance.name] * rate)
+            begun = file.frames
+            sources.append({"utterance": utterance.name, "text": utterance.text, "start": begun / rate})
+            with opened(utterance.recording, pipes, rate) as recording:
+                if stop > recording.length + 0.1 * rate:
+                    raise DataError(f"{utterance.name} ends at {utterance.end} s; {recording.name} is shorter")
+                stop = min(stop, recording.length)
+                following = part[i + 1] if i + 1 < len(part) else None
+                filled = stop
+                if pause is None and following is not None:  # the recording goes on; segments may overlap
+                    filled = max(start, round(following.start * rate))
+                samples = recording.read(start, min(filled, recording.length))
+            sources[-1]["end"] = (begun + stop - start) / rate
+            if pause and following is not None:
+                samples = np.concatenate([samples, _room(samples, round(pause * rate), round(_ROOM_SECONDS * rate))])
+            file.write(samples)
+    return sources
+
+
+def _room(samples: np.ndarray, count: int, room: int) -> np.ndarray:
+    """`count` samples of the quietest `room` samples, backwards and forwards."""
+    starts = range(0, max(1, len(samples) - room + 1), max(1, room // 4))
+    quietest = min(starts, key=lambda start: float(np.square(samples[start : start + room]).mean()))
+    tail = samples[quietest : quietest + room]
+    return np.resize(np.concatenate([tail[::-1], tail]), count)
+
+
+def _plain(name: str) -> str:
+    """A name without what a file's name cannot have."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Speech recognition of long recordings."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
+
+import numpy as np
+import torch
+
+from espnet_rand.longform import vad
+from espnet_rand.longform.audio import Recording
+from espnet_rand.longform.joining import join
+from espnet_rand.longform.journal import Journal
+from espnet_rand.longform.pieces import Piece, packed, windows
+from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
+
+MODES = ("windows", "whole", "vad")
+# nothing above the smallest step of 16 bits: digital silence, which models have not seen
+_SILENCE = 2.0**-15
+
+
+class Transcript(NamedTuple):
+    """What is said in a recording.
+
+    Attributes:
+        words: with their times in the recording, in seconds
+        seconds: length of the recording
+        timed: whether the times are those of alignments; otherwise (attention alone) some are estimates
+        notes: what is to be said about the recording: converted, silent ...
+    """
+
+    words: List[Word]
+    seconds: float
+    timed: bool
+    notes: List[str]
+
+    @property
+    def text(self) -> str:
+        return join_text(self.words)
+
+
+class LongForm:
+    """Speech recognition of recordings of any length.
+
+    >>> LongForm(Speech2Text("exp/asr/config.yaml", "exp/asr/valid.acc.ave.pth"))("talk.flac").text
+
+    Args:
+        speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference: float, quantized or packed;
+            or, as Recognizer, anything with a `rate` that is called with samples and returns Heard
+        mode: windows: of the same length, with an overlap, joined on what both saw; memory does not grow with the
+            recording. vad: the same of stretches with speech, which silero-vad finds. whole: the recording at once
+        window: seconds; no more than a few times what the model was trained on. Not of mode whole
+        overlap: seconds, of windows; half a window at most. Default: a fifth of a window
+
+    Raises:
+        ValueError: the options are off
+        VadError: mode is vad, and silero-vad is not installed
+    """
+
+    def __init__(self, speech2text: Any, mode: str = "windows", window: float = 30.0, overlap: Optional[float] = None):
+        if mode not in MODES:
+            raise ValueError(f"mode: {mode!r} is not one of {', '.join(MODES)}")
+        overlap = window / 5 if overlap is None else overlap
+        if not 0 <= overlap <= window / 2 or window <= 0:
+            raise ValueError(f"window {window:g} and overlap {overlap:g}: the overlap must be 0 to half a window")
+        if mode == "vad":
+            vad.check()
+        self.recognizer = Recognizer(speech2text) if hasattr(speech2text, "asr_model") else speech2text
+        self.mode = mode
+        self.window = round(window * self.recognizer.rate)
+        self.overlap = round(overlap * self.recognizer.rate)
+
+    def __call__(
+        self,
+        audio: Union[str, Path, np.ndarray, torch.Tensor, Recording],
+        journal: Union[str, Path, None] = None,
+        of: Optional[Dict[str, Any]] = None,
+        progress: Optional[Callable[[float, float], None]] = None,
+    ) -> Transcript:
+        """The transcript of a recording.
+
+        Args:
+            audio: a file that libsndfile reads, or samples at the model's rate, (samples,)
+            journal: a file to keep what is finished in; with it a killed call goes on where it was
+            of: what else the journal belongs to, e.g. the model: a call with another is refused
+            progress: called after each piece with the seconds done and of the whole
+
+        Raises:
+            AudioError: the recording cannot be read; see Recording
+            JournalError: the journal is of another recording or other options
+        """
+        if not isinstance(audio, Recording):
+            with Recording(audio, self.recognizer.rate) as recording:
+                return self(recording, journal, of, progress)
+        how = {"mode": self.mode, "window": self.window, "overlap": self.overlap, "rate": self.recognizer.rate}
+        kept = Journal(journal, {"recording": audio.identity(), **how, **(of or {})})
+        if kept.pieces is None:
+            kept.begin(self.pieces(audio))
+        words: List[Word] = []
+        timed = True
+        for i, piece in enumerate(kept.pieces):
+            if i == len(kept.heard):
+                kept.add(self._hear(audio, piece))
+            heard = _moved(kept.heard[i], piece.start / audio.rate)
+            overlap_end = kept.pieces[i - 1].stop if i else 0
+            words = join(words, heard, piece.start / audio.rate, overlap_end / audio.rate, timed)
+            timed = heard.timed
+            if progress is not None:
+                progress(piece.stop / audio.rate, audio.seconds)
+        return Transcript(words, audio.seconds, all(h.timed for h in kept.heard), [*audio.notes, *_notes(kept)])
+
+    def pieces(self, recording: Recording) -> List[Piece]:
+        """The pieces that a recording is decoded in."""
+        if self.mode == "whole":
+            return [Piece(0, recording.length)]
+        if self.mode == "vad":
+            return packed(vad.speech(recording), self.window, self.overlap)
+        return windows(0, recording.length, self.window, self.overlap)
+
+    def _hear(self, recording: Recording, piece: Piece) -> Heard:
+        samples = recording.read(*piece)
+        if np.abs(samples).max() <= _SILENCE:
+            return Heard([], note="silent")
+        return self.recognizer(samples)
+
+
+def _moved(heard: Heard, seconds: float) -> Heard:
+    words = [Word(text, start + seconds, end + seconds) for text, start, end in heard.words]
+    return heard._replace(words=words)
+
+
+def _notes(kept: Journal) -> List[str]:
+    """The notes of the pieces, each once with a count of the pieces."""
+    notes = [heard.note for heard in kept.heard if heard.note]
+    if not kept.pieces:
+        return ["no speech found"]
+    return [f"{note} ({notes.count(note)} of {len(kept.pieces)} pieces)" for note in dict.fromkeys(notes)]

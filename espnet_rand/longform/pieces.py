@@ -1,0 +1,33 @@
+"""The pieces that a recording is decoded in."""
+
+from typing import Iterable, List, NamedTuple, Tuple
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording, in samples at the model's rate."""
+
+    start: int
+    stop: int
+
+
+def windows(start: int, stop: int, window: int, overlap: int) -> List[Piece]:
+    """Windows of `window` samples, each of which begins `overlap` samples before the last one's end.
+
+    The last may be shorter, but is longer than the overlap. Only neighbours overlap: `overlap` <= window / 2.
+    """
+    step = window - overlap
+    count = 1 + max(0, -(-(stop - start - window) // step))
+    return [Piece(start + i * step, min(stop, start + i * step + window)) for i in range(count)]
+
+
+def packed(speech: Iterable[Tuple[int, int]], window: int, overlap: int) -> List[Piece]:
+    """Stretches of speech, as many in a piece as fit into a window; those that are longer than one in windows."""
+    pieces: List[Piece] = []
+    for start, stop in speech:
+        if pieces and stop - pieces[-1].start <= window:
+            pieces[-1] = pieces[-1]._replace(stop=stop)
+        else:
+            # where a stretch's margin reaches into the last one, nothing is to be heard twice
+            start = max(start, pieces[-1].stop) if pieces else start
+            pieces += windows(start, stop, window, overlap)
+    return pieces

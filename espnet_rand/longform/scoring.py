@@ -1,0 +1,194 @@
+"""Word errors of long recordings, and the two ways in which long-form recognition fails."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+import jiwer
+import numpy as np
+
+from espnet_rand.reporting import markdown, rate_interval
+
+#: A dropped stretch is so many reference words in a row, or more, that are all deleted.
+DROPPED = 5
+#: A repeated phrase is so many wrong words in a row, or more (inserted or substituted), which say once more, word for
+#: word, what the hypothesis says directly before or after them: up to PERIOD words, as often as it may be.
+REPEATED, PERIOD = 4, 20
+
+
+class ScoringError(Exception):
+    """Reference and hypothesis do not belong together, in one line."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a recording, or of several: words of the reference, errors, and failures (see DROPPED and REPEATED)."""
+
+    words: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    substitutions: int = 0
+    dropped: int = 0
+    repeated: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.insertions + self.deletions + self.substitutions
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+
+
+def count(reference: str, hypothesis: str) -> Counts:
+    """Compare the words of two texts, along jiwer's alignment with the fewest errors."""
+    said, heard = reference.split(), hypothesis.split()
+    if not said or not heard:
+        dropped = int(len(said) >= DROPPED)
+        return Counts(len(said), insertions=len(heard), deletions=len(said), dropped=dropped)
+    aligned = jiwer.process_words(" ".join(said), " ".join(heard))
+    (chunks,) = aligned.alignments
+    dropped = sum(c.type == "delete" and c.ref_end_idx - c.ref_start_idx >= DROPPED for c in chunks)
+    wrong: List[Tuple[int, int]] = []  # stretches of the hypothesis
+    for chunk in chunks:
+        if chunk.type in ("insert", "substitute"):
+            start, end = chunk.hyp_start_idx, chunk.hyp_end_idx
+            if wrong and wrong[-1][1] == start:
+                start = wrong.pop()[0]
+            wrong.append((start, end))
+    repeated = sum(_repeats(heard, start, end) for start, end in wrong)
+    return Counts(len(said), aligned.insertions, aligned.deletions, aligned.substitutions, dropped, repeated)
+
+
+def _repeats(heard: Sequence[str], start: int, end: int) -> bool:
+    if end - start < REPEATED:
+        return False
+    for period in range(1, PERIOD + 1):
+        before = start >= period and heard[start:end] == heard[start - period : end - period]
+        if before or (end + period <= len(heard) and heard[start:end] == heard[start + period : end + period]):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Score:
+    """A system on a test set, over its runs (seeds), if there are several.
+
+    Attributes:
+        system, test_set: names
+        seconds: mean length of the recordings
+        recordings: how many
+        runs: the counts of each run, over all recordings
+        interval: 95% of the error rate in percent, over recordings, of the mean of the runs; None: one recording
+    """
+
+    system: str
+    test_set: str
+    seconds: float
+    recordings: int
+    runs: Sequence[Counts]
+    interval: Optional[Tuple[float, float]]
+
+    @property
+    def rates(self) -> List[float]:
+        """Word error rate of each run, in percent."""
+        return [100 * run.errors / run.words for run in self.runs]
+
+    def mean(self, name: str) -> float:
+        """Mean over the runs of one of the counts."""
+        return float(np.mean([getattr(run, name) for run in self.runs]))
+
+
+def score(
+    system: str,
+    test_set: str,
+    seconds: Mapping[str, float],
+    references: Mapping[str, str],
+    hypotheses: Sequence[Mapping[str, str]],
+) -> Score:
+    """Score one or more runs of a system.
+
+    Args:
+        seconds: length of each recording
+        references: text of each recording
+        hypotheses: of each run, text of each recording
+
+    Raises:
+        ScoringError: a run lacks a recording or has another, or there are no words
+    """
+    for hypothesis in hypotheses:
+        if missing := sorted(references.keys() ^ hypothesis.keys()):
+            raise ScoringError(
+                f"{system}, {test_set}: {len(hypothesis)} of {len(references)} recordings are decoded; the first that "
+                f"differs is {missing[0]}. Mend: see report.jsonl beside it, and decode again"
+            )
+    counts = [{key: count(text, hypothesis[key]) for key, text in references.items()} for hypothesis in hypotheses]
+    words = [len(text.split()) for text in references.values()]
+    if not sum(words):
+        raise ScoringError(f"{test_set}: the reference has no words")
+    interval = None
+    if len(references) > 1:
+        errors = np.mean([[c.errors for c in run.values()] for run in counts], axis=0)
+        interval = rate_interval(errors, words)
+    mean_seconds = float(np.mean([seconds[key] for key in references]))
+    runs = [sum(run.values(), Counts()) for run in counts]
+    return Score(system, test_set, mean_seconds, len(references), runs, interval)
+
+
+def tables(scores: Sequence[Score]) -> str:
+    """Two tables in Markdown: error rates by duration, and what the errors are."""
+    sets = _by_length(scores)
+    cells = {(s.system, s.test_set): s for s in scores}
+    header = ["WER %", *(f"{name} ({length:.0f} s x {number})" for name, (length, number) in sets.items())]
+    rows = []
+    for system in dict.fromkeys(s.system for s in scores):
+        row = [cells.get((system, name)) for name in sets]
+        rows.append([system, *("-" if cell is None else _rate(cell) for cell in row)])
+    kinds = ["insertions", "deletions", "substitutions", "dropped", "repeated"]
+    header2 = ["system", "set", "words", "ins %", "del %", "sub %", "dropped stretches", "repeated phrases"]
+    rows2 = []
+    for s in scores:
+        words = s.runs[0].words
+        rates = [f"{100 * s.mean(kind) / words:.2f}" for kind in kinds[:3]]
+        rows2.append([s.system, s.test_set, str(words), *rates, *(f"{s.mean(kind):g}" for kind in kinds[3:])])
+    return (
+        f"{markdown(header, rows)}\nIn brackets: 95% over recordings, by bootstrap; lowest-highest run, if there are "
+        f"several.\n\n{markdown(header2, rows2)}\nDropped stretch: {DROPPED} or more reference words in a row are all "
+        f"deleted. Repeated phrase: {REPEATED} or more wrong words in a row say once more what is said directly before "
+        "or after them. Of several runs the mean.\n"
+    )
+
+
+def _by_length(scores: Sequence[Score]) -> Dict[str, Tuple[float, int]]:
+    found = {s.test_set: (s.seconds, s.recordings) for s in scores}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _rate(s: Score) -> str:
+    text = f"{np.mean(s.rates):.2f}"
+    if s.interval is not None:
+        text += f" [{s.interval[0]:.2f}-{s.interval[1]:.2f}]"
+    return text if len(s.rates) == 1 else f"{text} ({min(s.rates):.2f}-{max(s.rates):.2f})"
+
+
+def plot(scores: Sequence[Score], path: Path) -> None:
+    """Error rate against duration, a line for each system, as a PNG file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for system in dict.fromkeys(s.system for s in scores):
+        mine = sorted((s for s in scores if s.system == system), key=lambda s: s.seconds)
+        means = np.array([np.mean(s.rates) for s in mine])
+        ends = np.array([s.interval or (m, m) for s, m in zip(mine, means)])
+        bars = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
+        axes.errorbar([s.seconds for s in mine], means, bars, marker="o", markersize=3, capsize=2, label=system)
+    axes.set(xscale="log", xlabel="length of a recording, s", ylabel="WER %")
+    lengths = sorted({round(s.seconds) for s in scores})
+    axes.set_xticks(lengths, [str(length) for length in lengths])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
+    figure.savefig(path, format="png", bbox_inches="tight", dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,77 @@
+"""When the tokens of a hypothesis are said: the best path of a model through them."""
+
+from typing import Any, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torchaudio.functional import forced_align, merge_tokens
+
+Spans = List[Tuple[int, int]]
+
+# frames times tokens of a transducer's lattice: each is an evaluation of its joint network. Two minutes or so.
+_LARGEST_LATTICE = 1_500_000
+# values of the joint network's output at a time
+_BLOCK = 10_000_000
+
+
+def ctc_frames(log_probs: Tensor, tokens: List[int], blank: int) -> Optional[Spans]:
+    """The first frame of each token, and the frame after its last, on the best path of CTC (Graves, 2006).
+
+    Args:
+        log_probs: (frames, classes)
+        tokens: without blanks
+
+    Returns:
+        nothing where the tokens do not fit into the frames
+    """
+    repeats = sum(a == b for a, b in zip(tokens, tokens[1:]))
+    if len(tokens) + repeats > len(log_probs):
+        return None
+    targets = torch.tensor([tokens], device=log_probs.device)
+    path, scores = forced_align(log_probs[None].float(), targets, blank=blank)
+    return [(span.start, span.end) for span in merge_tokens(path[0], scores[0], blank=blank)]
+
+
+def transducer_frames(joint: Any, decoder: Any, encoded: Tensor, tokens: List[int], blank: int) -> Optional[Spans]:
+    """The same on the best path of a transducer (Graves, 2012): the frame in which each token is emitted.
+
+    Args:
+        joint, decoder: of ESPnet's transducers
+        encoded: (1, frames, values)
+        tokens: without blanks
+
+    Returns:
+        nothing where the lattice is too large
+    """
+    frames, count = encoded.size(1), len(tokens)
+    if frames * (count + 1) > _LARGEST_LATTICE:
+        return None
+    labels = torch.tensor([[blank, *tokens]], device=encoded.device)
+    if hasattr(decoder, "set_device"):
+        decoder.set_device(encoded.device)
+    decoded = decoder(labels)[:, None]
+    stays, emits = [], []
+    chunk = 1
+    start = 0
+    while start < frames:
+        logits = joint(encoded[:, start : start + chunk, None], decoded)
+        log_probs = logits[0].float().log_softmax(-1)
+        stays.append(log_probs[:, :, blank])
+        emits.append(log_probs[:, torch.arange(count), labels[0, 1:]])
+        start += chunk
+        chunk = max(1, _BLOCK // ((count + 1) * logits.size(-1)))
+    stay, emit = torch.cat(stays).cpu(), torch.cat(emits).cpu()
+    # score[u]: of the best path that leaves a frame with u tokens; came[t, u]: with how many it entered frame t
+    came = torch.empty(frames, count + 1, dtype=torch.long)
+    entered = torch.full((count + 1,), -torch.inf)
+    entered[0] = 0.0
+    for t in range(frames):
+        emitted = torch.nn.functional.pad(emit[t].cumsum(0), (1, 0))
+        best, came[t] = (entered - emitted).cummax(0)
+        entered = best + emitted + stay[t]
+    spans: Spans = []
+    u = count
+    for t in reversed(range(frames)):
+        spans += [(t, t + 1)] * (u - int(came[t, u]))
+        u = int(came[t, u])
+    return spans[::-1]

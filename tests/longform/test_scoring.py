@@ -1,0 +1,102 @@
+"""Scores against cases made by hand."""
+
+import json
+
+import pytest
+
+from espnet_rand.longform.scoring import Counts, ScoringError, count, plot, score, tables
+from espnet_rand.reporting import rate_interval
+
+PHRASE = "the quick brown fox jumps"
+
+
+@pytest.mark.parametrize(
+    "reference, hypothesis, counts",
+    [
+        ("a b c", "a b c", Counts(3)),
+        ("a b c", "a x c", Counts(3, substitutions=1)),
+        ("a b c", "a b b c", Counts(3, insertions=1)),
+        ("", "a b", Counts(0, insertions=2)),
+        ("a b c d", "", Counts(4, deletions=4)),
+        ("a b c d e", "", Counts(5, deletions=5, dropped=1)),
+        # two stretches of five, one of four
+        (
+            "k a b c d e k f g h i j k l m n o k",
+            "k k k k",
+            Counts(18, deletions=14, dropped=2),
+        ),
+        # a phrase again, twice: one loop; and three words again are too few
+        (f"{PHRASE} over", f"{PHRASE} {PHRASE} {PHRASE} over", Counts(6, insertions=10, repeated=1)),
+        ("a b c d", "a b c a b c d", Counts(4, insertions=3)),
+        # a single word for ever
+        ("well yes", "well yes yes yes yes yes", Counts(2, insertions=4, repeated=1)),
+        # a loop in place of what was said
+        (f"{PHRASE} p q r s t", f"{PHRASE} {PHRASE}", Counts(10, substitutions=5, repeated=1)),
+        # wrong, but no loop; and a speaker who does say it twice
+        (f"{PHRASE}", f"{PHRASE} one two three four", Counts(5, insertions=4)),
+        (f"{PHRASE} {PHRASE}", f"{PHRASE} {PHRASE}", Counts(10)),
+    ],
+)
+def test_counts(reference, hypothesis, counts):
+    assert count(reference, hypothesis) == counts
+
+
+def two_runs():
+    seconds = {"a": 30.0, "b": 40.0}
+    references = {"a": "x y z w", "b": "x y z w u v"}
+    runs = [{"a": "x y z w", "b": "x y z w u"}, {"a": "x y", "b": "x y z w u v"}]
+    return score("mine, windows", "35s", seconds, references, runs)
+
+
+def test_runs_are_averaged():
+    found = two_runs()
+    assert found.rates == [10.0, 20.0] and found.mean("deletions") == 1.5
+    assert (found.seconds, found.recordings) == (35.0, 2)
+    low, high = found.interval
+    assert low < 15.0 < high and (low, high) == rate_interval([1.0, 0.5], [4, 6])
+
+
+def test_one_recording_has_no_interval():
+    assert score("s", "t", {"a": 9.0}, {"a": "x"}, [{"a": "x"}]).interval is None
+
+
+def test_what_does_not_belong_together_is_refused():
+    with pytest.raises(ScoringError, match="1 of 2 recordings.*b"):
+        score("s", "t", {"a": 1, "b": 1}, {"a": "x", "b": "y"}, [{"a": "x"}])
+    with pytest.raises(ScoringError, match="no words"):
+        score("s", "t", {"a": 1}, {"a": ""}, [{"a": "x"}])
+
+
+def test_tables_and_plot(tmp_path):
+    longer = score("mine, windows", "9s", {"a": 9.0}, {"a": "x y"}, [{"a": "x"}])
+    other = score("other, whole", "35s", {"a": 30.0, "b": 40.0}, {"a": "x", "b": "y"}, [{"a": "x", "b": "y"}])
+    text = tables([two_runs(), longer, other])
+    header, _, mine, theirs = text.splitlines()[:4]
+    assert header.split(" | ")[1:] == ["9s (9 s x 1)", "35s (35 s x 2) |"]
+    assert mine.startswith("| mine, windows | 50.00 | 15.00 [") and mine.endswith("(10.00-20.00) |")
+    assert theirs.startswith("| other, whole | - | 0.00 [")
+    plot([two_runs(), longer, other], tmp_path / "plot")
+    assert (tmp_path / "plot").read_bytes().startswith(b"\x89PNG")
+
+
+def test_intervals_are_the_same_every_time_and_hold_the_rate():
+    errors, words = [3, 0, 1, 8, 2], [20, 10, 30, 40, 10]
+    low, high = rate_interval(errors, words)
+    assert (low, high) == rate_interval(errors, words)
+    assert low < 100 * 14 / 110 < high
+
+
+def test_json_of_formats_is_read_back():
+    from espnet_rand.longform import Transcript
+    from espnet_rand.longform.formats import as_json, ctm, srt, vtt
+    from espnet_rand.toolkit.recognition import Word
+
+    words = [Word("a<b", 0.5, 0.75), Word("two", 1.0, 1.25), Word("late", 3661.5, 3662.0)]
+    transcript = Transcript(words, 3700.0, True, [])
+    assert ctm("key", transcript).splitlines()[0] == "key 1 0.50 0.25 a<b"
+    assert srt(transcript).split("\n\n")[:2] == [
+        "1\n00:00:00,500 --> 00:00:01,250\na<b two",
+        "2\n01:01:01,500 --> 01:01:02,000\nlate",
+    ]
+    assert vtt(transcript).startswith("WEBVTT\n\n00:00:00.500 --> 00:00:01.250\na&lt;b two\n")
+    assert json.loads(as_json("key", transcript))["words"][1] == {"text": "two", "start": 1.0, "end": 1.25}

@@ -1,0 +1,143 @@
+"""Words with times from ESPnet's Speech2Text, of models of every kind."""
+
+import argparse
+import copy
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import espnet_rand
+
+espnet_rand.register()
+from espnet2.bin import asr_inference, asr_transducer_inference  # noqa: E402
+
+from espnet_rand.packing import pack_model, write  # noqa: E402
+from espnet_rand.toolkit.recognition import Recognizer, Word, _word_tokens, join_text  # noqa: E402
+
+from .tasks import write_config  # noqa: E402
+
+KINDS = ["ctc_attention", "ctc_attention_lm", "interctc", "packed", "rnn", "attention", "transducer", "asr_transducer"]
+
+
+def noise(seconds, rate=16000):
+    return (0.1 * np.random.default_rng(0).standard_normal(round(seconds * rate))).astype(np.float32)
+
+
+def build(kind, folder):
+    """Speech2Text with random weights."""
+    torch.manual_seed(2)
+    module, name, more, search = asr_inference, "asr", {}, {"beam_size": 2, "maxlenratio": 0.3, "minlenratio": 0.1}
+    if kind == "rnn":
+        name = "asr_rnn"
+    elif kind == "attention":
+        more = {"model_conf": {"ctc_weight": 0.0}}
+        search["ctc_weight"] = 0.0
+    elif kind == "interctc":
+        more = {"model_conf": {"ctc_weight": 0.3, "interctc_weight": 0.5}}
+    elif kind == "transducer":
+        more = {"decoder": "transducer", "decoder_conf": {"rnn_type": "lstm", "num_layers": 1, "hidden_size": 8}}
+        more.update(joint_net_conf={"joint_space_size": 8}, model_conf={"ctc_weight": 0.0})
+        search = {"beam_size": 2}
+    elif kind == "asr_transducer":
+        module, name, search = asr_transducer_inference, "asr_transducer", {"beam_size": 2}
+        search["beam_search_config"] = {"search_type": "alsd"}
+    task, made = write_config(name, folder / kind, **more)
+    config = yaml.safe_load((made / "config.yaml").read_text())
+    if kind == "interctc":
+        config["encoder_conf"].update(num_blocks=2, interctc_layer_idx=[1], interctc_use_conditioning=True)
+        (made / "config.yaml").write_text(yaml.safe_dump(config))
+    model, _ = task.build_model_from_file(made / "config.yaml")
+    if kind.endswith("transducer"):  # or there are only blanks
+        with torch.no_grad():
+            model.joint_network.lin_out.bias[0] -= 4.0
+    if kind == "packed":
+        espnet_rand.quantize(model, espnet_rand.QuantizerConfig("rand", bits=4))
+        write(made / "model", pack_model(model))
+    else:
+        torch.save(model.state_dict(), made / "model")
+    if kind == "ctc_attention_lm":
+        lm_task, lm = write_config("lm", folder / "lm")
+        torch.save(lm_task.build_model_from_file(lm / "config.yaml")[0].state_dict(), lm / "model.pth")
+        search.update(lm_train_config=str(lm / "config.yaml"), lm_file=str(lm / "model.pth"))
+    return module.Speech2Text(made / "config.yaml", made / "model", **search)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_those_of_espnet_with_times(kind, tmp_path):
+    speech2text = build(kind, tmp_path)
+    samples = noise(1.5)
+    recognizer = Recognizer(speech2text)
+    heard = recognizer(samples)
+    result = speech2text(samples)
+    if kind == "interctc":
+        result = result[0]
+    if kind == "asr_transducer":
+        result = speech2text.hypotheses_to_results(result)
+    text = result[0][0]
+    assert text and join_text(heard.words) == " ".join(text.split())
+    assert heard.timed == (kind != "attention") and not heard.note
+    times = [time for word in heard.words for time in (word.start, word.end)]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1.5
+    assert not speech2text.asr_model.encoder._forward_hooks
+    if kind != "rnn":  # which takes a single frame
+        assert recognizer(noise(0.01)).note == "too short for the model"
+
+
+def test_the_rate_is_the_frontends(tmp_path):
+    speech2text = build("ctc_attention", tmp_path)
+    assert Recognizer(speech2text).rate == 16000
+    for rate, number in ((8000, 8000), ("8k", 8000)):
+        other = copy.copy(speech2text)
+        other.asr_train_args = argparse.Namespace(**{**vars(speech2text.asr_train_args), "frontend_conf": {"fs": rate}})
+        assert Recognizer(other).rate == number
+
+
+def test_the_volume_is_set_as_in_training(tmp_path):
+    speech2text = build("ctc_attention", tmp_path)
+    given = []
+
+    class Keeps:
+        def __getattr__(self, name):
+            return getattr(speech2text, name)
+
+        def __call__(self, samples):
+            given.append(samples)
+            return speech2text(samples)
+
+    speech2text.asr_train_args.speech_volume_normalize = 0.5
+    Recognizer(Keeps())(noise(0.5))
+    assert np.abs(given[0]).max() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "text, tokens, words",
+    [
+        ("ab c", ["a", "b", " ", "c"], [("ab", 0, 1), ("c", 3, 3)]),
+        (" ab  c ", [" ", "ab", " ", " ", "c", " "], [("ab", 1, 1), ("c", 4, 4)]),
+        ("今日は ok", ["今", "日は", " o", "k"], [("今", 0, 0), ("日", 1, 1), ("は", 1, 1), ("ok", 2, 3)]),
+        ("", [], []),
+    ],
+)
+def test_tokens_of_words(text, tokens, words):
+    assert _word_tokens(text, tokens, "".join) == words
+
+
+def test_tokens_of_words_with_sentencepiece(tmp_path):
+    import sentencepiece
+
+    text = "the long recordings are joined and the words are not lost"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text] * 20), model_prefix=str(tmp_path / "m"), vocab_size=25, minloglevel=2
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    tokens = processor.encode(text, out_type=str)
+    found = _word_tokens(text, tokens, processor.decode_pieces)
+    assert [word for word, _, _ in found] == text.split()
+    for word, first, last in found:
+        assert processor.decode_pieces(tokens[first : last + 1]) == word
+
+
+def test_join_text():
+    assert join_text([]) == "" and join_text([Word("a", 0, 1), Word("好", 1, 2), Word("的", 2, 3)]) == "a 好的"

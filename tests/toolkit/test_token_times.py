@@ -1,0 +1,62 @@
+"""Alignments against all paths of small lattices."""
+
+import itertools
+
+import torch
+
+from espnet_rand.toolkit.token_times import ctc_frames, transducer_frames
+
+
+def test_ctc_frames_are_those_of_the_best_path():
+    for seed, tokens in enumerate([[1], [1, 2], [2, 2], [1, 2, 1]]):
+        log_probs = torch.randn(6, 3, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
+        paths = [p for p in itertools.product(range(3), repeat=6) if collapsed(p) == tokens]
+        best = max(paths, key=lambda p: sum(float(log_probs[t, c]) for t, c in enumerate(p)))
+        spans, t = [], 0
+        for symbol, run in itertools.groupby(best):
+            length = len(list(run))
+            spans += [(t, t + length)] if symbol else []
+            t += length
+        assert ctc_frames(log_probs, tokens, 0) == spans
+
+
+def collapsed(path):
+    return [symbol for symbol, _ in itertools.groupby(path) if symbol]
+
+
+def test_tokens_that_do_not_fit_have_no_times():
+    log_probs = torch.zeros(3, 3)
+    assert ctc_frames(log_probs, [1, 1], 0) == [(0, 1), (2, 3)]
+    assert ctc_frames(log_probs, [1, 1, 2], 0) is None
+
+
+def test_transducer_frames_are_those_of_the_best_path():
+    frames, tokens = 5, [2, 1, 1]
+    for seed in range(5):
+        table = torch.randn(1, frames, len(tokens) + 1, 3, generator=torch.Generator().manual_seed(seed)) * 2
+        log_probs = table[0].log_softmax(-1)
+
+        def score(at, log_probs=log_probs):  # `at`: the frame of each token
+            total, u = 0.0, 0
+            for t in range(frames):
+                while u < len(tokens) and at[u] == t:
+                    total += float(log_probs[t, u, tokens[u]])
+                    u += 1
+                total += float(log_probs[t, u, 0])
+            return total
+
+        best = max(itertools.combinations_with_replacement(range(frames), len(tokens)), key=score)
+        # encoder and decoder states are numbers of frames and tokens; the joint network looks the table up
+        encoded = torch.arange(float(frames)).view(1, frames, 1)
+        found = transducer_frames(
+            lambda enc, dec, table=table: table[:, enc[0, :, 0, 0].long()],
+            lambda labels: torch.zeros(1, labels.size(1), 1),
+            encoded,
+            tokens,
+            blank=0,
+        )
+        assert found == [(t, t + 1) for t in best]
+
+
+def test_a_lattice_that_is_too_large_has_no_times():
+    assert transducer_frames(None, None, torch.zeros(1, 10_000, 4), [1] * 1000, 0) is None
