@@ -29,6 +29,7 @@ setup(
             "matplotlib",
             "openai-whisper==20250625",
             "requests",
+            "scipy",
             "sentencepiece",
             "tensorboard",
         ],

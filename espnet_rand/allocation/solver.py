@@ -18,7 +18,8 @@ class BudgetError(OptionError):
 def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
     """Choose bits for each weight: the least sum of `losses` whose sum of `sizes` is at most `budget`.
 
-    One of several is chosen for each weight, which is a multiple-choice knapsack; scipy's milp (HiGHS) solves it.
+    One of several is chosen for each weight, which is a multiple-choice knapsack; scipy's milp (HiGHS) solves it, to a
+    millionth of the largest loss. The budget is kept exactly.
 
     Args:
         losses: predicted loss of each weight at each number of bits
@@ -34,21 +35,21 @@ def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
     loss = np.array([losses[name][bits] for name, bits in choices])
     size = np.array([sizes[name][bits] for name, bits in choices])
     one_each = np.array([[float(name == chosen) for chosen, _ in choices] for name in losses])
-    # HiGHS' tolerances are absolute: in numbers around 1
-    result = milp(
-        loss / (np.abs(loss).max() or 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(size[None] / max(budget, smallest), ub=1),
-        ],
-        integrality=np.ones(len(choices)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0},
-    )
-    if not result.success:
-        raise RuntimeError(f"scipy's milp found no choice of bits: {result.message}")
-    plan = {name: bits for (name, bits), taken in zip(choices, result.x) if taken > 0.5}
-    spent = sum(sizes[name][bits] for name, bits in plan.items())
-    if spent > budget:
-        raise RuntimeError(f"scipy's milp went beyond the budget of {budget:g}: {spent:g}")
-    return plan
+    # HiGHS' tolerances are absolute, 1e-6: in numbers around 1
+    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(size[None] / (budget or 1), ub=1)]
+    while True:
+        result = milp(
+            loss / (np.abs(loss).max() or 1),
+            constraints=constraints,
+            integrality=np.ones(len(choices)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0},
+        )
+        if not result.success:
+            raise RuntimeError(f"scipy's milp found no choice of bits: {result.message}")
+        taken = result.x > 0.5
+        plan = {name: bits for (name, bits), chosen in zip(choices, taken) if chosen}
+        if sum(sizes[name][bits] for name, bits in plan.items()) <= budget:
+            return plan
+        # beyond the budget by less than the tolerance: anything but this
+        constraints.append(LinearConstraint(taken[None].astype(float), ub=len(losses) - 1))

@@ -106,7 +106,7 @@ def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.N
         if quantized_layers(model):
             raise QuantizationError(
                 "the configuration has a quantizer of its own, which the model was trained with: "
-                "leave --quantizer out (to pack it: pack_weights), or remove `quantizer` from the configuration"
+                "use pack_weights (allocate_bits: leave --quantizer out), or remove `quantizer` from it"
             )
         quantize(model, config)
     return model, trained

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 RECIPE = Path(__file__).parents[2] / "egs2/mini/asr1"
+TEMPLATE = RECIPE.parents[1] / "TEMPLATE/asr1"
 
 pytest.importorskip("espeakng_loader")
 
@@ -50,6 +51,57 @@ def test_the_report_and_the_options_lie_beside_the_model(finished):
     config = yaml.safe_load((root / "exp/rand_w4_channel/config.yaml").read_text())
     assert config["quantizer"] == "rand" and config["quantizer_conf"]["bits"] == 4
     assert yaml.safe_load((root / "exp/rand_w4_channel/quantization.yaml").read_text())["quantized"]
+
+
+def test_plans_and_packing_at_other_precisions_are_systems(finished):
+    """As curve.sh lists them."""
+    root, _ = finished
+    exp, system = root / "exp", "rand_w4_channel"
+    systems = f"""
+        float train conf/train_asr.yaml -
+        plans plan - {system} --average_bits 3.5 --num_utterances 2 --sensitivity curvature
+        mixed_b3p5 pack plans {system} --eval_bits {exp}/plans/average_3.5.yaml
+        {system} train conf/train_asr.yaml float"""
+    done = run_recipe(root, "--systems", systems, "--stage", "5", "--table", "curve")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (exp / "curve.md").read_text()
+    bits = {cells[1].strip(): cells[2].strip() for line in table.splitlines()[2:] if (cells := line.split("|"))}
+    assert list(bits) == ["float", "mixed_b3p5", system], "plans are no model"
+    assert 3 < float(bits["mixed_b3p5"].split()[0]) <= 3.5 and bits[system] == "4 bits, channel"
+    plot = [sys.executable, TEMPLATE / "pyscripts/plot_curve.py"]
+    subprocess.run([*plot, "--table", exp / "curve.md", "--output", exp / "curve.png"], check=True)
+    assert (exp / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curve_has_every_method_and_budget(tmp_path):
+    """The list of systems that asr.sh gets, for which a script stands in that writes its arguments."""
+    (tmp_path / "asr.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > systems\n')
+    (tmp_path / "asr.sh").chmod(0o755)
+    for name in ("utils", "pyscripts"):
+        (tmp_path / name).symlink_to(TEMPLATE / name)
+    (tmp_path / "path.sh").write_text("")
+    (tmp_path / "curve.sh").write_bytes((TEMPLATE / "curve.sh").read_bytes())
+    options = ["--float", "train a.yaml", "--tune", "b.yaml float --max_epoch 3", "--seeds", "1 2", "--bits", "2 8"]
+    options += [
+        "--single_bits",
+        "3",
+        "--average_bits",
+        "2.5",
+        "--quantizer_args",
+        "--quantizer_conf granularity=tensor",
+    ]
+    subprocess.run(["bash", "curve.sh", *options, "--nj", "7"], cwd=tmp_path, check=True)
+    given = (tmp_path / "systems").read_text().splitlines()
+    assert given[-2:] == ["--nj", "7"]
+    lines = [line.split(maxsplit=3) for line in given if len(line.split()) > 3]
+    systems = {name: (mode, config, rest) for name, mode, config, rest in lines}
+    names = {name.rpartition(".")[0] for name in systems if name != "float"}
+    methods = {"rand_w3", "ste_w3", "lsc_w3", "multi_w8", "multi_w2", "round_w2", "round_w8", "tuned"}
+    assert names == methods | {"plans", "round_plans", "mixed_b2p5", "round_mixed_b2p5"}
+    for mode, config, rest in systems.values():
+        assert mode not in ("pack", "round") or config == "-" or config in systems
+        assert mode == "plan" or "quantizer" not in rest or mode == "pack" or "granularity=tensor" in rest
+    assert "--seed 2" in systems["lsc_w3.2"][2] and "bits=3" in systems["lsc_w3.2"][2]
 
 
 def test_what_is_finished_is_not_repeated(finished):

@@ -165,11 +165,11 @@ def test_drawn_precisions_survive_a_resume(many_run, corpus, train, tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_attention_plots_see_one_forward(many_run, monkeypatch):
+def test_attention_plots_see_one_forward(many_run, corpus):
     """Of the default precision, not those of validation at others."""
     from espnet2.train import trainer
 
-    args = ASRTask.get_parser().parse_args(["--config", str(many_run / "config.yaml")])
+    args = ASRTask.get_parser().parse_args(["--config", str(corpus.root / "many.yaml")])
     model = ASRTask.build_model(args).eval()
     forwards = []
     model.encoder.register_forward_hook(lambda *_: forwards.append(1))
