@@ -28,6 +28,7 @@ from espnet_rand.longform import AudioError, LongForm, Transcript
 from espnet_rand.longform.audio import opened
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
+from espnet_rand.longform.journal import JournalError
 from espnet_rand.longform.vad import VadError
 from espnet_rand.packing import PackedFileError
 from espnet_rand.toolkit import recognition
@@ -118,11 +119,7 @@ def decode(args: argparse.Namespace) -> int:
                 line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
                 line["took"] = round(time.perf_counter() - begun, 3)
                 logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
-            except (
-                AudioError,
-                RuntimeError,
-                MemoryError,
-            ) as e:  # RuntimeError: torch's, of memory; a model's, of shapes
+            except (AudioError, JournalError, MemoryError, RuntimeError) as e:  # torch's, of memory, shapes ...
                 reason = (str(e) or type(e).__name__).splitlines()[0]
                 line = {"key": key, "decoded": False, "reason": reason}
                 logging.error(f"{key}: refused: {reason}", exc_info=isinstance(e, (MemoryError, RuntimeError)))

@@ -16,6 +16,8 @@ from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
 MODES = ("windows", "whole", "vad")
 # nothing above the smallest step of 16 bits: digital silence, which models have not seen
 _SILENCE = 2.0**-15
+# seconds; no word is so short, and frontends want more than a frame
+_SHORTEST = 0.1
 
 
 class Transcript(NamedTuple):
@@ -118,6 +120,8 @@ class LongForm:
 
     def _hear(self, recording: Recording, piece: Piece) -> Heard:
         samples = recording.read(*piece)
+        if len(samples) < _SHORTEST * recording.rate:
+            return Heard([], note="too short")
         if np.abs(samples).max() <= _SILENCE:
             return Heard([], note="silent")
         return self.recognizer(samples)

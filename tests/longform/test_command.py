@@ -1,0 +1,165 @@
+"""asr_inference_long, with a model that makes no mistakes: every joint, every odd recording, resuming, formats."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+import espnet_rand
+
+espnet_rand.register()
+from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
+
+from espnet_rand.bin import asr_inference_long  # noqa: E402
+from espnet_rand.longform import LongForm  # noqa: E402
+from espnet_rand.packing import pack_model, write  # noqa: E402
+
+from . import tones  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tones.train(tmp_path_factory.mktemp("tones") / "model")
+
+
+@pytest.fixture(scope="module")
+def tune():
+    """Names of tones, and a recording of them, 18 s."""
+    rng = np.random.default_rng(1)
+    names = tones.names(43, rng)
+    return " ".join(names), tones.melody(names, rng)[0]
+
+
+def decode(model, data, output, *options):
+    """Run the command; returns the first line of its error, or nothing."""
+    files = ["--asr_train_config", model[0], "--asr_model_file", model[1], "--output_dir", output]
+    search = ["--ctc_weight", "1.0", "--beam_size", "1", "--log_level", "ERROR", "--window", "5", "--overlap", "2"]
+    given = ["--data_path_and_name_and_type", f"{data},speech,sound"]
+    try:
+        asr_inference_long.main([str(x) for x in [*files, *search, *given, *options]])
+    except SystemExit as e:
+        return str(e.code)
+
+
+def texts(output):
+    lines = (output / "1best_recog/text").read_text().splitlines()
+    return {key: text for key, _, text in (line.partition(" ") for line in lines)}
+
+
+def report(output):
+    return {line["key"]: line for line in map(json.loads, (output / "report.jsonl").read_text().splitlines())}
+
+
+def test_a_joint_anywhere_in_a_word(model, tune):
+    text, samples = tune
+    speech2text = Speech2Text(*model, ctc_weight=1.0, beam_size=1)
+    decode = LongForm(speech2text, window=5, overlap=2)
+    whole = LongForm(speech2text, mode="whole")(samples)
+    assert whole.text == text
+    for shift in range(0, 8000, 1600):  # a word and a pause last half a second at most
+        moved = np.concatenate([0.01 * np.ones(shift, np.float32), samples])
+        found = decode(moved)
+        assert found.text == text, shift
+        starts = np.array([[a.start, b.start] for a, b in zip(found.words, whole.words)])
+        assert np.abs(starts[:, 0] - starts[:, 1] - shift / 16000).max() < 0.1
+
+
+def test_odd_recordings(model, tune, tmp_path):
+    text, samples = tune
+    stereo48 = np.repeat(samples, 3)[:, None] * [1.0, 0.5]
+    write = soundfile.write
+    write(tmp_path / "good.flac", samples, 16000)
+    write(tmp_path / "stereo48.wav", stereo48, 48000)
+    write(tmp_path / "low8.wav", samples[::2], 8000)
+    write(tmp_path / "silent.wav", np.zeros(100000), 16000)
+    write(tmp_path / "short.wav", samples[:100], 16000)
+    write(tmp_path / "empty.wav", samples[:0], 16000)
+    write(tmp_path / "nan.wav", np.where(np.arange(len(samples)) == 200000, np.nan, samples), 16000, subtype="FLOAT")
+    (tmp_path / "zero.wav").touch()
+    (tmp_path / "text.wav").write_text("no recording")
+    names = ["zero.wav", "good.flac", "text.wav", "stereo48.wav", "low8.wav", "silent.wav", "short.wav", "empty.wav"]
+    entries = [f"{name.partition('.')[0]}/a {tmp_path}/{name}" for name in [*names, "nan.wav", "missing.wav"]]
+    (tmp_path / "wav.scp").write_text("\n".join([*entries, f"command/a touch {tmp_path}/ran |"]) + "\n")
+    output = tmp_path / "out"
+    error = decode(model, tmp_path / "wav.scp", output)
+    assert error.endswith(f"6 recordings were refused: see {output}/report.jsonl")
+    said = {key.removesuffix("/a"): line for key, line in report(output).items()}
+    refused = {key: line["reason"] for key, line in said.items() if not line["decoded"]}
+    for key, reason in [("zero", "not to be read"), ("text", "not to be read"), ("empty", "it is empty")]:
+        assert reason in refused.pop(key)
+    for key, reason in [("nan", "no numbers"), ("missing", "no such file"), ("command", "kaldi_ark")]:
+        assert reason in refused.pop(key)
+    assert not refused and not (tmp_path / "ran").exists()
+    assert said["stereo48"]["notes"] == ["converted from 48000 to 16000 Hz", "2 channels, mixed into one"]
+    assert said["low8"]["notes"] == ["converted from 8000 to 16000 Hz"]
+    assert said["silent"]["notes"] == ["silent (2 of 2 pieces)"]
+    assert said["short"]["notes"] == ["too short (1 of 1 pieces)"]
+    assert texts(output) == {
+        "good/a": text, "stereo48/a": text, "low8/a": text, "silent/a": "", "short/a": "",
+    }  # fmt: skip
+
+
+def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monkeypatch):
+    text, samples = tune
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/b.wav\n")
+    (tmp_path / "keys").write_text("a\n")
+    output = tmp_path / "out"
+    assert decode(model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys") is None
+    ctm = [line.split() for line in (output / "1best_recog/ctm").read_text().splitlines()]
+    assert " ".join(line[4] for line in ctm) == text == texts(output)["a"]
+    content = json.loads((output / "json/a.json").read_text())
+    assert content["text"] == text and content["seconds"] == pytest.approx(len(samples) / 16000)
+    for kind in ("srt", "vtt"):
+        lines = (output / kind / f"a.{kind}").read_text().splitlines()
+        cues = [line for line in lines if line.startswith(("do", "re", "mi", "fa"))]
+        assert " ".join(cues) == text and len(cues) > 2
+    # once more, with a window lost: only this one is decoded
+    journal = output / "windows/a.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
+    calls = []
+    hear = LongForm._hear
+    monkeypatch.setattr(LongForm, "_hear", lambda *args: calls.append(args) or hear(*args))
+    assert decode(model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys") is None
+    assert len(calls) == 1 and texts(output)["a"] == text
+    # with another beam it is not the same decoding
+    assert "1 recordings were refused" in decode(
+        model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys", "--beam_size", "3"
+    )
+    assert "other beam_size" in report(output)["a"]["reason"]
+
+
+def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
+    text, samples = tune
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    (tmp_path / "wav.scp").write_text(f"a cat {tmp_path}/a.wav |\n")
+    speech2text = Speech2Text(*model, ctc_weight=1.0)
+    espnet_rand.quantize(speech2text.asr_model, espnet_rand.QuantizerConfig("absmax", bits=8))
+    write(tmp_path / "packed.safetensors", pack_model(speech2text.asr_model))
+    given = ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,kaldi_ark"]
+    packed = (model[0], tmp_path / "packed.safetensors")
+    # of two lists, neither is chosen
+    assert "one is wanted" in decode(packed, tmp_path / "wav.scp", tmp_path / "out", *given)
+    files = ["--asr_train_config", packed[0], "--asr_model_file", packed[1], "--output_dir", tmp_path / "out"]
+    asr_inference_long.main(
+        [str(x) for x in [*files, *given, "--ctc_weight", "1", "--beam_size", "1", "--mode", "whole"]]
+    )
+    assert texts(tmp_path / "out")["a"] == text
+
+
+@pytest.mark.parametrize(
+    "scp, options, reason",
+    [
+        ("a\n", [], "line 1"),
+        ("a x.wav\na y.wav\n", [], "line 2"),
+        ("", [], "no recordings"),
+        ("a x.wav\n", ["--overlap", "4"], "half a window"),
+        ("a x.wav\n", ["--multi_asr", "true"], "--multi_asr"),
+        ("a x.wav\n", ["--asr_model_file", "not_there.pth"], "not_there.pth"),
+    ],
+)
+def test_wrong_options_end_it_with_a_line(model, tmp_path, scp, options, reason):
+    (tmp_path / "wav.scp").write_text(scp)
+    error = decode(model, tmp_path / "wav.scp", tmp_path / "out", *options)
+    assert error.startswith("asr_inference_long: error: ") and reason in error and "\n" not in error
