@@ -122,6 +122,7 @@ def test_killed_in_an_epoch_and_started_again(corpus, run, train, tmp_path):
     died = run(
         "espnet-rand", *STOCK, *common, "--output_dir", killed, check=False,
         ESPNET_RAND_IMPORT="tests.toolkit.dies", DIE_IN_FORWARD="4", PYTHONPATH=str(Path(__file__).parents[2]),
+        OMP_NUM_THREADS=str(torch.get_num_threads()),  # sums depend on it
     )  # fmt: skip
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
     assert (killed / "1epoch.pth").exists() and not (killed / "2epoch.pth").exists()
