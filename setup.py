@@ -34,6 +34,8 @@ setup(
         ],
         "test": ["hypothesis", "lightning", "loralib", "pytest", "ruff"],
         "bench": ["brevitas", "torchao"],
+        # long recordings, --mode vad
+        "vad": ["silero-vad"],
     },
     entry_points={"console_scripts": ["espnet-rand=espnet_rand.bin.launch:main"]},
 )
