@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import logging
+import re
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -186,7 +187,10 @@ def _preprocessor(train_args: argparse.Namespace):
 
 def get_parser(task: str) -> argparse.ArgumentParser:
     """The options of espnet2.bin.<task>_inference."""
-    return importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
+    parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
+    for action in parser._actions:  # ESPnet 202611 has a "%" in a help, which ends --help with an error
+        action.help = re.sub(r"%(?![(%])", "%%", action.help or "")
+    return parser
 
 
 def build(task: str, args: argparse.Namespace) -> Recognizer:

@@ -163,3 +163,11 @@ def test_wrong_options_end_it_with_a_line(model, tmp_path, scp, options, reason)
     (tmp_path / "wav.scp").write_text(scp)
     error = decode(model, tmp_path / "wav.scp", tmp_path / "out", *options)
     assert error.startswith("asr_inference_long: error: ") and reason in error and "\n" not in error
+
+
+@pytest.mark.parametrize("task", ["asr", "asr_transducer"])
+def test_help(task, capsys):
+    with pytest.raises(SystemExit) as error:
+        asr_inference_long.main(["--task", task, "--help"])
+    shown = capsys.readouterr().out
+    assert error.value.code == 0 and "--overlap" in shown and "--asr_train_config" in shown
