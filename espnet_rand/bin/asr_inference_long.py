@@ -120,10 +120,10 @@ def decode(args: argparse.Namespace) -> int:
                 line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
                 line["took"] = round(time.perf_counter() - begun, 3)
                 logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
-            except (AudioError, JournalError, MemoryError, RuntimeError) as e:  # torch's, of memory, shapes ...
+            except Exception as e:  # whatever a model raises: the other recordings go on
                 reason = (str(e) or type(e).__name__).splitlines()[0]
                 line = {"key": key, "decoded": False, "reason": reason}
-                logging.error(f"{key}: refused: {reason}", exc_info=isinstance(e, (MemoryError, RuntimeError)))
+                logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, (AudioError, JournalError)))
             progress.remove_task(task)
             report.append(line)
             if key in transcripts:

@@ -130,6 +130,24 @@ def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monk
     assert "other beam_size" in report(output)["a"]["reason"]
 
 
+def test_what_a_model_cannot_do_is_refused_and_the_others_go_on(model, tune, tmp_path, monkeypatch):
+    text, samples = tune
+    for name, content in (("a", samples[:80000]), ("b", samples)):
+        soundfile.write(tmp_path / f"{name}.wav", content, 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/b.wav\n")
+    hear = LongForm._hear
+
+    def fails(self, recording, piece):
+        if recording.length == 80000:
+            raise IndexError("list index out of range")
+        return hear(self, recording, piece)
+
+    monkeypatch.setattr(LongForm, "_hear", fails)
+    assert "1 recordings were refused" in decode(model, tmp_path / "wav.scp", tmp_path / "out")
+    assert report(tmp_path / "out")["a"]["reason"] == "list index out of range"
+    assert texts(tmp_path / "out") == {"b": text}
+
+
 def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
     text, samples = tune
     soundfile.write(tmp_path / "a.wav", samples, 16000)
