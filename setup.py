@@ -36,6 +36,8 @@ setup(
         # dask: ESPnet3 decodes with it
         "test": ["dask[distributed]", "dask_jobqueue", "hypothesis", "lightning", "loralib", "pytest", "ruff"],
         "bench": ["brevitas", "torchao"],
+        # long recordings, --mode vad
+        "vad": ["silero-vad"],
     },
     entry_points={"console_scripts": ["espnet-rand=espnet_rand.bin.launch:main"]},
 )

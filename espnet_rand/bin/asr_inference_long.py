@@ -35,7 +35,8 @@ from espnet_rand.toolkit import recognition
 
 _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "ngram_file", "bpemodel")
 # options that do not change what is decoded
-_FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "key_file", "data_path_and_name_and_type"}
+_FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
+_FREE |= {"key_file", "data_path_and_name_and_type"}
 
 
 class InputError(Exception):
@@ -68,10 +69,10 @@ def recordings(args: argparse.Namespace) -> Tuple[Dict[str, str], bool]:
         raise InputError(f"--data_path_and_name_and_type: {path},{name},{kind}: speech of type sound or kaldi_ark")
     entries: Dict[str, str] = {}
     for number, line in enumerate(_lines(path), 1):
-        key, _, entry = line.partition(" ")
-        if not entry.strip() or key in entries:
+        key, *entry = line.split(maxsplit=1)
+        if not entry or key in entries:
             raise InputError(f"{path}, line {number}: a key of its own and a recording are wanted: {line}")
-        entries[key] = entry.strip()
+        entries[key] = entry[0]
     if args.key_file is not None:
         keys = [line.split()[0] for line in _lines(args.key_file)]
         if missing := [key for key in keys if key not in entries]:
@@ -119,10 +120,10 @@ def decode(args: argparse.Namespace) -> int:
                 line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
                 line["took"] = round(time.perf_counter() - begun, 3)
                 logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
-            except (AudioError, JournalError, MemoryError, RuntimeError) as e:  # torch's, of memory, shapes ...
+            except Exception as e:  # whatever a model raises: the other recordings go on
                 reason = (str(e) or type(e).__name__).splitlines()[0]
                 line = {"key": key, "decoded": False, "reason": reason}
-                logging.error(f"{key}: refused: {reason}", exc_info=isinstance(e, (MemoryError, RuntimeError)))
+                logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, (AudioError, JournalError)))
             progress.remove_task(task)
             report.append(line)
             if key in transcripts:

@@ -50,9 +50,12 @@ class Recording:
         self._modified = None
         if isinstance(source, (np.ndarray, torch.Tensor)):
             self.name = name or "samples"
-            self._samples = np.asarray(source, dtype=np.float32)
-            if self._samples.ndim != 1:
-                raise AudioError(f"samples: one channel is wanted, (samples,); the shape is {self._samples.shape}")
+            samples = np.asarray(source)
+            if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+                raise AudioError(
+                    f"samples: one channel of floats is wanted, (samples,); it is {samples.dtype} {samples.shape}"
+                )
+            self._samples = samples.astype(np.float32)
             self._set(rate, len(self._samples))
         else:
             self.name = name or os.path.abspath(source)

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import logging
+import re
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -97,13 +98,15 @@ class Recognizer:
             words = [Word(word, spread[first], spread[last + 1]) for word, first, last in stretches]
             return Heard(words, timed=False)
         step = self._frame_seconds(len(samples), frames.size(1))
-        words = [Word(word, spans[first][0] * step, spans[last][1] * step) for word, first, last in stretches]
-        return Heard([word._replace(end=min(word.end, seconds)) for word in words])
+        times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
+        return Heard([Word(word, times[first][0], times[last][1]) for word, first, last in stretches])
 
     def _best(self, result: Any) -> Tuple[str, List[str], List[int]]:
         """Text, tokens and their numbers of the best hypothesis."""
         if isinstance(result, tuple):  # with what intermediate CTC says
             result = result[0]
+        if not result:  # no hypothesis was finished
+            return "", [], []
         if not isinstance(result[0], tuple):
             result = self.speech2text.hypotheses_to_results(result)
         text, tokens, ids, *_ = result[0]
@@ -186,7 +189,10 @@ def _preprocessor(train_args: argparse.Namespace):
 
 def get_parser(task: str) -> argparse.ArgumentParser:
     """The options of espnet2.bin.<task>_inference."""
-    return importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
+    parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
+    for action in parser._actions:  # ESPnet 202611 has a "%" in a help, which ends --help with an error
+        action.help = re.sub(r"%(?![(%])", "%%", action.help or "")
+    return parser
 
 
 def build(task: str, args: argparse.Namespace) -> Recognizer:

@@ -67,6 +67,8 @@ def test_damage_is_noticed_where_it_is(tmp_path, noise):
             recording.read(32000, 48000)
     with pytest.raises(AudioError, match=r"\(2, 100\)"):
         Recording(np.zeros((2, 100)), 16000)
+    with pytest.raises(AudioError, match="int16"):
+        Recording(np.zeros(100, np.int16), 16000)
 
 
 def test_a_header_that_lies_costs_no_memory(tmp_path, noise):

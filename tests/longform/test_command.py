@@ -130,6 +130,24 @@ def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monk
     assert "other beam_size" in report(output)["a"]["reason"]
 
 
+def test_what_a_model_cannot_do_is_refused_and_the_others_go_on(model, tune, tmp_path, monkeypatch):
+    text, samples = tune
+    for name, content in (("a", samples[:80000]), ("b", samples)):
+        soundfile.write(tmp_path / f"{name}.wav", content, 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\nb {tmp_path}/b.wav\n")
+    hear = LongForm._hear
+
+    def fails(self, recording, piece):
+        if recording.length == 80000:
+            raise IndexError("list index out of range")
+        return hear(self, recording, piece)
+
+    monkeypatch.setattr(LongForm, "_hear", fails)
+    assert "1 recordings were refused" in decode(model, tmp_path / "wav.scp", tmp_path / "out")
+    assert report(tmp_path / "out")["a"]["reason"] == "list index out of range"
+    assert texts(tmp_path / "out") == {"b": text}
+
+
 def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
     text, samples = tune
     soundfile.write(tmp_path / "a.wav", samples, 16000)
@@ -163,3 +181,11 @@ def test_wrong_options_end_it_with_a_line(model, tmp_path, scp, options, reason)
     (tmp_path / "wav.scp").write_text(scp)
     error = decode(model, tmp_path / "wav.scp", tmp_path / "out", *options)
     assert error.startswith("asr_inference_long: error: ") and reason in error and "\n" not in error
+
+
+@pytest.mark.parametrize("task", ["asr", "asr_transducer"])
+def test_help(task, capsys):
+    with pytest.raises(SystemExit) as error:
+        asr_inference_long.main(["--task", task, "--help"])
+    shown = capsys.readouterr().out
+    assert error.value.code == 0 and "--overlap" in shown and "--asr_train_config" in shown

@@ -1,0 +1,105 @@
+"""The stages of recipes with long recordings, on a model that makes no mistakes; LibriSpeech-Long's layout."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+import espnet_rand
+from tests.longform import tones
+
+EGS2 = Path(__file__).parents[2] / "egs2"
+
+
+def run(command, cwd=EGS2 / "mini_long/asr1"):
+    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix, OMP_NUM_THREADS="1")
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """exp/float.1, a trained system, and data/test, 12 melodies of 2 s."""
+    espnet_rand.register()
+    root = tmp_path_factory.mktemp("long")
+    (root / "exp").mkdir()
+    tones.train(root / "exp/float.1")[1].rename(root / "exp/float.1/valid.loss.ave.pth")
+    (root / "exp/float.1/train.done").touch()
+    (root / "data/test").mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    scp, text = "", ""
+    for n in range(12):
+        names = tones.names(5, rng)
+        soundfile.write(root / f"u{n:02d}.wav", tones.melody(names, rng)[0], tones.RATE)
+        scp += f"u{n:02d} {root}/u{n:02d}.wav\n"
+        text += f"u{n:02d} {' '.join(names)}\n"
+    (root / "data/test/wav.scp").write_text(scp)
+    (root / "data/test/text").write_text(text)
+    (root / "decode.yaml").write_text("ctc_weight: 1.0\nbeam_size: 1\nbatch_size: 4\n")
+    return root
+
+
+def test_long_sets_decoding_scores(trained):
+    command = [
+        EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", trained / "data", "--expdir", trained / "exp",
+        "--systems", "float.1 train - - --seed 1", "--by", "all", "--pause", "0.1", "--durations", "6",
+        "--modes", "windows whole", "--whole_durations", "6", "--window", "4", "--overlap", "1",
+        "--inference_config", trained / "decode.yaml",
+    ]  # fmt: skip
+    assert "is not there: run stage 8 first" in run([*command, "--stage", "9"]).stderr
+    done = run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (trained / "exp/RESULTS_long.md").read_text()
+    assert "| float, windows | 0.00 [0.00-0.00] |" in table and "| float, whole | 0.00 [0.00-0.00] |" in table
+    assert (trained / "exp/RESULTS_long.png").exists()
+    text = trained / "exp/float.1/windows_long_test/6s/1best_recog/text"
+    before = text.stat().st_mtime_ns
+    again = run([*command, "--stop_stage", "9"])
+    assert again.returncode == 0 and text.stat().st_mtime_ns == before
+
+
+def test_the_float_weights_of_a_quantized_system(trained):
+    exp = trained / "exp"
+    config = yaml.safe_load((exp / "float.1/config.yaml").read_text())
+    config = {name: value for name, value in config.items() if not name.startswith("quantizer")}
+    (exp / "pqn.1").mkdir()
+    quantized = {**config, "quantizer": "absmax", "quantizer_conf": {"bits": 4}, "quantizer_config": None}
+    (exp / "pqn.1/config.yaml").write_text(yaml.safe_dump(quantized))
+    (exp / "pqn.1/valid.loss.ave.pth").write_bytes(b"weights")
+    done = run(
+        [sys.executable, EGS2 / "TEMPLATE/asr1/pyscripts/without_quantizer.py", "--trained", exp / "pqn.1"]
+        + ["--model", "valid.loss.ave.pth", "--output_dir", exp / "noise.1"]
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((exp / "noise.1/config.yaml").read_text()) == config
+    assert (exp / "noise.1/valid.loss.ave.pth").read_bytes() == b"weights"
+
+
+def test_wrong_methods_are_named():
+    for methods, reason in (("pqn other", "there is no other"), ("noise", "needs pqn")):
+        done = run([EGS2 / "mini_long/asr1/run.sh", "--methods", methods])
+        assert done.returncode == 1 and reason in done.stderr
+
+
+def test_librispeech_long_as_it_is_published(tmp_path):
+    for part in ("dev-clean", "dev-other", "test-clean", "test-other"):
+        chapter = tmp_path / part / "84/121123"
+        chapter.mkdir(parents=True)
+        for n in range(2):
+            soundfile.write(chapter / f"121123_{n:04d}.flac", np.zeros(16000 * (n + 1)), 16000)
+            (chapter / f"121123_{n:04d}.txt").write_text("Go. Do you hear, it's I")
+    script = EGS2 / "librispeech_long/asr1/local/prepare_long.py"
+    command = [sys.executable, script, "--librispeech_long", tmp_path, "--output_dir", tmp_path / "data"]
+    assert run(command).returncode == 0
+    data = tmp_path / "data/dev_other"
+    assert (data / "text").read_text().splitlines()[0] == "84-121123_0000 GO DO YOU HEAR IT'S I"
+    assert '"seconds": 2.0' in (data / "manifest.jsonl").read_text().splitlines()[1]
+    (tmp_path / "test-other/84/121123/121123_0001.txt").unlink()
+    assert "121123_0001.txt is not there" in run(command).stderr
