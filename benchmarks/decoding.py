@@ -30,6 +30,7 @@ from rich.progress import track
 from table import circumstances
 
 import espnet_rand
+from espnet_rand.longform.data import read_lines
 from espnet_rand.packing import pack_model, write
 from espnet_rand.reporting import markdown
 
@@ -149,10 +150,9 @@ def load(model: Model, variant: str, directory: Path):
 def error_rate(speech2text) -> float:
     """Word error rate on the recipe's test set, in percent."""
     data = RECIPE / "data/full/test"
-    texts = dict(line.split(maxsplit=1) for line in (data / "text").read_text().splitlines())
+    texts = read_lines(data / "text")
     heard = {}
-    for line in (data / "wav.scp").read_text().splitlines():
-        key, path = line.split(maxsplit=1)
+    for key, path in read_lines(data / "wav.scp").items():
         heard[key] = speech2text(soundfile.read(RECIPE / path, dtype="float32")[0])[0][0]
     return 100 * jiwer.wer(list(texts.values()), [heard[key] for key in texts])
 

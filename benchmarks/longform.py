@@ -22,6 +22,7 @@ from rich.progress import track
 from table import circumstances
 
 import espnet_rand
+from espnet_rand.longform.data import read_lines
 from espnet_rand.reporting import markdown
 
 HERE = Path(__file__).resolve()
@@ -36,7 +37,7 @@ MODELS = {
 
 def write_recording(path: Path, seconds: float, recipe: Path) -> None:
     """The test set, one utterance after the other, as often as it takes; written as it goes."""
-    entries = [line.split()[1] for line in (recipe / "data/full/test/wav.scp").read_text().splitlines()]
+    entries = [*read_lines(recipe / "data/full/test/wav.scp").values()]
     left = round(seconds * RATE)
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
         while left:

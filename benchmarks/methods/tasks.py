@@ -20,6 +20,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from espnet_rand.longform.data import read_lines
+
 ROOT = Path(__file__).resolve().parents[2]
 Batch = Dict[str, Tensor]
 
@@ -78,10 +80,9 @@ class Task:
 
     def _read(self, name: str) -> List[Sentence]:
         directory = self.directory / self.data / name
-        texts = dict(line.split(maxsplit=1) for line in (directory / "text").read_text().splitlines())
+        texts = read_lines(directory / "text")
         sentences = []
-        for line in (directory / "wav.scp").read_text().splitlines():
-            key, path = line.split(maxsplit=1)
+        for key, path in read_lines(directory / "wav.scp").items():
             samples, _ = soundfile.read(path, dtype="float32")
             features = self._preprocess(key, {"speech": samples, "text": texts[key]})
             sentences.append(Sentence(key, texts[key], features))
