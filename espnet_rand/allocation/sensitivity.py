@@ -65,7 +65,7 @@ def measured(
 def curvature(
     model: nn.Module, add_gradients: Callable[[], None], choices: Mapping[str, Sequence[int]], probes: int = 8
 ) -> Table:
-    """The same, estimated from `2 probes` gradients for all weights: tr(H) s^2 / 24, which the noise of rounding to steps s adds.
+    """The same, estimated from `2 probes` gradients for all weights: tr(H) s^2 / 24, what noise of steps s adds.
 
     For each group that shares a step size s, H the loss's matrix of second derivatives with respect to its float
     weights. Its trace is Hutchinson's estimate, the mean of z'Hz over random signs z (Hutchinson 1989), with Hz from

@@ -1,6 +1,6 @@
 """Axis 3: the number of bits.
 
-Integer codes of b bits lie in [-Q-1, Q], Q = 2^(b-1) - 1 (shared/method.md, Notation).
+Integer codes of b bits lie in [-Q-1, Q], Q = 2^(b-1) - 1.
 """
 
 import math

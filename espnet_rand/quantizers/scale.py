@@ -64,7 +64,7 @@ class Rand(Scale):
     mode 2: c = k^(-1/p), exact when k weights tie for the largest
     mode 3: c learned, log domain, starting as in mode 2 (`init: norm`) or where clip search
         puts it (`init: clip`)
-    c = k^(-1/p) and a learned c are this project's reading (shared/method.md, Axis 1).
+    c = k^(-1/p) and a learned c are this project's reading of the paper.
     """
 
     mode: int = option(2, one_of(1, 2, 3))
