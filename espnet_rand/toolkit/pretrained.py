@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Union
 
 import torch
 import yaml
-from espnet2.main_funcs.pack_funcs import unpack
+from espnet2.main_funcs.pack_funcs import Archiver, unpack
 from torch import Tensor
 
 from espnet_rand import packing
@@ -62,6 +62,7 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
     elif path.is_file() and path.suffix in _ARCHIVES:
         with tempfile.TemporaryDirectory(prefix="espnet_rand.") as directory:
             try:
+                _check_names(path)
                 unpack(path, directory)
             except Exception as e:
                 raise PretrainedError(f"{path}: no archive of espnet2.bin.pack, or damaged: {_line(e)}") from None
@@ -73,6 +74,14 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
         yield _choose(given, _download(str(given)), language_model)
     else:
         raise PretrainedError(f"no such file or directory: {given} (and a tag of the model zoo reads user/name)")
+
+
+def _check_names(path: Path) -> None:
+    """Raises ValueError: a file would be written outside the directory, which ESPnet 202511 does."""
+    with Archiver(path) as archive:
+        for name in map(archive.get_name_from_info, archive):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name} would be written outside")
 
 
 def read(model_file: Path) -> Dict[str, Tensor]:
