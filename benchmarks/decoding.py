@@ -149,6 +149,7 @@ def load(model: Model, variant: str, directory: Path):
 
 def error_rate(speech2text) -> float:
     """Word error rate on the recipe's test set, in percent."""
+    torch.set_num_threads(1)
     data = RECIPE / "data/full/test"
     texts = read_lines(data / "text")
     heard = {}
