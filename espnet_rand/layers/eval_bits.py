@@ -83,13 +83,13 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
 @contextmanager
 def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Iterator[None]:
     """`set_eval_bits` inside the block."""
-    before = {name: weight.quantized.eval_bits for name, weight in quantized_weights(model).items()}
+    before = [(weight.quantized, weight.quantized.eval_bits) for weight in quantized_weights(model).values()]
     set_eval_bits(model, bits)
     try:
         yield
     finally:
-        for name, weight in quantized_weights(model).items():
-            weight.quantized.eval_bits = before[name]
+        for quantized, its_bits in before:
+            quantized.eval_bits = its_bits
 
 
 def _planned(plan: Mapping[str, int], weights: Mapping[str, NamedWeight]) -> Dict[str, int]:

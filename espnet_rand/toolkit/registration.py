@@ -16,7 +16,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
 
 from espnet_rand.atomic import replacing
-from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_layers
+from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import espnet3, eval_bits, init_param, options, packed, transducer_loss
 from espnet_rand.toolkit.context import setting
@@ -124,13 +124,13 @@ def _build_model(original, args):
 
 def _check_deepspeed(model: torch.nn.Module) -> None:
     """DeepSpeed trains copies of the parameters, which a scale that is set from the weights later does not reach."""
-    for name, layer in quantized_layers(model):
-        for weight, quantized in layer._quantized.items():
-            if quantized.quantizer.scale.learned and quantized.quantizer.start_step > 0:
-                raise OptionError(
-                    f"start_step: {quantized.quantizer.start_step} is not allowed for {name}.{weight}: with DeepSpeed, "
-                    "a learned scale (lsc, rand mode 3) must start with the training: set start_step to 0"
-                )
+    for name, weight in quantized_weights(model).items():
+        quantizer = weight.quantized.quantizer
+        if quantizer.scale.learned and quantizer.start_step > 0:
+            raise OptionError(
+                f"start_step: {quantizer.start_step} is not allowed for {name}: with DeepSpeed, "
+                "a learned scale (lsc, rand mode 3) must start with the training: set start_step to 0"
+            )
 
 
 def _build_model_from_file(original, *args, **kwargs):
