@@ -31,7 +31,7 @@ from table import circumstances
 
 import espnet_rand
 from espnet_rand.longform.data import read_lines
-from espnet_rand.packing import pack_model, write
+from espnet_rand.packing import pack_model, weights_on_meta, write
 from espnet_rand.reporting import markdown
 
 espnet_rand.register()
@@ -164,8 +164,13 @@ def encode(speech2text, speech: torch.Tensor) -> None:
 
 
 def measure_memory(model: Model, variant: str, directory: Path, seconds: float) -> None:
-    """In a process of its own: print load time in seconds, and bytes that loading and decoding add at their peaks."""
+    """In a process of its own: print load time in seconds, and bytes that loading and decoding add at their peaks.
+
+    The model is built once before, empty: what Python imports for that is not counted.
+    """
     importlib.import_module(model.module)
+    with weights_on_meta():
+        find_task(model.task).build_model_from_file(directory / "config.yaml")
 
     def peak() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -185,7 +190,9 @@ def measure_memory(model: Model, variant: str, directory: Path, seconds: float) 
 def in_a_process(name: str, variant: str, directory: Path, seconds: float) -> dict:
     command = [sys.executable, __file__, "--model", name, "--seconds", seconds]
     command += ["--measure", variant, "--directory", directory]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    # memory of tensors that are freed goes back to the system at once, and is not counted again
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
     if done.returncode:
         sys.exit(f"{variant}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

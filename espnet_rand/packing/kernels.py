@@ -11,6 +11,7 @@ from typing import Dict, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedWeight
@@ -56,10 +57,17 @@ class Kernel:
 
 def _int8_serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
     if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
-        return "int8_dynamic needs an x86 CPU"
-    if isinstance(weight.granularity, PerGroup):
-        return "int8_dynamic has one scale a channel, not one a group"
-    return None
+        return "int8_dynamic needs an x86 CPU, or for matrices CUDA"
+    return _no_groups(weight)
+
+
+def _no_groups(weight: PackedWeight) -> Optional[str]:
+    grouped = isinstance(weight.granularity, PerGroup)
+    return "int8_dynamic has one scale a channel, not one a group" if grouped else None
+
+
+def _without_codes(weight: PackedWeight) -> PackedWeight:
+    return replace(weight, packed=weight.packed.new_empty(0))
 
 
 def _seven_bits(weight: PackedWeight) -> bool:
@@ -79,7 +87,7 @@ class Int8Dynamic(Kernel):
         return "multiplies matrices" if convolution else _int8_serves(weight, device)
 
     def __init__(self, weight, convolution=None):
-        self._about = replace(weight, packed=weight.packed.new_empty(0))
+        self._about = _without_codes(weight)
         self._seven_bits = _seven_bits(weight)
         codes = weight.codes().flatten(1)
         scales = weight.scales.double().expand(len(codes))
@@ -97,6 +105,34 @@ class Int8Dynamic(Kernel):
     def weight(self):
         tensor, _ = torch.ops.quantized.linear_unpack(self._weight)
         return replace(self._about, packed=pack(tensor.int_repr(), self._about.bits))
+
+
+class Int8Matmul(Kernel):
+    """As Int8Dynamic, on CUDA, by cuBLAS; x rounded with a scale for each frame."""
+
+    @staticmethod
+    def serves(weight, device, convolution=None):
+        if convolution or device.type != "cuda":
+            return "multiplies matrices on CUDA"
+        if weight.rows[0] % 8 or math.prod(weight.rows[1:]) % 8:
+            return "int8_dynamic needs a multiple of 8 inputs and outputs on CUDA"
+        return _no_groups(weight)
+
+    def __init__(self, weight, convolution=None):
+        self._about = _without_codes(weight)
+        self._codes = weight.codes().flatten(1).t()
+        self._scales = weight.scales.float().expand(self._codes.shape[1])
+
+    def __call__(self, x):
+        flat = x.reshape(-1, x.shape[-1]).float()
+        steps = flat.abs().amax(1, keepdim=True).div_(127).clamp_(min=torch.finfo(torch.float32).tiny)
+        codes = (flat / steps).round_().to(torch.int8)
+        codes = F.pad(codes, (0, 0, 0, max(17 - len(codes), 0)))  # cuBLAS refuses fewer rows
+        y = torch._int_mm(codes, self._codes)[: len(flat)] * (steps * self._scales)
+        return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
+
+    def weight(self):
+        return replace(self._about, packed=pack(self._codes.t(), self._about.bits))
 
 
 class Int8Convolution(Kernel):
@@ -198,7 +234,7 @@ class Int4WeightOnly(Kernel):
 
 
 KERNELS: Dict[str, Tuple[Type[Kernel], ...]] = {
-    "int8_dynamic": (Int8Dynamic, Int8Convolution),
+    "int8_dynamic": (Int8Dynamic, Int8Convolution, Int8Matmul),
     "int4_weight_only": (Int4WeightOnly,),
 }
 BACKENDS = ("auto", *KERNELS, "dequantize")
@@ -207,11 +243,12 @@ BACKENDS = ("auto", *KERNELS, "dequantize")
 def choose(
     backend: str, weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None
 ) -> Optional[Type[Kernel]]:
-    """The kernel for a layer's weight; None: decode it once and compute in float.
+    """The kernel for a layer's weight; None: decode it and compute in float.
 
-    `auto`: int8_dynamic where it can serve the weight (x86 CPU; one scale a channel or tensor),
+    `auto`: int8_dynamic where it can serve the weight (x86 CPU, CUDA; one scale a channel or tensor),
     else decoded. A backend that is named serves the weights that it can, the others are decoded;
-    `dequantize` decodes all, which is exact.
+    `dequantize` decodes all, which is exact. What is decoded is decoded once and kept, if that takes
+    no more than half of the free memory; else in each call.
     """
     kernels = KERNELS.get("int8_dynamic" if backend == "auto" else backend, ())
     return next((kernel for kernel in kernels if kernel.serves(weight, device, convolution) is None), None)

@@ -1,5 +1,6 @@
 """From a quantized model to a packed one, and from a packed file into a model."""
 
+import logging
 import math
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import Clock
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
+from espnet_rand.packing.memory import free_memory
 from espnet_rand.packing.weight import PackedReader
 
 
@@ -138,18 +140,34 @@ def load_into(
     floats.update({alias: floats[name] for alias, name in packed.aliases.items() if name in floats})
     model.load_state_dict(floats, strict=False, assign=True)
     clock = Clock(0)
+    decoded: List[Tuple[PackedReader, nn.Module, str]] = []
     for module, names in _layers(model, packed):
-        readers = {}
+        readers: Dict[str, PackedReader] = {}
         for name, weight in names.items():
             scales = weight.scales.to(device, max(weight.scales.dtype, torch.float32, key=lambda dtype: dtype.itemsize))
             weight = replace(weight, packed=weight.packed.to(device), scales=scales)
             readers[name] = PackedReader(weight, module, name, backend)
             module._parameters[name] = None
+            decoded += [(readers[name], module, name)] if readers[name].decoded_bytes else []
         wrap_layer(module, readers, {}, clock)
+    _keep_decoded(decoded, device)
     model.requires_grad_(False).eval()
     lost = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     if lost:
         raise PackedFileError(f"the packed model lacks {', '.join(lost[:5])}: pack it again from its checkpoint")
+
+
+def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: torch.device) -> None:
+    """Decode what computes in float once, if that takes no more than half of the free memory; else in each call."""
+    needed, free = sum(reader.decoded_bytes for reader, _, _ in readers), free_memory(device)
+    if needed > free / 2:
+        logging.warning(
+            f"espnet_rand: {needed / 1e6:.0f} MB of packed weights are decoded in each call, which is slow: "
+            f"kept in float they would take more than half of the {free / 1e6:.0f} MB that are free on {device}"
+        )
+        return
+    for reader, module, name in readers:
+        reader.keep_decoded(module, name)
 
 
 def report(packed: PackedModel) -> Report:

@@ -1,5 +1,6 @@
 """What stands in a layer in the place of a packed weight."""
 
+import math
 from typing import Any, Optional, Tuple, Type, Union
 
 from torch import Tensor, nn
@@ -150,11 +151,19 @@ class PackedReader:
         convolution = _convolution_of(module)
         kernel = choose(backend, weight, weight.scales.device, convolution) if _has_kernels(module) else None
         self.backend = kernel.__name__ if kernel else "float"
-        self._integer = None
-        if kernel or isinstance(module, nn.Embedding):
-            self._integer = IntegerWeight(weight, kernel, convolution)
-        else:
-            module.register_buffer(name + "_decoded", weight.values(), persistent=False)
+        integer = kernel or isinstance(module, nn.Embedding)
+        self._integer = IntegerWeight(weight, kernel, convolution) if integer else None
+        self._weight = None if integer else weight
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the float weight that the layer computes with; 0 if it computes on codes."""
+        return math.prod(self._weight.shape) * self._weight.dtype.itemsize if self._weight else 0
+
+    def keep_decoded(self, layer: nn.Module, name: str) -> None:
+        """Decode the weight of a layer that computes in float now; else each read does."""
+        layer.register_buffer(name + "_decoded", self._weight.values(), persistent=False)
+        self._weight = None
 
     def read(self, layer: nn.Module, name: str) -> Any:
         """The IntegerWeight, or the float tensor."""
@@ -163,6 +172,8 @@ class PackedReader:
                 "a packed model decodes and does not train. Mend: call eval(); to train, unpack it "
                 "(python -m espnet_rand.bin.unpack_weights)"
             )
+        if self._weight is not None:
+            return self._weight.values()
         return layer._buffers[name + "_decoded"] if self._integer is None else self._integer
 
     @property

@@ -3,9 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.packing import load_into, pack_model
+from espnet_rand.packing.file import PackedWeight
+from espnet_rand.packing.kernels import Int4WeightOnly, Int8Matmul
+from espnet_rand.quantizers.granularity import PerChannel, PerGroup, PerTensor
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 LAYERS = {
@@ -41,8 +45,9 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("layer, shape", [*LAYERS.values(), *CONVOLUTIONS.values()], ids=[*LAYERS, *CONVOLUTIONS])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_int8_dynamic(layer, shape, bits, granularity):
-    backend, y, expected = both(layer, shape, "int8_dynamic", bits=bits, granularity=granularity)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_int8_dynamic(layer, shape, bits, granularity, device):
+    backend, y, expected = both(layer, shape, "int8_dynamic", device, bits=bits, granularity=granularity)
     if backend == "float":
         pytest.skip("not an x86 CPU")
     assert y.shape == expected.shape and (y - expected).abs().max() < 0.05 * expected.abs().max()
@@ -64,6 +69,42 @@ def test_int4_weight_only(layer, shape, bits, options, device):
     backend, y, expected = both(layer, shape, "int4_weight_only", device, bits=bits, **options)
     assert backend == "Int4WeightOnly"
     assert y.shape == expected.shape and (y - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("frames", [(), (5,), (3, 20)])
+@pytest.mark.parametrize("bits, granularity", [(8, "tensor"), (4, "channel")])
+def test_the_arithmetic_of_int8_matmul(bits, granularity, frames):
+    """That of CUDA, which torch has for CPUs as well."""
+    stock = nn.Sequential(nn.Linear(128, 48, bias=False))
+    quantize(stock, QuantizerConfig("absmax", bits=bits, granularity=granularity))
+    kernel = Int8Matmul(pack_model(stock).weights["0.weight"])
+    x = torch.randn(*frames, 128)
+    with torch.no_grad():
+        y, expected = kernel(x), stock(x)
+    assert y.shape == expected.shape and (y - expected).abs().max() < 0.02 * expected.abs().max()
+    assert not kernel(torch.zeros(2, 128)).any()
+    assert torch.equal(kernel.weight().values(), stock.eval()[0].weight)
+
+
+@pytest.mark.parametrize(
+    "kernel, granularity",
+    [
+        (Int8Matmul, PerTensor()),
+        (Int8Matmul, PerChannel()),
+        (Int4WeightOnly, PerTensor()),
+        (Int4WeightOnly, PerChannel()),
+        (Int4WeightOnly, PerGroup(32)),
+    ],
+)
+def test_what_cudas_kernels_get(kernel, granularity):
+    """Shapes and dtypes alone, which torch checks without a GPU."""
+    with FakeTensorMode():
+        scales = torch.rand(granularity.groups(torch.empty(48, 128)), device="cuda")
+        packed = torch.zeros(48, 64, dtype=torch.uint8, device="cuda")
+        weight = PackedWeight(packed, scales, bits=4, shape=(48, 128), granularity=granularity)
+        assert kernel.serves(weight, scales.device) is None
+        y = kernel(weight)(torch.rand(3, 5, 128, device="cuda"))
+        assert y.shape == (3, 5, 48) and y.is_cuda and y.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

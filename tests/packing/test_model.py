@@ -1,6 +1,8 @@
 """A packed model in place of the quantized one: every layer type, through the file."""
 
 import copy
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,6 +79,16 @@ def through_a_file(model, tmp_path):
 @torch.no_grad()
 def test_dequantized_it_is_the_evaluation_bit_for_bit(model, tmp_path):
     packed = loaded(through_a_file(model, tmp_path), "dequantize")
+    assert torch.equal(packed(TOKENS), model(TOKENS))
+
+
+@torch.no_grad()
+def test_without_memory_for_float_weights_it_decodes_in_each_call(model, tmp_path, monkeypatch, caplog):
+    needed = sum(math.prod(weight.shape) * 4 for weight in pack_model(model).weights.values())
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=needed // 2))
+    packed = loaded(through_a_file(model, tmp_path), "dequantize")
+    assert "decoded in each call" in caplog.text
+    assert not any(buffer.dim() > 1 for buffer in packed.buffers())
     assert torch.equal(packed(TOKENS), model(TOKENS))
 
 
