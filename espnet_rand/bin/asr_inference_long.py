@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from espnet_rand.atomic import replacing
 from espnet_rand.longform import AudioError, LongForm, Transcript
 from espnet_rand.longform.audio import opened
+from espnet_rand.longform.data import DataError, read_lines
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.journal import JournalError
@@ -37,10 +38,6 @@ _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "n
 # options that do not change what is decoded
 _FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
 _FREE |= {"key_file", "data_path_and_name_and_type"}
-
-
-class InputError(Exception):
-    """The list of recordings is off, in one line."""
 
 
 def get_parser(task: str = "asr") -> argparse.ArgumentParser:
@@ -60,31 +57,24 @@ def recordings(args: argparse.Namespace) -> Tuple[Dict[str, str], bool]:
     """The entries of wav.scp that are asked for, by their keys, and whether they may be commands.
 
     Raises:
-        InputError: there is not one list of recordings, or it is not Kaldi's format, or lacks a key
+        DataError: there is not one list of recordings, or it is not Kaldi's format, or lacks a key
     """
     if len(args.data_path_and_name_and_type) != 1:
-        raise InputError("--data_path_and_name_and_type: one is wanted: wav.scp,speech,sound")
+        raise DataError("--data_path_and_name_and_type: one is wanted: wav.scp,speech,sound")
     path, name, kind = args.data_path_and_name_and_type[0]
     if name != "speech" or kind not in ("sound", "kaldi_ark"):
-        raise InputError(f"--data_path_and_name_and_type: {path},{name},{kind}: speech of type sound or kaldi_ark")
-    entries: Dict[str, str] = {}
-    for number, line in enumerate(_lines(path), 1):
-        key, *entry = line.split(maxsplit=1)
-        if not entry or key in entries:
-            raise InputError(f"{path}, line {number}: a key of its own and a recording are wanted: {line}")
-        entries[key] = entry[0]
+        raise DataError(f"--data_path_and_name_and_type: {path},{name},{kind}: speech of type sound or kaldi_ark")
+    entries = read_lines(Path(path))
+    if empty := [key for key, entry in entries.items() if not entry]:
+        raise DataError(f"{path}: {empty[0]} has no recording")
     if args.key_file is not None:
-        keys = [line.split()[0] for line in _lines(args.key_file)]
+        keys = read_lines(Path(args.key_file))
         if missing := [key for key in keys if key not in entries]:
-            raise InputError(f"{args.key_file}: {missing[0]} is not in {path}")
+            raise DataError(f"{args.key_file}: {missing[0]} is not in {path}")
         entries = {key: entries[key] for key in keys}
     if not entries:
-        raise InputError(f"{path}: no recordings")
+        raise DataError(f"{path}: no recordings")
     return entries, kind == "kaldi_ark"
-
-
-def _lines(path: str) -> List[str]:
-    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _of(args: argparse.Namespace) -> Dict[str, Any]:
@@ -102,7 +92,7 @@ def decode(args: argparse.Namespace) -> int:
     """Decode all recordings; return how many were refused.
 
     Raises:
-        InputError, OSError, PackedFileError, ValueError, VadError: nothing can be decoded
+        DataError, OSError, PackedFileError, ValueError, VadError: nothing can be decoded
     """
     entries, pipes = recordings(args)
     output = Path(args.output_dir)
@@ -176,7 +166,7 @@ def main(cmd: Optional[List[str]] = None) -> None:
     logging.basicConfig(level=args.log_level, format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s")
     try:
         refused = decode(args)
-    except (InputError, OSError, PackedFileError, ValueError, VadError) as e:
+    except (DataError, OSError, PackedFileError, ValueError, VadError) as e:
         sys.exit(f"{parser.prog}: error: {e}")
     if refused:
         sys.exit(f"{parser.prog}: {refused} recordings were refused: see {args.output_dir}/report.jsonl")

@@ -42,9 +42,11 @@ def read_lines(path: Path) -> Dict[str, str]:
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeError) as e:
         raise DataError(f"{path}: not to be read: {e}") from None
-    content = {line[0]: line[1].strip() if len(line) > 1 else "" for line in lines}
-    if len(content) < len(lines):
-        raise DataError(f"{path}: a key comes twice")
+    content: Dict[str, str] = {}
+    for key, *rest in lines:
+        if key in content:
+            raise DataError(f"{path}: {key} comes twice")
+        content[key] = rest[0].strip() if rest else ""
     return content
 
 

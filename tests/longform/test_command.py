@@ -169,8 +169,8 @@ def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
 @pytest.mark.parametrize(
     "scp, options, reason",
     [
-        ("a\n", [], "line 1"),
-        ("a x.wav\na y.wav\n", [], "line 2"),
+        ("a\n", [], "a has no recording"),
+        ("a x.wav\na y.wav\n", [], "a comes twice"),
         ("", [], "no recordings"),
         ("a x.wav\n", ["--overlap", "4"], "half a window"),
         ("a x.wav\n", ["--multi_asr", "true"], "--multi_asr"),

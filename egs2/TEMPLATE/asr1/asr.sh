@@ -74,10 +74,6 @@ score_cleaner=none   # text cleaner for reference and hypothesis, e.g. whisper_e
 table=RESULTS        # name of the table of results in expdir, without .md
 
 template=$(cd "$(dirname "$0")" && pwd)
-help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed '$d')
-. "${template}/utils/parse_options.sh"
-. ./path.sh
-. ./cmd.sh
 . "${template}/utils/jobs.sh"
 
 token_name=${token_type}

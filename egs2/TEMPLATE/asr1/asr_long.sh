@@ -34,10 +34,6 @@ inference_model=valid.loss.ave.pth
 inference_args=      # more options for decoding
 
 template=$(cd "$(dirname "$0")" && pwd)
-help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed '$d')
-. "${template}/utils/parse_options.sh"
-. ./path.sh
-. ./cmd.sh
 . "${template}/utils/jobs.sh"
 long_dir=${long_dir:-${datadir}}
 

@@ -83,12 +83,14 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
     --stage "${stage}" --stop_stage "${stop_stage}" --inference_config ../../mini/asr1/conf/decode_asr.yaml)
 ../../TEMPLATE/asr1/asr.sh "${common[@]}" \
     --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
+    --token_type bpe --nbpe 30 \
     --asr_args "${asr_args}" \
     "${options[@]}"
-# Voices follow one another. Windows are a few utterances long, and memory suffices for five minutes at once.
+# Voices follow one another, each with the noise around its words as the pause. Windows are a few utterances long, and
+# memory suffices for five minutes at once.
 ../../TEMPLATE/asr1/asr_long.sh "${common[@]}" \
     --by all \
-    --pause 0.1 \
+    --pause 0 \
     --durations "${durations}" \
     --whole_durations "10 20 30 60 120 300" \
     --window 10 \

@@ -1,5 +1,10 @@
-# What asr.sh and asr_long.sh share: jobs, systems, the files of trained systems. Sourced by them, with
-# their variables template, stage, stop_stage, nj, python, systems, expdir and inference_model.
+# What asr.sh and asr_long.sh share: reading their options, jobs, systems, the files of trained systems. Sourced by
+# them, with their variables template, stage, stop_stage, nj, python, systems, expdir and inference_model.
+
+help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed '$d')
+. "${template}/utils/parse_options.sh"
+. ./path.sh
+. ./cmd.sh
 
 die() {
     echo "$0: $*" >&2

@@ -37,8 +37,10 @@ TIMBRES = ["m1", "m3", "m4", "m6", "f1", "f4", "klatt2", "linda"]
 SIZES = {
     "full": {"train": 1000, "dev": 120, "test": 400},
     "tiny": {"train": 160, "dev": 16, "test": 16},
-    "long": {"train": 1000, "dev": 120, "test": 1200},  # of egs2/mini_long
+    "long": {"train": 1000, "dev": 120, "test": 400},  # of egs2/mini_long
 }
+# Seconds before and after the speech of an utterance, drawn between these: noise alone.
+EDGES = {"long": (0.1, 0.5)}
 
 
 class Espeak:
@@ -83,11 +85,13 @@ class Espeak:
         return np.concatenate(self.pieces)
 
 
-def make_utterance(espeak: Espeak, rng, digits) -> np.ndarray:
-    """Speak the digits at a random speed and pitch, in white noise of -5 to 10 dB."""
+def make_utterance(espeak: Espeak, rng, digits, edges=None) -> np.ndarray:
+    """Speak the digits at a random speed and pitch, in white noise of -5 to 10 dB, with edges of noise alone."""
     speech = espeak.say(" ".join(digits), int(rng.integers(110, 190)), int(rng.integers(25, 75)))
     speech = resample_poly(speech / 2.0**15, SAMPLE_RATE, espeak.rate)
     level = np.sqrt(np.mean(speech**2)) * 10 ** (-rng.uniform(-5, 10) / 20)
+    if edges:
+        speech = np.pad(speech, [round(seconds * SAMPLE_RATE) for seconds in rng.uniform(*edges, 2)])
     speech = speech + level * rng.standard_normal(len(speech))
     return np.clip(np.round(speech * 0.8 * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
 
@@ -123,7 +127,7 @@ def make_corpus(data_dir: Path, size: str, seed: int):
         if new_voice != voice:
             voice = new_voice
             espeak.set_voice(ACCENTS[voice[0]], voice[1])
-        samples = make_utterance(espeak, rng, text)
+        samples = make_utterance(espeak, rng, text, EDGES.get(size))
         speaker = "-".join(voice)
         wav = data_dir / "wav" / subset / f"{speaker}-{number}.wav"
         wav.parent.mkdir(parents=True, exist_ok=True)
