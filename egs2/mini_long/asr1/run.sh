@@ -5,6 +5,7 @@
 #   --corpus_size tiny   only shows that all stages run
 #   --seeds "1 2 3"      runs of each system
 #   --precisions "4 8"   bits of what is quantized
+#   --durations "30 60 120 300 600"  seconds of the long recordings
 #   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
 #   --stage, --stop_stage  1 to 7 of asr.sh (training, short recordings), 8 to 10 of asr_long.sh (long ones)
 #   --nj N               processes at a time
@@ -16,13 +17,14 @@ set -euo pipefail
 corpus_size=long
 seeds="1 2 3"
 precisions="4 8"
+durations="30 60 120 300 600"
 methods="weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3"
 stage=1
 stop_stage=10
 nj=2
 datadir=
 expdir=
-own="corpus_size seeds precisions methods stage stop_stage nj datadir expdir"
+own="corpus_size seeds precisions durations methods stage stop_stage nj datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 for path in datadir expdir; do
     [ -z "${!path}" ] || printf -v "${path}" '%s' "$(realpath -m "${!path}")"
@@ -32,7 +34,6 @@ datadir=${datadir:-data/${corpus_size}}
 expdir=${expdir:-exp/${corpus_size}}
 
 asr_args=
-durations="30 60 120 300 600"
 if [ "${corpus_size}" = tiny ]; then
     seeds=1
     precisions=4
