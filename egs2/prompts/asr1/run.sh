@@ -67,7 +67,7 @@ if [ "${curve}" = true ]; then
         --bits "3 4 5 6 8" --single_bits "3 4" --average_bits "3.25 3.5 4 4.5 5.5"
         --multi_args "--quantizer_conf bits=[3,4,8]"
         --quantizer_args "--quantizer_conf granularity=group --quantizer_conf group_size=32"
-        --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text --num_utterances 12")
+        --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text --num_utterances 12 --bits 3 4 5 6 8")
 fi
 "${stages[@]}" \
     --python "espnet-rand --import whisper_local" \
