@@ -5,11 +5,9 @@ from typing import Callable, Dict, Iterable, List, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from espnet_rand.allocation.solver import Table
 from espnet_rand.layers import NamedWeight, disabled, evaluating_at, quantized_weights
 from espnet_rand.quantizers import OptionError
-
-#: By weight, by number of bits.
-Table = Dict[str, Dict[int, float]]
 
 
 def candidates(model: nn.Module, bits: Sequence[int]) -> Dict[str, List[int]]:
@@ -20,11 +18,10 @@ def candidates(model: nn.Module, bits: Sequence[int]) -> Dict[str, List[int]]:
     Raises:
         OptionError: no weight has a choice
     """
-    common = model._quantization.config.weight_quantizer([]).precision
     found = {}
     for name, weight in quantized_weights(model).items():
         quantizer = weight.quantized.quantizer
-        fixed = quantizer.scale.tied or quantizer.precision != common
+        fixed = quantizer.scale.tied or weight.quantized.fixed
         found[name] = [quantizer.precision.highest] if fixed else sorted(set(bits))
     if all(len(choices) == 1 for choices in found.values()):
         raise OptionError(f"there is nothing to choose: all {len(found)} weights have one possible number of bits")

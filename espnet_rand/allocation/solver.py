@@ -1,6 +1,7 @@
 """The bits of each weight that minimize the predicted loss within a budget: an exact small integer program."""
 
-from typing import Dict, Mapping
+import math
+from typing import Dict
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -8,7 +9,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from espnet_rand.quantizers import OptionError
 
 #: By weight, by number of bits.
-Table = Mapping[str, Mapping[int, float]]
+Table = Dict[str, Dict[int, float]]
 
 
 class BudgetError(OptionError):
@@ -18,8 +19,8 @@ class BudgetError(OptionError):
 def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
     """Choose bits for each weight: the least sum of `losses` whose sum of `sizes` is at most `budget`.
 
-    One of several is chosen for each weight, which is a multiple-choice knapsack; scipy's milp (HiGHS) solves it, to a
-    millionth of the largest loss. The budget is kept exactly.
+    One of several is chosen for each weight, which is a multiple-choice knapsack; scipy's milp (HiGHS) solves it. The
+    budget is kept exactly.
 
     Args:
         losses: predicted loss of each weight at each number of bits
@@ -27,7 +28,23 @@ def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
 
     Raises:
         BudgetError: the smallest choice is beyond the budget
+        OptionError: a loss is no finite number
     """
+    for name, row in losses.items():
+        if not all(map(math.isfinite, row.values())):
+            raise OptionError(f"the loss of {name} is {row}, by bits: not all finite numbers, so nothing can be chosen")
+    # milp is exact to a millionth of the largest loss: so without those that are larger than a whole plan's are
+    while True:
+        plan = _solve(losses, sizes, budget)
+        least = {name: min(row.values()) for name, row in losses.items()}
+        most = sum(losses[name][bits] - least[name] for name, bits in plan.items())
+        kept = {n: {b: loss for b, loss in row.items() if loss - least[n] <= most} for n, row in losses.items()}
+        if kept == losses:
+            return plan
+        losses = kept
+
+
+def _solve(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
     choices = [(name, bits) for name, row in losses.items() for bits in row]
     smallest = sum(min(sizes[name][bits] for bits in row) for name, row in losses.items())
     if smallest > budget:

@@ -16,15 +16,13 @@ from rich.progress import track
 from scipy.stats import spearmanr
 from torch import nn
 
-from espnet_rand.allocation import BudgetError, allocate, candidates, curvature, measured
+from espnet_rand.allocation import BudgetError, Table, allocate, candidates, curvature, measured
 from espnet_rand.atomic import replacing
 from espnet_rand.bin.command import run
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.packing import PackedModel, write
 from espnet_rand.packing.bits import row_bytes
 from espnet_rand.toolkit import checkpoints, options, validation
-
-Table = Dict[str, Dict[int, float]]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -99,8 +97,8 @@ def allocate_bits(args: argparse.Namespace) -> None:
         plan = allocate(losses, sizes, budget)
         change = _loss_at(model, data, plan) - reference
         _say(name, plan, losses, change, packed)
-        about = f"allocate_bits, {args.sensitivity}: {_mean(plan, packed):.3f} bits, loss {reference + change:.4f}"
-        _write(args.output_dir / name, about, plan)
+        about = f"{args.sensitivity}: {packed.average_bits(plan):.3f} bits, loss {reference + change:.4f}"
+        _write(args.output_dir / name, f"allocate_bits, {about}", plan)
 
 
 def _budgets(args: argparse.Namespace, packed: PackedModel, choices: Dict[str, List[int]]) -> Dict[str, Tuple]:
@@ -139,14 +137,9 @@ def _loss_at(model: nn.Module, data: validation.Validation, bits: EvalBits) -> f
         return data.loss()
 
 
-def _mean(plan: Dict[str, int], packed: PackedModel) -> float:
-    numbers = {name: math.prod(packed.weights[name].shape) for name in plan}
-    return sum(bits * numbers[name] for name, bits in plan.items()) / sum(numbers.values())
-
-
 def _say(name: str, plan: Dict[str, int], losses: Table, change: float, packed: PackedModel) -> None:
     predicted = sum(losses[weight][bits] for weight, bits in plan.items())
-    print(f"{name:22} {_mean(plan, packed):9.3f} {predicted:10.4f} {change:10.4f}")
+    print(f"{name:22} {packed.average_bits(plan):9.3f} {predicted:10.4f} {change:10.4f}")
 
 
 def _say_agreement(measured: Table, estimated: Table) -> None:

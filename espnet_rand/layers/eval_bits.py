@@ -40,8 +40,9 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
 
     Args:
         model: quantized by `espnet_rand.quantize`
-        bits: 2 to 8, for all weights but those that `overrides` gave bits of their own; or a plan, which must name
-            every weight but those; None is the default: the highest number that each weight is trained with
+        bits: 2 to 8, for all weights but those that `overrides` gave one number of bits; or a plan, which must name
+            every weight but those ("*" is the others); None is the default: the highest number that each weight is
+            trained with
 
     Raises:
         OptionError: bits that are not allowed; a plan that names no weight of the model, or not all
@@ -55,20 +56,18 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
             + ("from a packed file, which has its bits: pack its checkpoint again" if packed else "not quantized")
         )
     weights = quantized_weights(model)
-    common = quantization.config.weight_quantizer([]).precision
-    own = {name for name, weight in weights.items() if weight.quantized.quantizer.precision != common}
     if bits is None:
         chosen = {}
     elif isinstance(bits, Mapping):
         chosen = _planned(bits, weights)
-        if missing := [name for name in weights if name not in chosen and name not in own]:
+        if missing := [name for name, weight in weights.items() if name not in chosen and not weight.quantized.fixed]:
             raise OptionError(
                 f"eval_bits: the plan gives {len(missing)} of {len(weights)} weights no bits: "
                 f"{', '.join(missing[:3])}; name them, or the others with '*' as its first line"
             )
     else:
         a_precision("eval_bits", bits)
-        chosen = {name: bits for name in weights if name not in own}
+        chosen = {name: bits for name, weight in weights.items() if not weight.quantized.fixed}
     for name, b in chosen.items():
         quantizer = weights[name].quantized.quantizer
         if quantizer.scale.tied and b != quantizer.precision.bits:
@@ -96,7 +95,10 @@ def _planned(plan: Mapping[str, int], weights: Mapping[str, NamedWeight]) -> Dic
     chosen = {}
     for pattern, bits in ((str(pattern), bits) for pattern, bits in plan.items()):
         a_precision(f"eval_bits: {pattern}", bits)
-        named = [pattern] if pattern in weights else [n for n, w in weights.items() if matches(pattern, w.full_names)]
+        if pattern == "*":
+            named = [name for name, weight in weights.items() if not weight.quantized.fixed]
+        else:
+            named = [n for n, w in weights.items() if n == pattern or matches(pattern, w.full_names)]
         if not named:
             raise OptionError(f"eval_bits: {pattern!r} names no quantized weight; {near(pattern, weights)}")
         chosen.update(dict.fromkeys(named, bits))

@@ -87,7 +87,9 @@ def quantize_new_layers(model: nn.Module) -> Report:
     if quantization is None:
         raise QuantizationError(f"{type(model).__name__} is not quantized: call quantize() first")
     plan, left = _plan(model, quantization.config)
-    return Report(_wrap(plan, quantization.clock), left)
+    there = [weight for _, layer in quantized_layers(model) for weight in layer._quantized.values()]
+    first = 1 + max((max(weight.index, weight.layer) for weight in there), default=-1)
+    return Report(_wrap(plan, quantization.clock, first), left)
 
 
 @contextmanager
@@ -203,14 +205,18 @@ def _quantized_parameters(layer: QuantizedLayer) -> List[nn.Parameter]:
     return [layer._parameters[name] for name in layer._quantized]
 
 
-def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
-    """Wrap the planned layers; one quantized weight, and one learned scale, for a shared parameter."""
+def _wrap(plan: List[_Planned], clock: Clock, first_number: int = 0) -> List[QuantizedEntry]:
+    """Wrap the planned layers; one quantized weight, and one learned scale, for a shared parameter.
+
+    Layers and weights are numbered from `first_number`.
+    """
     shared: Dict[int, Tuple[str, QuantizedWeight, Optional[nn.Parameter]]] = {}
     entries: List[QuantizedEntry] = []
     # every conflict is found before any layer is changed
     ready = []
     for name, module, weights, overrides, config in plan:
         quantizer = config.weight_quantizer(list(overrides))
+        fixed = len(quantizer.precision.all) == 1 and any("bits" in config.overrides[key] for key in overrides)
         quantized: Dict[str, QuantizedWeight] = {}
         scales: Dict[str, nn.Parameter] = {}
         for weight in weights:
@@ -218,7 +224,8 @@ def _wrap(plan: List[_Planned], clock: Clock) -> List[QuantizedEntry]:
             full = f"{name}.{weight}" if name else weight
             if id(parameter) not in shared:
                 rows, unrows = find_layer(module).layout(module)
-                made = QuantizedWeight(quantizer, clock, len(shared), len(ready), rows, unrows)
+                index, layer = first_number + len(shared), first_number + len(ready)
+                made = QuantizedWeight(quantizer, clock, index, layer, rows, unrows, fixed)
                 scale = nn.Parameter(made.initial(parameter)) if quantizer.scale.learned else None
                 shared[id(parameter)] = (full, made, scale)
                 entries.append(_entry(full, module, parameter, made))

@@ -124,6 +124,7 @@ class QuantizedWeight:
         index: number of the weight in the model
         layer: number of its layer
         rows, unrows: the layer's weight with its output channels first, and back
+        fixed: whether its bits are its own, by `overrides`, and those of the others are not meant for it
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class QuantizedWeight:
         layer: int,
         rows: Callable[[Tensor], Tensor],
         unrows: Callable[[Tensor], Tensor],
+        fixed: bool = False,
     ):
         self.quantizer = quantizer
         self.clock = clock
@@ -141,6 +143,7 @@ class QuantizedWeight:
         self.layer = layer
         self.rows = rows
         self.unrows = unrows
+        self.fixed = fixed
         self.enabled = True
         #: in evaluation, if not the default (see `espnet_rand.layers.set_eval_bits`)
         self.eval_bits: Optional[int] = None
@@ -226,7 +229,7 @@ class QuantizedWeight:
             return self._quantize(layer, name, training=False)
         # while a learned scale follows the weight, it changes with it and not by itself
         watched = sources[:1] if self.follows else sources
-        stamp = (self.bits, torch.is_inference_mode_enabled(), *map(_version, watched))
+        stamp = (self.eval_bits, torch.is_inference_mode_enabled(), *map(_version, watched))
         if not self._good(False, stamp):
             self.follow(layer, name)
             self._kept = {False: _Kept(stamp, self._quantize(layer, name, training=False))}
@@ -264,7 +267,7 @@ class QuantizedWeight:
 
     def initial(self, weight: Tensor) -> Tensor:
         """The learned scale that a weight in the layer's own layout starts with, in the weight's dtype."""
-        return self.quantizer.initial(self.rows(weight)).to(weight.dtype)
+        return self.quantizer.initial(self.rows(weight), self.eval_bits).to(weight.dtype)
 
 
 def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -105,6 +105,12 @@ class PackedModel:
     floats: Dict[str, Tensor]
     aliases: Dict[str, str] = field(default_factory=dict)
     info: Dict[str, Any] = field(default_factory=dict)
+
+    def average_bits(self, plan: Optional[Mapping[str, int]] = None) -> float:
+        """Bits in the mean over all quantized weights: those of the codes, or of a plan that names all."""
+        numbers = {name: math.prod(weight.shape) for name, weight in self.weights.items()}
+        bits = plan or {name: weight.bits for name, weight in self.weights.items()}
+        return sum(bits[name] * number for name, number in numbers.items()) / sum(numbers.values())
 
     def state_dict(self) -> Dict[str, Tensor]:
         """The float model's, with decoded weights: they lie on the integer grid."""

@@ -34,16 +34,17 @@ class WeightQuantizer:
     precision: Precision = Precision()
     start_step: int = 0
 
-    def initial(self, weight: Tensor) -> Optional[Tensor]:
-        """Starting value of the learned scale's parameter, (groups,); None where there is none.
+    def initial(self, weight: Tensor, bits: Optional[int] = None) -> Optional[Tensor]:
+        """Starting value of the learned scale's parameter, (groups,), for `bits`; None where there is none.
 
-        Of several precisions that share the parameter, the mean of what each would start with.
+        Without `bits`: of several precisions that share the parameter, the mean of what each would start with.
         """
         if not self.scale.learned:
             return None
         with torch.no_grad(), _no_autocast(weight):
             w, members = self._matrix(weight), self.granularity.members(weight)
-            initial = [self.scale.initial(w, largest_code(bits), members) for bits in self.precision.all]
+            every = [bits] if bits else self.precision.all
+            initial = [self.scale.initial(w, largest_code(b), members) for b in every]
             return torch.stack(initial).mean(0) if len(initial) > 1 else initial[0]
 
     def __call__(
@@ -102,7 +103,7 @@ class WeightQuantizer:
 
     def _matrix_and_step(self, weight: Tensor, parameter: Optional[Tensor], bits: int) -> Tuple[Tensor, Tensor]:
         if parameter is None:
-            parameter = self.initial(weight)
+            parameter = self.initial(weight, bits)
         w = self._matrix(weight)
         if parameter is not None:
             parameter = parameter.to(w.dtype)

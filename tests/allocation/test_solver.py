@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from espnet_rand import OptionError
 from espnet_rand.allocation import BudgetError, allocate
 
 
@@ -30,6 +31,24 @@ def test_it_is_the_best_of_all_choices(seed):
     assert sum(sizes[name][bits] for name, bits in plan.items()) <= budget
     found = sum(losses[name][bits] for name, bits in plan.items())
     assert found == pytest.approx(brute_force(losses, sizes, budget), rel=1e-5, abs=5e-6 * unit)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_weight_that_breaks_the_model_does_not_blur_the_others(seed):
+    """Milp's tolerance is relative to the largest number."""
+    rng = random.Random(seed)
+    losses = {f"w{n}": {2: 10 ** rng.uniform(-9, -7), 4: 0.0} for n in range(12)}
+    losses["w0"][2] = 3.0
+    sizes = {name: {2: 2.0, 4: 4.0} for name in losses}
+    plan = allocate(losses, sizes, 36)
+    expected = sorted(losses[name][2] for name in losses)[:6]
+    assert sum(losses[name][bits] for name, bits in plan.items()) == pytest.approx(sum(expected), rel=1e-9)
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    table = {"a": {2: 20.0, 4: float("nan")}}
+    with pytest.raises(OptionError, match="the loss of a is"):
+        allocate(table, {"a": {2: 2.0, 4: 4.0}}, 4)
 
 
 def test_an_impossible_budget_is_refused():

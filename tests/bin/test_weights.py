@@ -82,11 +82,6 @@ def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_pat
         assert (weight.values() - state[name]).abs().max() <= state[name].abs().max() / 3
 
 
-def _mean_bits(packed):
-    numbers = {name: torch.Size(weight.shape).numel() for name, weight in packed.weights.items()}
-    return sum(weight.bits * numbers[name] for name, weight in packed.weights.items()) / sum(numbers.values())
-
-
 def test_plans_are_within_their_budgets_pack_and_decode(experiments, corpus, run, tmp_path, capsys):
     exp, config = experiments / "rand", experiments / "rand/config.yaml"
     common = [*_arguments(exp, None)[:4], "--num_utterances", "4", "--output_dir", str(tmp_path)]
@@ -98,7 +93,7 @@ def test_plans_are_within_their_budgets_pack_and_decode(experiments, corpus, run
         pack_weights.main(_arguments(exp, tmp_path / f"{budget}.safetensors", "--eval_bits", plan))
         packed = read(tmp_path / f"{budget}.safetensors")
         assert {name: weight.bits for name, weight in packed.weights.items()} == yaml.safe_load(plan.read_text())
-        assert budget - 0.5 < _mean_bits(packed) <= budget
+        assert budget - 0.5 < packed.average_bits() <= budget
     from_packed = _decode(run, "espnet-rand", corpus, config, tmp_path / "2.5.safetensors", tmp_path / "a")
     plan = f"espnet-rand --eval_bits {tmp_path}/average_2.5.yaml"
     assert _decode(run, plan, corpus, config, exp / "valid.loss.best.pth", tmp_path / "b") == from_packed

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from espnet_rand import OptionError, QuantizationError, QuantizerConfig, quantize, set_eval_bits
-from espnet_rand.layers import evaluating_at, quantized_layers, quantized_weights
+from espnet_rand.layers import evaluating_at, quantize_new_layers, quantized_layers, quantized_weights
 
 X = torch.linspace(-1, 1, 18).view(3, 6)
 BITS = [2, 3, 4, 8]
@@ -169,9 +169,10 @@ def test_at_b_bits_it_is_the_single_precision_model_bit_for_bit(bits, options):
     torch.manual_seed(0)
     model, _ = models.quantized(models.Net(), QuantizerConfig(bits=BITS, **options))
     single, _ = models.quantized(models.Net(), QuantizerConfig(bits=bits, **options))
+    tokens = torch.arange(14).view(2, 7) % 11
+    model(tokens)  # trained: until then a learned scale follows the weights and the bits
     single.load_state_dict(model.state_dict())
     set_eval_bits(model, bits)
-    tokens = torch.arange(14).view(2, 7) % 11
     with torch.no_grad():
         assert torch.equal(model.eval()(tokens), single.eval()(tokens))
 
@@ -205,6 +206,45 @@ def test_a_number_leaves_alone_what_overrides_fixed():
     assert [weight.quantized.bits for weight in quantized_weights(model).values()] == [2, 6, 2]
     set_eval_bits(model, {"0": 3, "2": 4})
     assert [weight.quantized.bits for weight in quantized_weights(model).values()] == [3, 6, 4]
+    set_eval_bits(model, {"*": 3})
+    assert [weight.quantized.bits for weight in quantized_weights(model).values()] == [3, 6, 3]
+    set_eval_bits(model, {"*": 3, "1": 4})
+    assert [weight.quantized.bits for weight in quantized_weights(model).values()] == [3, 4, 3]
+
+
+@pytest.mark.parametrize(
+    "bits, options, found",
+    [
+        (BITS, {"from_step": [9, 0, 0, 0]}, [3, 3, 3]),
+        (BITS, {"bits": [4, 8]}, [3, 3, 3]),
+        (BITS, {"bits": 4}, [3, 4, 3]),
+        (4, {"bits": 4}, [3, 4, 3]),
+    ],
+)
+def test_one_number_of_bits_in_overrides_is_fixed_and_nothing_else(bits, options, found):
+    model, _ = models.quantized(stack(), QuantizerConfig(bits=bits, overrides={"1": options}))
+    set_eval_bits(model, 3)
+    assert [weight.quantized.bits for weight in quantized_weights(model).values()] == found
+
+
+@torch.no_grad()
+def test_an_untrained_scale_is_that_of_the_bits():
+    options = {"mode": 3, "init": "clip"}
+    single, _ = models.quantized(stack(), QuantizerConfig(bits=2, **options))
+    for bits in (4, BITS):
+        model, _ = models.quantized(stack(), QuantizerConfig(bits=bits, **options))
+        default = model.eval()(X)
+        with evaluating_at(model, 2):
+            assert torch.equal(model(X), single.eval()(X))
+        assert torch.equal(model(X), default)
+
+
+def test_layers_that_come_later_draw_for_themselves():
+    model, _ = models.quantized(stack(2), QuantizerConfig(bits=BITS, estimator="ste", per="layer"))
+    model.extend(stack(2))
+    quantize_new_layers(model)
+    found = [drawn(model) for _ in range(20)]
+    assert [old for old, _, _, _ in found] != [new for _, _, new, _ in found]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@
 #   --bits "2 3 4 5 6 8"      precisions of the one model, and of rounding
 #   --single_bits "2 3 4"     precisions of models of their own
 #   --average_bits "2.5 ..."  budgets: bits in the mean over all weights
-#   --multi PRESET            of conf/ at the top of the repository, and for the others --rand, --ste, --lsc
-#   --multi_args "..."       options for the one model, e.g. "--quantizer_conf bits=[3,4,8]"
+#   --multi_args "..."        options for the one model, e.g. "--quantizer_conf bits=[3,4,8]"
 #   --quantizer_args "..."    options for all that is quantized, e.g. "--quantizer_conf granularity=tensor"
 #   --plan_args "..."         options of allocate_bits, e.g. its data
 #   --expdir exp
@@ -26,15 +25,11 @@ seeds="1 2 3"
 bits="2 3 4 5 6 8"
 single_bits="2 3 4"
 average_bits="2.25 2.5 3 3.5 4.5"
-multi=rand_m3_ste_w2348
 multi_args=
-rand=rand_m3_ste_w4
-ste=ste_w4
-lsc=lsc_w4
 quantizer_args=
 plan_args=
 expdir=exp
-own="float tune seeds bits single_bits average_bits multi multi_args rand ste lsc quantizer_args plan_args expdir"
+own="float tune seeds bits single_bits average_bits multi_args quantizer_args plan_args expdir"
 template=$(cd "$(dirname "$0")" && pwd)
 . "${template}/utils/own_options.sh"
 
@@ -46,7 +41,7 @@ add() {
 }
 for seed in ${seeds}; do
     add "tuned.${seed} train ${tune} --seed ${seed}"
-    add "multi_w8.${seed} train ${tune} --seed ${seed} --quantizer_config ${conf}/${multi}.yaml ${quantizer_args}" \
+    add "multi_w8.${seed} train ${tune} --seed ${seed} --quantizer_config ${conf}/rand_m3_ste_w2348.yaml ${quantizer_args}" \
         "${multi_args}"
     add "round_plans.${seed} plan - tuned.${seed} ${round} --average_bits ${average_bits} ${plan_args}"
     add "plans.${seed} plan - multi_w8.${seed} --average_bits ${average_bits} ${plan_args}"
@@ -64,13 +59,13 @@ for seed in ${seeds}; do
     for b in ${single_bits}; do
         for method in rand ste lsc; do
             add "${method}_w${b}.${seed} train ${tune} --seed ${seed}" \
-                "--quantizer_config ${conf}/${!method}.yaml --quantizer_conf bits=${b} ${quantizer_args}"
+                "--quantizer_config ${conf}/${method/rand/rand_m3_ste}_w4.yaml --quantizer_conf bits=${b} ${quantizer_args}"
         done
     done
 done
 
 . ./path.sh
 "${template}/asr.sh" --expdir "${expdir}" --systems "${systems}" --table curve "${options[@]}"
-if [ -e "${expdir}/curve.md" ]; then
-    "${template}/pyscripts/plot_curve.py" --table "${expdir}/curve.md" --output "${expdir}/curve.png"
-fi
+for table in "${expdir}"/curve*.md; do  # more than one: with and without a language model
+    [ ! -e "${table}" ] || "${template}/pyscripts/plot_curve.py" --table "${table}" --output "${table%.md}.png"
+done

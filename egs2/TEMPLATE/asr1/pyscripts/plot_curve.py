@@ -16,13 +16,20 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 
 def read_table(path: Path) -> list:
-    """Return for each row of the table the system, the size in kB, and the mean, lowest and highest WER."""
+    """Return for each row of the table its name, whether it is a point of a line, the size in kB, and the WER.
+
+    The WER: mean, lowest and highest. Of several test sets each has lines of its own.
+    """
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text().splitlines()]
     header, _, *rows = rows
+    rows = [dict(zip(header, row)) for row in rows]
+    several = len({row["set"] for row in rows}) > 1
     points = []
-    for row in (dict(zip(header, row)) for row in rows):
+    for row in rows:
         rates = [float(number) for number in re.findall(r"[\d.]+", row["WER %"])]
-        points.append((row["system"], float(row["size kB"]), rates[0], min(rates), max(rates)))
+        match = re.fullmatch(r"(.+)_[wb][\dp]+", row["system"])
+        name = (match[1] if match else row["system"]) + (f", {row['set']}" if several else "")
+        points.append((name, bool(match), float(row["size kB"]), rates[0], min(rates), max(rates)))
     return points
 
 
@@ -34,17 +41,16 @@ def main():
 
     lines = {}
     figure, axes = plt.subplots(figsize=(8, 5))
-    for system, *point in read_table(args.table):
-        match = re.fullmatch(r"(.+)_[wb][\dp]+", system)
-        if match:
-            lines.setdefault(match[1], []).append(point)
+    for name, of_a_line, *point in read_table(args.table):
+        if of_a_line:
+            lines.setdefault(name, []).append(point)
         else:
             axes.axhline(point[1], linestyle="--", color="gray", linewidth=1)
-            axes.annotate(system, (1, point[1]), xycoords=("axes fraction", "data"), fontsize=8)
+            axes.annotate(name, (1, point[1]), xycoords=("axes fraction", "data"), fontsize=8)
     for name, points in lines.items():
         sizes, means, lowest, highest = zip(*sorted(points))
         errors = [[m - low for m, low in zip(means, lowest)], [high - m for m, high in zip(means, highest)]]
-        mixed = name.endswith("mixed")
+        mixed = name.partition(",")[0].endswith("mixed")
         axes.errorbar(sizes, means, errors, label=name, marker="s" if mixed else "o", capsize=2, markersize=4)
     axes.set_xlabel("size of the packed file, kB")
     axes.set_ylabel("word error rate, %")

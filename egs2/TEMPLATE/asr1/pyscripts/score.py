@@ -8,7 +8,6 @@ the lowest and the highest.
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from statistics import mean
@@ -41,16 +40,14 @@ def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
     return len(said), 100 * jiwer.wer(said, heard), 100 * jiwer.cer(said, heard)
 
 
-def weights_and_sizes(directory: Path) -> tuple:
-    """Say how the weights are stored; return that, and the bytes of the float and of the packed model."""
-    path = directory / "packed.safetensors"
-    if not path.exists():
+def weights_and_sizes(directories: list) -> tuple:
+    """Say how the weights are stored; and the bytes of the float and (mean of runs) of the packed model."""
+    paths = [directory / "packed.safetensors" for directory in directories]
+    if not paths[0].exists():
         return "float", None, None
-    packed = read(path)
-    numbers = {name: math.prod(weight.shape) for name, weight in packed.weights.items()}
-    bits = sum(weight.bits * numbers[name] for name, weight in packed.weights.items()) / sum(numbers.values())
-    what = f"{bits:.3g} bits, {packed.info['quantizer_conf']['granularity']}"
-    return what, report(packed).totals["bytes_before"], path.stat().st_size
+    packed = read(paths[0])
+    what = f"{packed.average_bits():.3g} bits, {packed.info['quantizer_conf']['granularity']}"
+    return what, report(packed).totals["bytes_before"], mean(path.stat().st_size for path in paths)
 
 
 def spread(values: list) -> str:
@@ -67,7 +64,7 @@ def make_rows(args, clean) -> list:
         name, _, number = system.rpartition(".")
         name = name if number.isdigit() else system
         runs.setdefault(name, []).append(args.expdir / system)
-    sizes = {name: weights_and_sizes(dirs[0]) for name, dirs in runs.items()}
+    sizes = {name: weights_and_sizes(dirs) for name, dirs in runs.items()}
     # All systems are one architecture: any packed one knows the float model's size.
     float_size = next((size[1] for size in sizes.values() if size[1]), None)
     rows = []
