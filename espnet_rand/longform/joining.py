@@ -94,10 +94,14 @@ def _by_time(before: Sequence[Word], after: Sequence[Word], start: float, middle
         cut = end
     earlier = [word for word in before if word.middle < cut]
     later = [word for word in after if word.middle >= cut]
-    if earlier and later and (
-        later[0].middle < earlier[-1].end
-        or earlier[-1].middle > later[0].start
-        or (cut != middle and later[0].start < earlier[-1].end + _GAP)
+    if (
+        earlier
+        and later
+        and (
+            later[0].middle < earlier[-1].end
+            or earlier[-1].middle > later[0].start
+            or (cut != middle and later[0].start < earlier[-1].end + _GAP)
+        )
     ):
         # one word, which the two heard differently, or the rest of one at an edge: of the piece it is farther inside
         (earlier if cut > middle else later).pop(-1 if cut > middle else 0)
