@@ -128,6 +128,7 @@ def test_the_command(data, tmp_path, capsys):
         ("segments", "b talk 1 3\na talk 4 5\nc talk 6 9\nd talk 12 99\n", "d ends at 99"),
         ("wav.scp", "other x.wav\n", "'talk'"),
         ("wav.scp", "talk not_there.wav\n", "no such file"),
+        ("wav.scp", "talk cat talk.wav |\n", "--pipes"),
     ],
 )
 def test_what_is_wrong_is_named(segmented, tmp_path, file, content, reason):
