@@ -21,11 +21,12 @@ from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import quote
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from espnet_rand.atomic import replacing
 from espnet_rand.longform import AudioError, LongForm, Transcript
-from espnet_rand.longform.audio import opened
+from espnet_rand.longform.audio import CommandError, opened
 from espnet_rand.longform.data import DataError, read_lines
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
@@ -88,11 +89,12 @@ def _of(args: argparse.Namespace) -> Dict[str, Any]:
     return json.loads(json.dumps(options, default=str))
 
 
-def decode(args: argparse.Namespace) -> int:
+def decode(args: argparse.Namespace, console: Console) -> int:
     """Decode all recordings; return how many were refused.
 
     Raises:
         DataError, OSError, PackedFileError, ValueError, VadError: nothing can be decoded
+        JournalError: what is finished in --output_dir is of other options; it stays as it is
     """
     entries, pipes = recordings(args)
     output = Path(args.output_dir)
@@ -101,7 +103,7 @@ def decode(args: argparse.Namespace) -> int:
     long_form = LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
     transcripts: Dict[str, Transcript] = {}
     report = []
-    with _progress() as progress:
+    with _progress(console) as progress:
         for n, (key, entry) in enumerate(entries.items(), 1):
             task = progress.add_task(f"{n}/{len(entries)} {key}", total=None)
             begun = time.perf_counter()
@@ -110,10 +112,12 @@ def decode(args: argparse.Namespace) -> int:
                 line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
                 line["took"] = round(time.perf_counter() - begun, 3)
                 logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
+            except JournalError:  # of the run, not of the recording
+                raise
             except Exception as e:  # whatever a model raises: the other recordings go on
                 reason = (str(e) or type(e).__name__).splitlines()[0]
                 line = {"key": key, "decoded": False, "reason": reason}
-                logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, (AudioError, JournalError)))
+                logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, AudioError))
             progress.remove_task(task)
             report.append(line)
             if key in transcripts:
@@ -129,17 +133,28 @@ def decode(args: argparse.Namespace) -> int:
 def _transcript(
     long_form: LongForm, args: argparse.Namespace, key: str, entry: str, pipes: bool, progress: Progress, task: Any
 ) -> Transcript:
-    with opened(entry, pipes, long_form.recognizer.rate) as recording:
-        return long_form(
-            recording,
-            journal=Path(args.output_dir) / "windows" / f"{_file_name(key)}.jsonl",
-            of=_of(args),
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    def show(done: float, total: float) -> None:
+        progress.update(task, completed=done, total=total)
+        if progress.disable:
+            logging.info(f"{key}: {done:.0f} of {total:.0f} s")
+
+    journal = Path(args.output_dir) / "windows" / f"{_file_name(key)}.jsonl"
+    try:
+        with opened(entry, pipes, long_form.recognizer.rate) as recording:
+            return long_form(recording, journal, _of(args), show)
+    except CommandError as e:
+        raise AudioError(f"{e}. Mend: data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark") from None
 
 
-def _progress() -> Progress:
-    console = Console(stderr=True)
+def _log(level: str, console: Console) -> None:
+    if console.is_terminal:  # above the progress bar, which other lines would tear
+        logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console)])
+    else:
+        form = "%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s"
+        logging.basicConfig(level=level, format=form)
+
+
+def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} s"))
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
@@ -163,10 +178,11 @@ def main(cmd: Optional[List[str]] = None) -> None:
     task.add_argument("--task", choices=recognition.TASKS, default="asr")
     parser = get_parser(task.parse_known_args(cmd)[0].task)
     args = parser.parse_args(cmd)
-    logging.basicConfig(level=args.log_level, format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s")
+    console = Console(stderr=True)
+    _log(args.log_level, console)
     try:
-        refused = decode(args)
-    except (DataError, OSError, PackedFileError, ValueError, VadError) as e:
+        refused = decode(args, console)
+    except (DataError, JournalError, OSError, PackedFileError, ValueError, VadError) as e:
         sys.exit(f"{parser.prog}: error: {e}")
     if refused:
         sys.exit(f"{parser.prog}: {refused} recordings were refused: see {args.output_dir}/report.jsonl")

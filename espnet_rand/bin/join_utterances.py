@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-from espnet_rand.longform.audio import AudioError
+from espnet_rand.longform.audio import AudioError, CommandError
 from espnet_rand.longform.data import GROUPS, DataError, join
 
 
@@ -54,6 +54,8 @@ def main(cmd: Optional[List[str]] = None) -> None:
     parser = get_parser()
     try:
         join_utterances(parser.parse_args(cmd))
+    except CommandError as e:
+        sys.exit(f"{parser.prog}: error: {e}. Mend: --pipes, to run the commands in wav.scp")
     except (AudioError, DataError, OSError, ValueError) as e:
         sys.exit(f"{parser.prog}: error: {e}")
 

@@ -2,9 +2,11 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Union
@@ -22,6 +24,10 @@ _REACH = 8
 
 class AudioError(Exception):
     """Why a recording cannot be read, in one line."""
+
+
+class CommandError(AudioError):
+    """A recording is a command, where none may be run."""
 
 
 class Recording:
@@ -47,7 +53,7 @@ class Recording:
         self.rate = rate
         self.notes: List[str] = []
         self._file = None
-        self._modified = None
+        self._version: Dict[str, Any] = {"modified": None}
         if isinstance(source, (np.ndarray, torch.Tensor)):
             self.name = name or "samples"
             samples = np.asarray(source)
@@ -55,7 +61,8 @@ class Recording:
                 raise AudioError(
                     f"samples: one channel of floats is wanted, (samples,); it is {samples.dtype} {samples.shape}"
                 )
-            self._samples = samples.astype(np.float32)
+            self._samples = np.array(samples, np.float32, order="C")
+            self._version = {"crc32": zlib.crc32(self._samples)}
             self._set(rate, len(self._samples))
         else:
             self.name = name or os.path.abspath(source)
@@ -67,7 +74,7 @@ class Recording:
 
     def identity(self) -> Dict[str, Any]:
         """What tells whether it is the same as in an earlier run."""
-        return {"name": self.name, "length": self.length, "modified": self._modified}
+        return {"name": self.name, "length": self.length, **self._version}
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """The samples from `start` to `stop` (in samples at `rate`; within the recording), float32.
@@ -101,7 +108,7 @@ class Recording:
             if not os.path.isfile(path):
                 raise AudioError(f"{self.name}: there is no such file")
             if self.name == os.path.abspath(path):
-                self._modified = os.path.getmtime(path)
+                self._version = {"modified": os.path.getmtime(path)}
             self._file = soundfile.SoundFile(path)
             self._channels = self._file.channels
             self._set(self._file.samplerate, self._file.frames)
@@ -111,6 +118,10 @@ class Recording:
         except AudioError:
             self.close()
             raise
+        # libsndfile says so of WAV, AIFF and others; not refused: what writes to a pipe states the largest size
+        sizes = re.findall(r"(\d+) \(should be (\d+)\)", self._file.extra_info)
+        if any(int(header) > int(found) for header, found in sizes):
+            self.notes.append("shorter than its header says")
         if self._channels > 1:
             self.notes.append(f"{self._channels} channels, mixed into one")
 
@@ -155,6 +166,7 @@ def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Reco
     What a command writes is stored in $TMPDIR while it is read.
 
     Raises:
+        CommandError: it is a command, and `pipes` is False
         AudioError: see Recording; or the command fails
     """
     if not entry.endswith("|"):
@@ -162,7 +174,7 @@ def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Reco
             yield recording
         return
     if not pipes:
-        raise AudioError(f"{entry}: a command; only data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark")
+        raise CommandError(f"{entry}: a command, which is not allowed here")
     with tempfile.NamedTemporaryFile(prefix="espnet_rand.", suffix=".wav") as file:
         with subprocess.Popen(entry[:-1], shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
             shutil.copyfileobj(process.stdout, file)

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import soundfile
 
-from espnet_rand.longform.audio import opened
+from espnet_rand.longform.audio import Recording, opened
 
 #: What utterances are joined by: the recording that they are segments of; the speaker; the utterance's name up to its
 #: last "-" (a chapter of LibriSpeech); or one after the other, all.
@@ -121,18 +122,18 @@ def join(
         raise DataError(f"{data_dir}: there are no utterances")
     if pause is None and (by != "recording" or utterances[0].end is None):
         raise DataError(f"{data_dir}: natural pauses want segments, joined by recording: set a pause in seconds")
-    with opened(utterances[0].recording, pipes) as first:
-        rate = first.rate
-    lengths = {u.name: _seconds(u, pipes) for u in utterances}
     temporary = output_dir.with_name(f".{output_dir.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "wav").mkdir(parents=True)
     manifest = []
-    for number, part in enumerate(_parts(utterances, lengths, seconds, pause)):
-        key = f"{_plain(part[0].group)}-{number:05d}"
-        sources = _write(temporary / "wav" / f"{key}.flac", part, lengths, pause, rate, pipes)
-        line = {"key": key, "text": " ".join(filter(None, (u.text for u in part))), "group": part[0].group}
-        manifest.append({**line, "seconds": sources[-1]["end"], "utterances": sources})
+    with _Recordings(pipes) as recordings:
+        recordings.open(utterances[0].recording)
+        lengths = {u.name: _seconds(u, recordings) for u in utterances}
+        for number, part in enumerate(_parts(utterances, lengths, seconds, pause)):
+            key = f"{_plain(part[0].group)}-{number:05d}"
+            sources = _write(temporary / "wav" / f"{key}.flac", part, lengths, pause, recordings)
+            line = {"key": key, "text": " ".join(filter(None, (u.text for u in part))), "group": part[0].group}
+            manifest.append({**line, "seconds": max(s["end"] for s in sources), "utterances": sources})
     if not manifest:
         raise DataError(f"{data_dir}: by {by}, no {seconds:g} s come together: choose another of {', '.join(GROUPS)}")
     wav = output_dir.absolute() / "wav"
@@ -151,11 +152,27 @@ def join(
     }
 
 
-def _seconds(utterance: Utterance, pipes: bool) -> float:
+class _Recordings(ExitStack):
+    """Entries of wav.scp, at the rate of the first; one stays open until another is wanted: commands take time."""
+
+    def __init__(self, pipes: bool):
+        super().__init__()
+        self.rate: Optional[int] = None
+        self._pipes = pipes
+        self._entry: Optional[str] = None
+
+    def open(self, entry: str) -> Recording:
+        if entry != self._entry:
+            self.close()
+            self._recording = self.enter_context(opened(entry, self._pipes, self.rate))
+            self._entry, self.rate = entry, self._recording.rate
+        return self._recording
+
+
+def _seconds(utterance: Utterance, recordings: _Recordings) -> float:
     if utterance.end is not None:
         return utterance.end - utterance.start
-    with opened(utterance.recording, pipes) as recording:
-        return recording.seconds
+    return recordings.open(utterance.recording).seconds
 
 
 def _parts(
@@ -165,7 +182,7 @@ def _parts(
 
     def length(part: List[Utterance]) -> float:
         if pause is None:
-            return part[-1].end - part[0].start
+            return max(u.end for u in part) - part[0].start  # segments may overlap
         return sum(lengths[u.name] for u in part) + pause * (len(part) - 1)
 
     groups: Dict[str, List[Utterance]] = {}
@@ -188,9 +205,10 @@ def _parts(
 
 
 def _write(
-    path: Path, part: List[Utterance], lengths: Dict[str, float], pause: Optional[float], rate: int, pipes: bool
+    path: Path, part: List[Utterance], lengths: Dict[str, float], pause: Optional[float], recordings: _Recordings
 ) -> List[Dict[str, Any]]:
     """Write a recording, an utterance at a time; return where each lies in it."""
+    rate = recordings.rate
     sources = []
     with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
         for i, utterance in enumerate(part):
@@ -198,15 +216,15 @@ def _write(
             stop = start + round(lengths[utterance.name] * rate)
             begun = file.frames
             sources.append({"utterance": utterance.name, "text": utterance.text, "start": begun / rate})
-            with opened(utterance.recording, pipes, rate) as recording:
-                if stop > recording.length + 0.1 * rate:
-                    raise DataError(f"{utterance.name} ends at {utterance.end} s; {recording.name} is shorter")
-                stop = min(stop, recording.length)
-                following = part[i + 1] if i + 1 < len(part) else None
-                filled = stop
-                if pause is None and following is not None:  # the recording goes on; segments may overlap
-                    filled = max(start, round(following.start * rate))
-                samples = recording.read(start, min(filled, recording.length))
+            recording = recordings.open(utterance.recording)
+            if stop > recording.length + 0.1 * rate:
+                raise DataError(f"{utterance.name} ends at {utterance.end} s; {recording.name} is shorter")
+            stop = min(stop, recording.length)
+            following = part[i + 1] if i + 1 < len(part) else None
+            filled = stop
+            if pause is None:  # the recording goes on, to the next one or the last end; segments may overlap
+                filled = max(start, round((following.start if following else max(u.end for u in part)) * rate))
+            samples = recording.read(start, min(filled, recording.length))
             sources[-1]["end"] = (begun + stop - start) / rate
             if pause and following is not None:
                 samples = np.concatenate([samples, _room(samples, round(pause * rate), round(_ROOM_SECONDS * rate))])

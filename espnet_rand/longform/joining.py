@@ -6,6 +6,8 @@ from espnet_rand.toolkit.recognition import Heard, Word
 
 #: Seconds that the middle of a word may differ by, heard in two pieces.
 TOLERANCE = 0.25
+# seconds; a word that an edge cuts and what the other piece heard of it are not farther apart
+_GAP = 0.1
 #: A joint prefers words that are in a run of so many that both pieces have.
 _RUN = 3
 
@@ -25,7 +27,8 @@ def join(said: Sequence[Word], heard: Heard, start: float, end: float, timed: bo
     Both pieces saw what is between `start` and `end`. There, words that agree in text and time are paired, in order,
     such that the pairs agree best. The joint is the pair nearest the middle (of runs of three and more, if there are
     any): up to it the words are the earlier piece's, which has more context on the left, after it the later's. Without
-    a pair the joint is the middle; where one piece has no words, the other's count.
+    a pair the joint is the middle; where one piece has no words, the other's count. Times that are only estimates say
+    nothing of that: without a pair all words of both are kept, so that none is lost, though some may come twice.
 
     Args:
         said: of the pieces so far, with times in the recording in seconds
@@ -36,13 +39,15 @@ def join(said: Sequence[Word], heard: Heard, start: float, end: float, timed: bo
     if start >= end:
         return [*said, *heard.words]
     tolerance = TOLERANCE if timed and heard.timed else end - start
-    first = next((i for i, word in enumerate(said) if word.middle >= start - tolerance), len(said))
-    last = next((i for i, word in enumerate(heard.words) if word.middle > end + tolerance), len(heard.words))
+    first = next((i for i, word in enumerate(said) if word.end >= start - tolerance), len(said))
+    last = next((i for i, word in enumerate(heard.words) if word.start > end + tolerance), len(heard.words))
     before, after = said[first:], heard.words[:last]
     middle = (start + end) / 2
     joint = _joint(_pairs(before, after, tolerance), middle)
     if joint is not None:
         return [*said[: first + joint.earlier + 1], *heard.words[joint.later + 1 :]]
+    if not (timed and heard.timed):
+        return [*said, *heard.words]
     return [*said[:first], *_by_time(before, heard.words, start, middle, end)]
 
 
@@ -89,7 +94,15 @@ def _by_time(before: Sequence[Word], after: Sequence[Word], start: float, middle
         cut = end
     earlier = [word for word in before if word.middle < cut]
     later = [word for word in after if word.middle >= cut]
-    if earlier and later and (later[0].middle < earlier[-1].end or earlier[-1].middle > later[0].start):
-        # one word, which the two heard differently: of the piece that it is farther inside
+    if (
+        earlier
+        and later
+        and (
+            later[0].middle < earlier[-1].end
+            or earlier[-1].middle > later[0].start
+            or (cut != middle and later[0].start < earlier[-1].end + _GAP)
+        )
+    ):
+        # one word, which the two heard differently, or the rest of one at an edge: of the piece it is farther inside
         (earlier if cut > middle else later).pop(-1 if cut > middle else 0)
     return [*earlier, *later]

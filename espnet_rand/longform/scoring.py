@@ -12,8 +12,10 @@ from espnet_rand.reporting import markdown, rate_interval
 #: A dropped stretch is so many reference words in a row, or more, that are all deleted.
 DROPPED = 5
 #: A repeated phrase is so many wrong words in a row, or more (inserted or substituted), which say once more, word for
-#: word, what the hypothesis says directly before or after them: up to PERIOD words, as often as it may be.
+#: word, what the hypothesis says up to PERIOD words before or after them. In a stretch of wrong words it counts once.
 REPEATED, PERIOD = 4, 20
+#: Of fewer recordings the bootstrap's interval would be little else than their range.
+INTERVAL_FROM = 6
 
 
 class ScoringError(Exception):
@@ -60,12 +62,12 @@ def count(reference: str, hypothesis: str) -> Counts:
 
 
 def _repeats(heard: Sequence[str], start: int, end: int) -> bool:
-    if end - start < REPEATED:
-        return False
-    for period in range(1, PERIOD + 1):
-        before = start >= period and heard[start:end] == heard[start - period : end - period]
-        if before or (end + period <= len(heard) and heard[start:end] == heard[start + period : end + period]):
-            return True
+    for shift in (sign * period for period in range(1, PERIOD + 1) for sign in (-1, 1)):
+        run = 0
+        for i in range(start, end):
+            run = run + 1 if 0 <= i + shift < len(heard) and heard[i] == heard[i + shift] else 0
+            if run == REPEATED:
+                return True
     return False
 
 
@@ -78,7 +80,8 @@ class Score:
         seconds: mean length of the recordings
         recordings: how many
         runs: the counts of each run, over all recordings
-        interval: 95% of the error rate in percent, over recordings, of the mean of the runs; None: one recording
+        interval: 95% of the error rate in percent, over recordings, of the mean of the runs; None: of fewer than
+            INTERVAL_FROM
     """
 
     system: str
@@ -126,7 +129,7 @@ def score(
     if not sum(words):
         raise ScoringError(f"{test_set}: the reference has no words")
     interval = None
-    if len(references) > 1:
+    if len(references) >= INTERVAL_FROM:
         errors = np.mean([[c.errors for c in run.values()] for run in counts], axis=0)
         interval = rate_interval(errors, words)
     mean_seconds = float(np.mean([seconds[key] for key in references]))
@@ -151,10 +154,10 @@ def tables(scores: Sequence[Score]) -> str:
         rates = [f"{100 * s.mean(kind) / words:.2f}" for kind in kinds[:3]]
         rows2.append([s.system, s.test_set, str(words), *rates, *(f"{s.mean(kind):g}" for kind in kinds[3:])])
     return (
-        f"{markdown(header, rows)}\nIn brackets: 95% over recordings, by bootstrap; lowest-highest run, if there are "
-        f"several.\n\n{markdown(header2, rows2)}\nDropped stretch: {DROPPED} or more reference words in a row are all "
-        f"deleted. Repeated phrase: {REPEATED} or more wrong words in a row say once more what is said directly before "
-        "or after them. Of several runs the mean.\n"
+        f"{markdown(header, rows)}\nIn brackets: 95% over recordings, by bootstrap, if there are {INTERVAL_FROM} or "
+        f"more; lowest-highest run, if there are several.\n\n{markdown(header2, rows2)}\nDropped stretch: {DROPPED} or "
+        f"more reference words in a row are all deleted. Repeated phrase: {REPEATED} or more wrong words in a row say "
+        f"once more what is said up to {PERIOD} words before or after them. Of several runs the mean.\n"
     )
 
 
@@ -171,19 +174,23 @@ def _rate(s: Score) -> str:
 
 
 def plot(scores: Sequence[Score], path: Path) -> None:
-    """Error rate against duration, a line for each system, as a PNG file."""
+    """Error rate against duration, a line for each system and part (of a test set's name before "/"), as a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    for system in dict.fromkeys(s.system for s in scores):
-        mine = sorted((s for s in scores if s.system == system), key=lambda s: s.seconds)
+    lines: Dict[Tuple[str, str], List[Score]] = {}
+    for s in sorted(scores, key=lambda s: s.seconds):
+        lines.setdefault((s.system, s.test_set.partition("/")[0]), []).append(s)
+    several = len({part for _, part in lines}) > 1
+    for (system, part), mine in lines.items():
+        label = f"{system}, {part}" if several else system
         means = np.array([np.mean(s.rates) for s in mine])
         ends = np.array([s.interval or (m, m) for s, m in zip(mine, means)])
         bars = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
-        axes.errorbar([s.seconds for s in mine], means, bars, marker="o", markersize=3, capsize=2, label=system)
+        axes.errorbar([s.seconds for s in mine], means, bars, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xscale="log", xlabel="length of a recording, s", ylabel="WER %")
     lengths = sorted({round(s.seconds) for s in scores})
     axes.set_xticks(lengths, [str(length) for length in lengths])

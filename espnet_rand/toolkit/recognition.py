@@ -14,13 +14,15 @@ from espnet_rand.toolkit.token_times import ctc_frames, transducer_frames
 
 #: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
 TASKS = ("asr", "asr_transducer")
-# scripts that are written without spaces, where a character counts as a word: Thai, Lao, Burmese, Khmer, kana, Han
+# scripts that are written without spaces, where a character counts as a word: Thai, Lao, Burmese, Khmer, kana and the
+# punctuation of Chinese and Japanese, Han, full-width forms, further Han
 _UNSPACED = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),
     (0x1780, 0x17FF),
-    (0x3040, 0x30FF),
+    (0x3000, 0x30FF),
     (0x3400, 0x9FFF),
+    (0xFF00, 0xFFEF),
     (0x20000, 0x3FFFF),
 )
 

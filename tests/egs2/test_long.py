@@ -1,6 +1,8 @@
 """The stages of recipes with long recordings, on a model that makes no mistakes; LibriSpeech-Long's layout."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +65,47 @@ def test_long_sets_decoding_scores(trained):
     before = text.stat().st_mtime_ns
     again = run([*command, "--stop_stage", "9"])
     assert again.returncode == 0 and text.stat().st_mtime_ns == before
+    # other durations are made beside those; what is missing is made by the stage that is named
+    longer = [*command, "--durations", "6 12"]
+    assert "long_test/12s is not there: run stage 8 first" in run([*longer, "--stage", "9"]).stderr
+    assert "long_test/12s/manifest.jsonl'. Mend: run stage 8 first" in run([*longer, "--stage", "10"]).stderr
+    assert run([*longer, "--stop_stage", "8"]).returncode == 0
+    assert len((trained / "data/long_test/12s/text").read_text().splitlines()) == 2
+    assert "12s/1best_recog/text'. Mend: run stage 9 first" in run([*longer, "--stage", "10"]).stderr
+
+
+def test_commands_in_wav_scp(trained, tmp_path):
+    shutil.copytree(trained / "data/test", tmp_path / "test")
+    scp = (tmp_path / "test/wav.scp").read_text()
+    (tmp_path / "test/wav.scp").write_text(re.sub(" (.*)", r" cat \1 |", scp))
+    command = [
+        EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", tmp_path, "--expdir", trained / "exp", "--stop_stage", "8",
+        "--systems", "float.1 train - -", "--by", "all", "--durations", "whole",
+    ]  # fmt: skip
+    assert "Mend: --pipes" in run(command).stderr
+    done = run([*command, "--pipes", "true"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "long_test/whole/text").exists()
+
+
+def test_options_of_mini_long_reach_decoding(trained, tmp_path):
+    shutil.copytree(trained / "data/test", tmp_path / "data/test")
+    for system in ("float.2", "float_tuned.2"):
+        (tmp_path / "exp" / system).mkdir(parents=True)
+        (tmp_path / "exp" / system / "train.done").touch()
+        (tmp_path / "exp" / system / "other.pth").touch()
+    options = [
+        "--corpus_size", "tiny", "--seeds", "2", "--durations", "6", "--methods", "", "--modes", "windows",
+        "--window", "4", "--overlap", "1", "--inference_model", "other.pth", "--python", "echo", "--ngpu", "1",
+        "--datadir", tmp_path / "data", "--expdir", tmp_path / "exp", "--stage", "8", "--stop_stage", "9",
+    ]  # fmt: skip
+    done = run([EGS2 / "mini_long/asr1/run.sh", *options])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (log,) = (tmp_path / "exp/float.2").glob("*/*/decode.log")
+    assert log.parent.relative_to(tmp_path) == Path("exp/float.2/windows_long_test/6s")
+    said = log.read_text().splitlines()[-1]  # by echo
+    for option in ("--ngpu 1", "--mode windows --window 4 --overlap 1", "exp/float.2/other.pth"):
+        assert option in said
 
 
 def test_the_float_weights_of_a_quantized_system(trained):
@@ -98,7 +141,7 @@ def test_librispeech_long_as_it_is_published(tmp_path):
     script = EGS2 / "librispeech_long/asr1/local/prepare_long.py"
     command = [sys.executable, script, "--librispeech_long", tmp_path, "--output_dir", tmp_path / "data"]
     assert run(command).returncode == 0
-    data = tmp_path / "data/dev_other"
+    data = tmp_path / "data/librispeech_long_dev_other"
     assert (data / "text").read_text().splitlines()[0] == "84-121123_0000 GO DO YOU HEAR IT'S I"
     assert '"seconds": 2.0' in (data / "manifest.jsonl").read_text().splitlines()[1]
     (tmp_path / "test-other/84/121123/121123_0001.txt").unlink()

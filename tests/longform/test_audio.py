@@ -81,6 +81,18 @@ def test_a_header_that_lies_costs_no_memory(tmp_path, noise):
     assert refused(path)
 
 
+def test_a_recording_that_was_cut_off_is_noted(tmp_path, noise):
+    soundfile.write(tmp_path / "a.wav", noise, 16000, subtype="FLOAT")
+    whole = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[:100000])
+    with Recording(tmp_path / "a.wav", 16000) as recording:
+        assert recording.notes == ["shorter than its header says"]
+        np.testing.assert_array_equal(recording.read(0, 20000), noise[:20000])
+    (tmp_path / "a.wav").write_bytes(whole + bytes(100))  # what follows is no sound
+    with Recording(tmp_path / "a.wav", 16000) as recording:
+        assert recording.notes == []
+
+
 def test_commands_run_only_where_they_are_wanted(tmp_path, noise):
     soundfile.write(tmp_path / "a.wav", noise, 16000, subtype="FLOAT")
     entry = f"cat {tmp_path}/a.wav |"
@@ -89,7 +101,7 @@ def test_commands_run_only_where_they_are_wanted(tmp_path, noise):
         assert recording.identity()["name"] == entry
     marked = tmp_path / "ran"
     for entry, pipes, reason in (
-        (f"touch {marked} |", False, "kaldi_ark"),
+        (f"touch {marked} |", False, "a command, which is not allowed"),
         ("false |", True, "status 1"),
         ("true |", True, "not to be read"),
     ):

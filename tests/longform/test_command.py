@@ -1,10 +1,12 @@
 """asr_inference_long, with a model that makes no mistakes: every joint, every odd recording, resuming, formats."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
 import soundfile
+from rich.logging import RichHandler
 
 import espnet_rand
 
@@ -123,11 +125,11 @@ def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monk
     monkeypatch.setattr(LongForm, "_hear", lambda *args: calls.append(args) or hear(*args))
     assert decode(model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys") is None
     assert len(calls) == 1 and texts(output)["a"] == text
-    # with another beam it is not the same decoding
-    assert "1 recordings were refused" in decode(
-        model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys", "--beam_size", "3"
-    )
-    assert "other beam_size" in report(output)["a"]["reason"]
+    # with another beam it is not the same decoding, and what is there stays
+    files = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    error = decode(model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys", "--beam_size", "3")
+    assert error.startswith("asr_inference_long: error: ") and "other beam_size" in error and "\n" not in error
+    assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
 def test_what_a_model_cannot_do_is_refused_and_the_others_go_on(model, tune, tmp_path, monkeypatch):
@@ -146,6 +148,23 @@ def test_what_a_model_cannot_do_is_refused_and_the_others_go_on(model, tune, tmp
     assert "1 recordings were refused" in decode(model, tmp_path / "wav.scp", tmp_path / "out")
     assert report(tmp_path / "out")["a"]["reason"] == "list index out of range"
     assert texts(tmp_path / "out") == {"b": text}
+
+
+def test_progress_is_shown(model, tune, tmp_path, monkeypatch, caplog, capsys):
+    soundfile.write(tmp_path / "a.wav", tune[1][:160000], 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
+    caplog.set_level(logging.INFO)
+    assert decode(model, tmp_path / "wav.scp", tmp_path / "out") is None
+    steps = [line for line in caplog.messages if line.endswith(" of 10 s")]
+    assert steps == ["a: 5 of 10 s", "a: 8 of 10 s", "a: 10 of 10 s"]
+    caplog.clear()
+    # in a terminal: a bar, and the lines above it
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(logging.root, "handlers", [])
+    assert decode(model, tmp_path / "wav.scp", tmp_path / "out2", "--log_level", "INFO") is None
+    (handler,) = logging.root.handlers
+    shown = capsys.readouterr().err
+    assert isinstance(handler, RichHandler) and "1/1 a" in shown and "took" in shown and "8 of 10 s" not in shown
 
 
 def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):

@@ -84,6 +84,27 @@ def test_segments_keep_their_pauses(segmented, tmp_path):
     np.testing.assert_allclose(samples, np.arange(RATE, round(9.5 * RATE)) / (20 * RATE), atol=1e-4)
 
 
+def test_segments_that_overlap_are_heard_to_the_end_of_the_last(segmented, tmp_path):
+    # a is said into the end of b, and c goes on after d; with d it is 8 s
+    (segmented / "segments").write_text("b talk 1.0 3.0\na talk 2.5 4\nc talk 5 13\nd talk 6 7\n")
+    join(segmented, tmp_path / "out", 10.0, "recording", None)
+    lines = manifest(tmp_path / "out")
+    assert [line["text"] for line in lines] == ["third fourth"]
+    join(segmented, tmp_path / "out", 12.0, "recording", None)
+    (line,) = manifest(tmp_path / "out")
+    assert line["text"] == "first second third fourth" and line["seconds"] == 12.0
+    assert [(u["start"], u["end"]) for u in line["utterances"]] == [(0, 2), (1.5, 3), (4, 12), (5, 6)]
+    samples, _ = soundfile.read(read_lines(tmp_path / "out/wav.scp")[line["key"]])
+    np.testing.assert_allclose(samples, np.arange(RATE, 13 * RATE) / (20 * RATE), atol=1e-4)
+
+
+def test_a_command_runs_once_for_all_utterances_of_its_recording(segmented, tmp_path):
+    command = f"echo >> {tmp_path}/runs; cat {tmp_path}/talk.wav |"
+    (segmented / "wav.scp").write_text(f"talk {command}\n")
+    join(segmented, tmp_path / "out", 5.0, "recording", None, pipes=True)
+    assert len(manifest(tmp_path / "out")) == 2 and (tmp_path / "runs").read_text() == "\n"
+
+
 def test_segments_with_a_set_pause(segmented, tmp_path):
     join(segmented, tmp_path / "out", None, "recording", 1.0)
     (line,) = manifest(tmp_path / "out")
@@ -107,6 +128,7 @@ def test_the_command(data, tmp_path, capsys):
         ("segments", "b talk 1 3\na talk 4 5\nc talk 6 9\nd talk 12 99\n", "d ends at 99"),
         ("wav.scp", "other x.wav\n", "'talk'"),
         ("wav.scp", "talk not_there.wav\n", "no such file"),
+        ("wav.scp", "talk cat talk.wav |\n", "--pipes"),
     ],
 )
 def test_what_is_wrong_is_named(segmented, tmp_path, file, content, reason):

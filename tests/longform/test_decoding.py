@@ -84,6 +84,8 @@ def test_a_journal_of_other_options_is_refused(tmp_path):
             LongForm(Stub([]), **options)(audio, journal, of={"beam_size": of})
     with pytest.raises(JournalError, match="other recording"):
         LongForm(Stub([]), window=10)(ramp(21), journal, of={"beam_size": 2})
+    with pytest.raises(JournalError, match="other recording"):
+        LongForm(Stub([]), window=10)(ramp(20)[::-1], journal, of={"beam_size": 2})
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"of": {}}', '{"of": {}, "pieces": [["a", 1]]}', "\x00\xff"])

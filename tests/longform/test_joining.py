@@ -41,6 +41,26 @@ def test_every_place_of_the_joint_without_times():
         assert not found.timed
 
 
+def test_no_word_is_lost_where_pieces_without_times_have_none_in_common():
+    # the words of 10 s are spread evenly: those that the later piece heard at its end lie in the overlap
+    said, heard = spoken(["a", "b", "c"], 0.0, 3.0), spoken(["x", "y"], 6.0, 5.0)
+    for timed, times in ((True, False), (False, True), (False, False)):
+        assert texts(join(said, Heard(heard, times), 6.0, 10.0, timed)) == "a b c x y"
+
+
+@pytest.mark.parametrize("cut", ["part", "lost", "other"])
+@pytest.mark.parametrize("pause", [1.0, 2.0, 3.5])
+def test_every_place_of_a_pause(cut, pause):
+    for shift in range(0, 2 * RATE, 3):
+        said, start = [], shift / RATE
+        while start < 40:
+            said += spoken(DIGITS[len(said) % 5 :][:3], start)
+            start = said[-1].end + pause
+        for window, overlap in ((10, 3), (5, 1)):
+            found = LongForm(Stub(said, cut), window=window, overlap=overlap)(ramp(start))
+            assert found.text == texts(said), (shift, window)
+
+
 @pytest.mark.parametrize("seconds", [0.5, 9.9, 10.0, 10.1, 13.0, 17.0, 17.01, 24.0, 600.0])
 def test_every_length(seconds):
     said = [word for word in spoken(DIGITS * 80) if word.end <= seconds]

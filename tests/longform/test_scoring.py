@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from matplotlib.axes import Axes
 
 from espnet_rand.longform.scoring import Counts, ScoringError, count, plot, score, tables
 from espnet_rand.reporting import rate_interval
@@ -32,6 +33,9 @@ PHRASE = "the quick brown fox jumps"
         ("well yes", "well yes yes yes yes yes", Counts(2, insertions=4, repeated=1)),
         # a loop in place of what was said
         (f"{PHRASE} p q r s t", f"{PHRASE} {PHRASE}", Counts(10, substitutions=5, repeated=1)),
+        # a loop that the decoder leaves for another error
+        (f"{PHRASE} p q r s t u", f"{PHRASE} {PHRASE} z", Counts(11, substitutions=6, repeated=1)),
+        (f"{PHRASE} p q r s t u", f"{PHRASE} z {PHRASE}", Counts(11, substitutions=6, repeated=1)),
         # wrong, but no loop; and a speaker who does say it twice
         (f"{PHRASE}", f"{PHRASE} one two three four", Counts(5, insertions=4)),
         (f"{PHRASE} {PHRASE}", f"{PHRASE} {PHRASE}", Counts(10)),
@@ -42,22 +46,25 @@ def test_counts(reference, hypothesis, counts):
 
 
 def two_runs():
-    seconds = {"a": 30.0, "b": 40.0}
-    references = {"a": "x y z w", "b": "x y z w u v"}
-    runs = [{"a": "x y z w", "b": "x y z w u"}, {"a": "x y", "b": "x y z w u v"}]
-    return score("mine, windows", "35s", seconds, references, runs)
+    seconds = {"a": 30.0, "b": 40.0, **dict.fromkeys("cdef", 35.0)}
+    references = {"a": "x y z w", "b": "x y z w u v", "c": "x", "d": "x", "e": "x", "f": "x y z w u v"}
+    runs = [{**references, "b": "x y z w u"}, {**references, "a": "x y", "f": "x y z w u"}]
+    return score("mine, windows", "test/35s", seconds, references, runs)
 
 
 def test_runs_are_averaged():
     found = two_runs()
-    assert found.rates == [10.0, 20.0] and found.mean("deletions") == 1.5
-    assert (found.seconds, found.recordings) == (35.0, 2)
+    assert found.rates == pytest.approx([100 / 19, 300 / 19]) and found.mean("deletions") == 2
+    assert (found.seconds, found.recordings) == (35.0, 6)
     low, high = found.interval
-    assert low < 15.0 < high and (low, high) == rate_interval([1.0, 0.5], [4, 6])
+    assert low < 200 / 19 < high and (low, high) == rate_interval([1, 0.5, 0, 0, 0, 0.5], [4, 6, 1, 1, 1, 6])
 
 
-def test_one_recording_has_no_interval():
-    assert score("s", "t", {"a": 9.0}, {"a": "x"}, [{"a": "x"}]).interval is None
+def test_few_recordings_have_no_interval():
+    texts = dict.fromkeys("abcde", "x y")
+    found = score("s", "t", dict.fromkeys(texts, 9.0), texts, [{**texts, "a": "x"}])
+    assert found.interval is None and found.rates == [10.0]
+    assert "| s | 10.00 |" in tables([found]) and "if there are 6 or more" in tables([found])
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -67,16 +74,26 @@ def test_what_does_not_belong_together_is_refused():
         score("s", "t", {"a": 1}, {"a": ""}, [{"a": "x"}])
 
 
-def test_tables_and_plot(tmp_path):
-    longer = score("mine, windows", "9s", {"a": 9.0}, {"a": "x y"}, [{"a": "x"}])
-    other = score("other, whole", "35s", {"a": 30.0, "b": 40.0}, {"a": "x", "b": "y"}, [{"a": "x", "b": "y"}])
-    text = tables([two_runs(), longer, other])
+def test_tables_and_plot(tmp_path, monkeypatch):
+    shorter = score("mine, windows", "test/9s", {"a": 9.0}, {"a": "x y"}, [{"a": "x"}])
+    other = score("other, whole", "test/35s", {"a": 30.0, "b": 40.0}, {"a": "x", "b": "y"}, [{"a": "x", "b": "y"}])
+    dev = score("mine, windows", "dev/9s", {"a": 9.0}, {"a": "x y"}, [{"a": "x"}])
+    text = tables([two_runs(), shorter, other])
     header, _, mine, theirs = text.splitlines()[:4]
-    assert header.split(" | ")[1:] == ["9s (9 s x 1)", "35s (35 s x 2) |"]
-    assert mine.startswith("| mine, windows | 50.00 | 15.00 [") and mine.endswith("(10.00-20.00) |")
-    assert theirs.startswith("| other, whole | - | 0.00 [")
-    plot([two_runs(), longer, other], tmp_path / "plot")
+    assert header.split(" | ")[1:] == ["test/9s (9 s x 1)", "test/35s (35 s x 2) |"]
+    assert mine.startswith("| mine, windows | 50.00 | 10.53 [") and mine.endswith("(5.26-15.79) |")
+    assert theirs.startswith("| other, whole | - | 0.00 |")
+    lines = []
+    draw = Axes.errorbar
+    monkeypatch.setattr(
+        Axes, "errorbar", lambda *args, **more: lines.append((more["label"], args[1])) or draw(*args, **more)
+    )
+    plot([two_runs(), shorter, other], tmp_path / "plot")
     assert (tmp_path / "plot").read_bytes().startswith(b"\x89PNG")
+    assert lines == [("mine, windows", [9.0, 35.0]), ("other, whole", [35.0])]
+    lines.clear()
+    plot([two_runs(), shorter, dev], tmp_path / "plot")  # the sets of a part make a line
+    assert sorted(lines) == [("mine, windows, dev", [9.0]), ("mine, windows, test", [9.0, 35.0])]
 
 
 def test_intervals_are_the_same_every_time_and_hold_the_rate():

@@ -141,3 +141,7 @@ def test_tokens_of_words_with_sentencepiece(tmp_path):
 
 def test_join_text():
     assert join_text([]) == "" and join_text([Word("a", 0, 1), Word("好", 1, 2), Word("的", 2, 3)]) == "a 好的"
+    for text in ("人々は、今日も。", "「好」，的！"):  # punctuation, repetition marks, full-width forms
+        words = _word_tokens(text, list(text), "".join)
+        assert [word for word, _, _ in words] == list(text)
+        assert join_text([Word(word, n, n + 1) for n, (word, _, _) in enumerate(words)]) == text

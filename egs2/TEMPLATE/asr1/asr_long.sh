@@ -17,12 +17,12 @@ expdir=exp           # models and results
 systems=             # the list: see asr.sh
 
 # Test sets
-long_dir=            # where they go; default: datadir
 test_sets=test       # data directories whose utterances are joined
 by=chapter           # what is joined: recording, speaker, chapter, all
 pause=0.5            # seconds between two utterances; natural: as in their recording
 durations="30 60 120 300 600 whole" # of the recordings, in seconds; whole: all of a chapter, speaker ...
-further_sets=        # long test sets that are made already: directories in long_dir with a manifest.jsonl
+pipes=false          # true: run the commands ("COMMAND |") in wav.scp
+further_sets=        # long test sets that are made already: directories in datadir with a manifest.jsonl
 
 # Decoding
 modes="windows whole" # and vad
@@ -35,9 +35,8 @@ inference_args=      # more options for decoding
 
 template=$(cd "$(dirname "$0")" && pwd)
 . "${template}/utils/jobs.sh"
-long_dir=${long_dir:-${datadir}}
 
-sets() {  # <mode> <test set>: the directories, below long_dir, that are decoded in a mode
+sets() {  # <mode> <test set>: the directories, below datadir, that are decoded in a mode
     local duration
     for duration in ${durations}; do
         [ "$1" != whole ] || [[ " ${whole_durations} " == *" ${duration} "* ]] || continue
@@ -61,19 +60,23 @@ for_sets() {  # <function> ...: calls it with ... and each mode and set
 
 if selected 8; then
     list=$(for name in ${test_sets}; do
-        job "${long_dir}/long_${name}/join.log" 0 - "python3 -m espnet_rand.bin.join_utterances \
---data_dir ${datadir}/${name} --output_dir ${long_dir}/long_${name} --durations ${durations} --by ${by} --pause ${pause}"
+        for duration in ${durations}; do
+            job "${datadir}/long_${name}/join_${duration}.log" 0 - "python3 -m espnet_rand.bin.join_utterances \
+--data_dir ${datadir}/${name} --output_dir ${datadir}/long_${name} --durations ${duration} --by ${by} --pause ${pause}\
+$([ "${pipes}" = false ] || echo " --pipes")"
+        done
     done)
     run_jobs "long test sets" "${list}"
 fi
 
 decode_job() {  # <name> <mode> <config> <init> <options> <decoding mode> <set>
-    local dir=${expdir}/$1/$6_$7 files
-    [ -s "${long_dir}/$7/wav.scp" ] || die "${long_dir}/$7 is not there: run stage 8 first"
+    local dir=${expdir}/$1/$6_$7 type=sound files
+    [ "${pipes}" = false ] || type=kaldi_ark  # which may have commands
+    [ -s "${datadir}/$7/wav.scp" ] || die "${datadir}/$7 is not there: run stage 8 first"
     files=$(model_files "$1" "$2" "$4") || exit 1
     job "${dir}/decode.log" 0 - "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long \
 --config ${inference_config} --ngpu $((ngpu > 0)) --mode $6 --window ${window} --overlap ${overlap} \
---data_path_and_name_and_type ${long_dir}/$7/wav.scp,speech,sound ${files} --output_dir ${dir} ${inference_args}"
+--data_path_and_name_and_type ${datadir}/$7/wav.scp,speech,${type} ${files} --output_dir ${dir} ${inference_args}"
 }
 
 decode_jobs() {  # <name> <mode> <config> <init> <options>
@@ -90,6 +93,6 @@ decoded() {  # <mode> <set>
 }
 
 if selected 10; then
-    python3 "${template}/pyscripts/score_long.py" --expdir "${expdir}" --datadir "${long_dir}" \
+    python3 "${template}/pyscripts/score_long.py" --expdir "${expdir}" --datadir "${datadir}" \
         --systems $(for_systems echo | cut -d ' ' -f 1) --decoded $(for_sets decoded)
 fi

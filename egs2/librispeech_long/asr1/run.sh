@@ -43,8 +43,8 @@ fi
 further=
 if [ -n "${librispeech_long}" ]; then
     python3 "${local}/prepare_long.py" --librispeech_long "${librispeech_long}" \
-        --output_dir "${datadir}/librispeech_long"
-    further=$(printf 'librispeech_long/%s ' dev_clean dev_other test_clean test_other)
+        --output_dir "${datadir}"
+    further=$(printf 'librispeech_long_%s ' dev_clean dev_other test_clean test_other)
 fi
 
 systems="float train - -"$'\n'"float_w4 round - float"

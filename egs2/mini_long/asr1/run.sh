@@ -2,29 +2,37 @@
 # Models trained on connected digits of 2 seconds, decoded on minutes of them: float, float with the usual
 # regularizers, straight-through, noise without gradient to the scale, RAND; each fine-tuned from one float model.
 #
-#   --corpus_size tiny   only shows that all stages run
+#   --corpus_size tiny   only shows that all stages run, with one seed, 4 bits and 10 and 20 seconds
 #   --seeds "1 2 3"      runs of each system
 #   --precisions "4 8"   bits of what is quantized
 #   --durations "30 60 120 300 600"  seconds of the long recordings
 #   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
 #   --stage, --stop_stage  1 to 7 of asr.sh (training, short recordings), 8 to 10 of asr_long.sh (long ones)
-#   --nj N               processes at a time
+#   --modes "windows whole", --window 10, --overlap 3  of asr_long.sh
+#   --nj N, --ngpu N, --python ..., --inference_model ...  of both
 #
 # Further options are those of asr.sh:
 
 set -euo pipefail
 
 corpus_size=long
-seeds="1 2 3"
-precisions="4 8"
-durations="30 60 120 300 600"
+seeds=
+precisions=
+durations=
 methods="weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3"
 stage=1
 stop_stage=10
 nj=2
+ngpu=0
+python=espnet-rand
+inference_model=valid.loss.ave.pth
+modes="windows whole"
+window=10
+overlap=3
 datadir=
 expdir=
-own="corpus_size seeds precisions durations methods stage stop_stage nj datadir expdir"
+own="corpus_size seeds precisions durations methods modes window overlap"
+own+=" stage stop_stage nj ngpu python inference_model datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 for path in datadir expdir; do
     [ -z "${!path}" ] || printf -v "${path}" '%s' "$(realpath -m "${!path}")"
@@ -35,11 +43,14 @@ expdir=${expdir:-exp/${corpus_size}}
 
 asr_args=
 if [ "${corpus_size}" = tiny ]; then
-    seeds=1
-    precisions=4
     asr_args="--max_epoch 1"
-    durations="10 20"
+    seeds=${seeds:-1}
+    precisions=${precisions:-4}
+    durations=${durations:-10 20}
 fi
+seeds=${seeds:-1 2 3}
+precisions=${precisions:-4 8}
+durations=${durations:-30 60 120 300 600}
 
 config=../../mini/asr1/conf/train_asr.yaml
 tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
@@ -81,6 +92,7 @@ for seed in ${seeds}; do
 done
 
 common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj "${nj}"
+    --ngpu "${ngpu}" --python "${python}" --inference_model "${inference_model}"
     --stage "${stage}" --stop_stage "${stop_stage}" --inference_config ../../mini/asr1/conf/decode_asr.yaml)
 ../../TEMPLATE/asr1/asr.sh "${common[@]}" \
     --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
@@ -94,5 +106,6 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
     --pause 0 \
     --durations "${durations}" \
     --whole_durations "10 20 30 60 120 300" \
-    --window 10 \
-    --overlap 3
+    --modes "${modes}" \
+    --window "${window}" \
+    --overlap "${overlap}"

@@ -9,18 +9,23 @@ import json
 import sys
 from pathlib import Path
 
-from score import read_text
-
 from espnet_rand.atomic import replacing
+from espnet_rand.longform.data import DataError, read_lines
 from espnet_rand.longform.scoring import ScoringError, plot, score, tables
 
 
 def read_seconds(manifest: Path) -> dict:
     """The length of each recording."""
-    if not manifest.exists():
-        sys.exit(f"score_long.py: {manifest} is not there. Mend: run stage 1 first")
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     return {line["key"]: line["seconds"] for line in lines}
+
+
+def read(reader, path: Path, stage: int) -> dict:
+    """What `reader` makes of a file that a stage of asr_long.sh wrote."""
+    try:
+        return reader(path)
+    except (DataError, OSError) as e:
+        sys.exit(f"score_long.py: {e}. Mend: run stage {stage} first")
 
 
 def main():
@@ -38,8 +43,8 @@ def main():
     for name, directories in runs.items():
         for mode, _, test_set in (pair.partition(":") for pair in args.decoded):
             data = args.datadir / test_set
-            hypotheses = [read_text(d / f"{mode}_{test_set}/1best_recog/text") for d in directories]
-            seconds, references = read_seconds(data / "manifest.jsonl"), read_text(data / "text")
+            seconds, references = read(read_seconds, data / "manifest.jsonl", 8), read(read_lines, data / "text", 8)
+            hypotheses = [read(read_lines, d / f"{mode}_{test_set}/1best_recog/text", 9) for d in directories]
             try:
                 scores.append(score(f"{name}, {mode}", test_set, seconds, references, hypotheses))
             except ScoringError as e:

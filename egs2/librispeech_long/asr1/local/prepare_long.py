@@ -46,7 +46,7 @@ def main():
     args = parser.parse_args()
     for name in PARTS:
         rows = read_part(args.librispeech_long.resolve() / name)
-        directory = args.output_dir / name.replace("-", "_")
+        directory = args.output_dir / f"librispeech_long_{name.replace('-', '_')}"
         write_data_dir(directory, rows)
         with replacing(directory / "manifest.jsonl") as temporary:
             lines = ({"key": key, "seconds": soundfile.info(flac).duration} for key, _, flac, _ in rows)

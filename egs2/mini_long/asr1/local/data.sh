@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the corpus of egs2/mini/asr1, with more to test on: ${datadir}/{train,dev,test}.
+# Makes a corpus as that of egs2/mini/asr1, with noise around the words and more to test on:
+# ${datadir}/{train,dev,test}.
 set -euo pipefail
 
 datadir=data
