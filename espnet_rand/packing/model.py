@@ -144,8 +144,7 @@ def load_into(
     for module, names in _layers(model, packed):
         readers: Dict[str, PackedReader] = {}
         for name, weight in names.items():
-            scales = weight.scales.to(device, max(weight.scales.dtype, torch.float32, key=lambda dtype: dtype.itemsize))
-            weight = replace(weight, packed=weight.packed.to(device), scales=scales)
+            weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device))
             readers[name] = PackedReader(weight, module, name, backend)
             module._parameters[name] = None
             decoded += [(readers[name], module, name)] if readers[name].decoded_bytes else []
