@@ -185,8 +185,12 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:
             raise refuse(f"{alias} is said to be the same as {name}, which cannot be")
-    tensors = {name: file.get_tensor(name) for name in sorted(names)}
-    if header.get("sha256") != _checksum(header, tensors):
+    try:
+        tensors = {name: file.get_tensor(name) for name in sorted(names)}
+        checksum = _checksum(header, tensors)
+    except (TypeError, RuntimeError) as e:
+        raise refuse(f"a tensor whose dtype or shape torch does not have: {e}") from None
+    if header.get("sha256") != checksum:
         raise refuse("the checksum does not fit: the file was altered or damaged. Mend: pack or copy it again")
     weights = {
         name: make(tensors.pop(name + _CODES), tensors.pop(name + _SCALES)) for name, make in described_weights.items()

@@ -152,6 +152,16 @@ def test_scales_of_16_bits_are_multiplied_in_float32(tmp_path):
     assert torch.equal(packed.state_dict()["weight"], model.eval().weight)
 
 
+@pytest.mark.parametrize("dtype, shape, size", [("F4", [2], 1), ("F32", [0, 2**40, 2**40], 0)])
+def test_tensors_that_torch_does_not_have_are_refused(tmp_path, dtype, shape, size):
+    header = json.dumps({"format_version": 1, "weights": {}, "aliases": {}})
+    about = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    text = json.dumps({"__metadata__": {"espnet_rand": header}, "x": about}).encode()
+    (tmp_path / "model").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    with pytest.raises(PackedFileError, match="torch does not have"):
+        read(tmp_path / "model")
+
+
 def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
     target = tmp_path / "model.safetensors"
     target.write_bytes(path.read_bytes())
