@@ -2,7 +2,11 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +15,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from espnet_rand import QuantizationError, QuantizerConfig, quantize
-from espnet_rand.packing import BACKENDS, PackedFileError, load_into, pack_model, read, weights_on_meta, write
+from espnet_rand.packing import (
+    BACKENDS,
+    PackedFileError,
+    PackedModel,
+    PackedWeight,
+    load_into,
+    pack_model,
+    read,
+    weights_on_meta,
+    write,
+)
+from espnet_rand.quantizers.granularity import PerChannel
 
 
 class AllLayers(nn.Module):
@@ -169,6 +184,55 @@ def test_torchs_functions_may_be_called_with_names():
     y = F.conv1d(input=image, weight=convolution.weight, bias=convolution.bias)  # decoded: no stride as layers give it
     torch.testing.assert_close(y, convolution(image), rtol=0.05, atol=0.05)
     assert torch.equal(F.embedding(input=rows, weight=embedding.weight), embedding(rows))
+
+
+_LOADING = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from espnet_rand.packing import load_into, read, weights_on_meta
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+def load(path, layers):
+    with weights_on_meta():
+        model = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(layers)))
+    load_into(model, read(path))
+    return model
+
+load(sys.argv[1], 1)
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+model = load(sys.argv[2], 48)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's")
+@pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"), reason="not an x86 CPU")
+def test_loading_takes_little_more_memory_than_the_file(tmp_path):
+    """No float copy of what computes on integers: 48 matrices of 4 MB in float, half a MB in the file."""
+    for layers in (1, 48):
+        weights = {
+            f"{n}.weight": PackedWeight(
+                torch.randint(0, 256, (1024, 512)).to(torch.uint8), torch.ones(1024), 4, (1024, 1024), PerChannel()
+            )
+            for n in range(layers)
+        }
+        floats = {f"{n}.bias": torch.zeros(1024) for n in range(layers)}
+        write(tmp_path / f"{layers}", PackedModel(weights, floats))
+    size = (tmp_path / "48").stat().st_size
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADING, tmp_path / "1", tmp_path / "48"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"},  # what is freed goes back at once
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.5 * size < int(done.stdout) < 1.5 * size
 
 
 def test_other_threads_do_not_notice_a_load():
