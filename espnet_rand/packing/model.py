@@ -214,22 +214,22 @@ def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: to
 
 
 def report(packed: PackedModel) -> Report:
-    """What a packed model holds. Sizes are compared with those of the decoded weights."""
+    """What a packed model holds. Sizes are compared with those of float32 weights."""
     quantized = [
         QuantizedEntry(
             name=name,
-            layer="-",
+            layer="",
             shape=weight.shape,
             scales=len(weight.scales),
             bits=weight.bits,
             quantizer=f"{weight.granularity}",
-            bytes_before=math.prod(weight.shape) * weight.dtype.itemsize,
+            bytes_before=math.prod(weight.shape) * 4,
             bytes_after=weight.bytes,
         )
         for name, weight in packed.weights.items()
     ]
     kept = [
-        FloatEntry(name, "-", tensor.numel(), tensor.numel() * tensor.element_size(), str(tensor.dtype))
+        FloatEntry(name, "", tensor.numel(), tensor.numel() * tensor.element_size(), str(tensor.dtype))
         for name, tensor in packed.floats.items()
     ]
     return Report(quantized, kept)

@@ -23,6 +23,7 @@ from espnet_rand.packing import (
     load_into,
     pack_model,
     read,
+    report,
     weights_on_meta,
     write,
 )
@@ -350,6 +351,13 @@ def test_other_dtypes(dtype, tmp_path):
     assert torch.equal(twin(x), model(x))
     load_into(twin := small().to(dtype), read(path), "int8_dynamic")
     torch.testing.assert_close(twin(x), model(x), rtol=0.1, atol=0.05)
+
+
+def test_sizes_are_compared_with_float32():
+    model = nn.Linear(8, 4, bias=False).to(torch.bfloat16)
+    quantize(model, QuantizerConfig("absmax"))
+    packed = report(pack_model(model))
+    assert packed.totals["bytes_before"] == 4 * 32 and "layer" not in str(packed).splitlines()[0]
 
 
 def test_scales_take_16_bits_only_where_they_fit(tmp_path):
