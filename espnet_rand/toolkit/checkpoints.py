@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model_file",
         type=Path,
         help="e.g. valid.acc.ave.pth, an archive or directory of the model zoo or a tag of it, or a packed file; "
-        "default: the weights that the model is built with",
+        "default, but for pack_weights: the weights that the model is built with",
     )
 
 
