@@ -63,7 +63,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         for name, parameter in module._parameters.items():
             if id(parameter) in made and name not in getattr(module, "_quantized", {}):
                 raise QuantizationError(
-                    f"{made[id(parameter)]} is also used in float by a {type(module).__name__}: "
+                    f"{made[id(parameter)]} is also used in float, by {type(module).__name__}: "
                     "exclude both layers or neither"
                 )
     for name, parameter in model.named_parameters(remove_duplicate=False):

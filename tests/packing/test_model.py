@@ -306,7 +306,7 @@ def test_a_weight_that_is_also_used_in_float_is_refused():
     model = nn.ModuleDict({"embed": nn.Embedding(5, 6), "out": nn.Linear(6, 5)})
     model["out"].weight = model["embed"].weight
     quantize(model, QuantizerConfig("absmax", exclude=["embed"]))
-    with pytest.raises(QuantizationError, match="out.weight is also used in float by a Embedding"):
+    with pytest.raises(QuantizationError, match="out.weight is also used in float, by Embedding: exclude both"):
         pack_model(model)
 
 
