@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=["espnet_rand", "espnet_rand.*"]),
     package_data={"espnet_rand": ["conf/*.yaml"], "espnet_rand.startup": ["*.py"]},
     python_requires=">=3.10",
-    install_requires=["psutil", "torch>=2.6", "pyyaml", "rich", "safetensors"],
+    install_requires=["psutil", "torch>=2.6", "pyyaml", "rich", "safetensors>=0.8"],
     extras_require={
         # the toolkit, what its trainer imports, and what the recipes need
         "train": [

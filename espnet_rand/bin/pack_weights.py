@@ -4,6 +4,7 @@ import argparse
 
 from espnet_rand.bin.command import run, save
 from espnet_rand.toolkit import checkpoints
+from espnet_rand.toolkit.fitting import PretrainedError
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -15,6 +16,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def pack_weights(args: argparse.Namespace) -> None:
     """Write the codes that the model evaluates with, and the rest of its checkpoint."""
+    if args.model_file is None:
+        raise PretrainedError("--model_file is not given: only a trained model is packed as it is")
     model, _ = checkpoints.load(args)
     save(checkpoints.pack(model, args.eval_bits), args.output)
 

@@ -10,7 +10,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class QuantizedEntry:
-    """One quantized weight. Sizes in bytes; `bytes_after` is codes of `bits` bits plus the scales."""
+    """One quantized weight. Sizes in bytes; `bytes_after` is codes of `bits` bits plus the scales.
+
+    `layer` is the layer's type, here and below; empty for a packed file, which does not say it.
+    """
 
     name: str
     layer: str
@@ -64,16 +67,18 @@ class Report:
         }
 
     def __str__(self) -> str:
-        layers = _table("weight", "layer", "shape", ">scales", ">bits", "quantizer", ">bytes", ">after")
+        known = any(entry.layer for entry in self.quantized)
+        layers = _table("weight", *["layer"] * known, "shape", ">scales", ">bits", "quantizer", ">bytes", ">after")
         for e in self.quantized:
             shape = "x".join(map(str, e.shape))
-            cells = (e.name, e.layer, shape, e.scales, e.bits, e.quantizer, e.bytes_before, e.bytes_after)
+            cells = (e.name, *[e.layer] * known, shape, e.scales, e.bits, e.quantizer, e.bytes_before, e.bytes_after)
             layers.add_row(*map(str, cells))
         kept = _table("left in float", ">modules", ">parameters", "for example")
         for reason in dict.fromkeys(entry.reason for entry in self.left_in_float):
             entries = [entry for entry in self.left_in_float if entry.reason == reason]
             count = sum(entry.parameters for entry in entries)
-            kept.add_row(reason, str(len(entries)), str(count), f"{entries[0].name} ({entries[0].layer})")
+            example = f"{entries[0].name} ({entries[0].layer})".removesuffix(" ()")
+            kept.add_row(reason, str(len(entries)), str(count), example)
         t = self.totals
         summary = (
             f"quantized {t['quantized_weights']:,} weights in {len(self.quantized)} tensors; "

@@ -12,25 +12,16 @@ def row_bytes(length: int, bits: int) -> int:
     return -(-length * bits // 8)
 
 
+# Eight codes are `bits` whole bytes; code i begins in byte i * bits // 8 and ends there or in the next one.
+
+
+@rowwise
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Codes in [-Q-1, Q] (int8, (rows, length)) as bytes (uint8, (rows, row_bytes)).
 
     Code i of a row, plus Q + 1, is bits i * bits and following of the row, lowest bit first;
     byte j holds bits 8 j to 8 j + 7, lowest first. What is left of a row's last byte is zero.
     """
-    return _pack(codes, bits)
-
-
-def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
-    """The codes (int8, (rows, length)) of which `pack` made `packed`."""
-    return _unpack(packed, bits, length)
-
-
-# Eight codes are `bits` whole bytes; code i begins in byte i * bits // 8 and ends there or in the next one.
-
-
-@rowwise
-def _pack(codes: Tensor, bits: int) -> Tensor:
     rows, length = codes.shape
     unsigned = codes.to(torch.int16) + (largest_code(bits) + 1)
     eights = torch.nn.functional.pad(unsigned, (0, -length % 8)).view(rows, -(-length // 8), 8)
@@ -45,7 +36,8 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
 
 
 @rowwise
-def _unpack(packed: Tensor, bits: int, length: int) -> Tensor:
+def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
+    """The codes (int8, (rows, length)) of which `pack` made `packed`."""
     rows, count = packed.shape
     octets = torch.nn.functional.pad(packed, (0, -count % bits)).view(rows, -(-count // bits), bits)
     eights = octets.new_empty(rows, octets.shape[1], 8, dtype=torch.int8)

@@ -61,10 +61,16 @@ class PackedWeight:
         """int8, of shape `rows`."""
         return unpack(self.packed, self.bits, math.prod(self.rows[1:])).view(self.rows)
 
+    @property
+    def wide_scales(self) -> Tensor:
+        """The scales in the dtype of the product, float32 at least."""
+        return self.scales.to(torch.promote_types(self.scales.dtype, torch.float32))
+
     def values(self) -> Tensor:
         """scale * code, of `shape` and `dtype`."""
-        codes = self.granularity.split(self.codes()).to(self.scales.dtype)
-        rows = self.granularity.join(codes.mul_(self.scales.unsqueeze(1)), torch.Size(self.rows)).to(self.dtype)
+        scales = self.wide_scales
+        codes = self.granularity.split(self.codes()).to(scales.dtype)
+        rows = self.granularity.join(codes.mul_(scales.unsqueeze(1)), torch.Size(self.rows)).to(self.dtype)
         return channels_second(rows, self.transposed) if self.transposed else rows
 
     @property
@@ -146,11 +152,13 @@ def is_packed(path: Union[str, Path]) -> bool:
 def read(path: Union[str, Path]) -> PackedModel:
     """Read a packed file. Nothing is unpickled; shapes, names and sizes are checked before tensors are read.
 
+    The tensors are copies: what becomes of the file later does not matter.
+
     Raises:
         PackedFileError: cut off, altered, not a packed file, or of a later version
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", backend="pread") as file:
             return _read(path, file)
     except (SafetensorError, OSError, UnicodeError, RecursionError) as e:
         if isinstance(e, FileNotFoundError):
@@ -176,15 +184,19 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
     for name, about in described.items():
         try:
             described_weights[name] = _check_weight(name, about, file, names)
-        except (KeyError, TypeError, ValueError, OptionError) as e:
+        except (KeyError, TypeError, ValueError, RuntimeError, OptionError) as e:
             raise refuse(f"{name}: {e}") from None
     codes = {name + end for name in described for end in (_CODES, _SCALES)}
     known = set(described) | (names - codes)
     for alias, name in aliases.items():
-        if alias in known or name not in known:
+        if alias in known or not isinstance(name, str) or name not in known:
             raise refuse(f"{alias} is said to be the same as {name}, which cannot be")
-    tensors = {name: file.get_tensor(name) for name in sorted(names)}
-    if header.get("sha256") != _checksum(header, tensors):
+    try:
+        tensors = {name: file.get_tensor(name) for name in sorted(names)}
+        checksum = _checksum(header, tensors)
+    except (TypeError, RuntimeError) as e:
+        raise refuse(f"a tensor whose dtype or shape torch does not have: {e}") from None
+    if header.get("sha256") != checksum:
         raise refuse("the checksum does not fit: the file was altered or damaged. Mend: pack or copy it again")
     weights = {
         name: make(tensors.pop(name + _CODES), tensors.pop(name + _SCALES)) for name, make in described_weights.items()

@@ -37,7 +37,7 @@ class Kernel:
 
     @staticmethod
     def serves(weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None) -> Optional[str]:
-        """Why this kernel cannot compute with a weight on a device; None if it can."""
+        """Why this kernel cannot compute with a weight on a device, to be read after its name; None if it can."""
         raise NotImplementedError
 
     def __init__(self, weight: PackedWeight, convolution: Optional[Convolution] = None):
@@ -57,13 +57,13 @@ class Kernel:
 
 def _int8_serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
     if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
-        return "int8_dynamic needs an x86 CPU, or for matrices CUDA"
+        return "needs an x86 CPU"
     return _no_groups(weight)
 
 
 def _no_groups(weight: PackedWeight) -> Optional[str]:
     grouped = isinstance(weight.granularity, PerGroup)
-    return "int8_dynamic has one scale a channel, not one a group" if grouped else None
+    return "needs a scale for each channel or for all, not for groups" if grouped else None
 
 
 def _without_codes(weight: PackedWeight) -> PackedWeight:
@@ -113,9 +113,9 @@ class Int8Matmul(Kernel):
     @staticmethod
     def serves(weight, device, convolution=None):
         if convolution or device.type != "cuda":
-            return "multiplies matrices on CUDA"
+            return "multiplies matrices, on CUDA"
         if weight.rows[0] % 8 or math.prod(weight.rows[1:]) % 8:
-            return "int8_dynamic needs a multiple of 8 inputs and outputs on CUDA"
+            return "needs a multiple of 8 inputs and outputs"
         return _no_groups(weight)
 
     def __init__(self, weight, convolution=None):
@@ -176,7 +176,7 @@ def _rounded(x: Tensor, levels: int) -> Tuple[Tensor, float, int]:
     """x in steps from its least to its largest value, 0 among them: uint8 numbers, the step, the number of 0."""
     low, high = (float(end) for end in torch.aminmax(x))
     step = max((max(high, 0.0) - min(low, 0.0)) / levels, torch.finfo(torch.float32).tiny)
-    zero = round(-min(low, 0.0) / step)
+    zero = round(-min(low, 0.0) / step) if math.isfinite(step) else 0  # then the output is not finite either
     return (x / step).add_(zero).round_().clamp_(0, levels).to(torch.uint8), step, zero
 
 
@@ -197,17 +197,19 @@ class Int4WeightOnly(Kernel):
     @staticmethod
     def serves(weight, device, convolution=None):
         if device.type not in ("cpu", "cuda"):
-            return "int4_weight_only is for CPUs and CUDA"
+            return "needs a CPU or CUDA"
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+            return "needs a GPU of compute capability 8.0 or later"
         if convolution is not None:
-            return "int4_weight_only multiplies matrices"
+            return "multiplies matrices"
         if weight.bits > 4:
-            return f"int4_weight_only holds 4 bits, not {weight.bits}"
+            return f"holds 4 bits, not {weight.bits}"
         if weight.rows[0] % 16 or Int4WeightOnly._group(weight) is None:
-            return "int4_weight_only needs a multiple of 16 outputs, and groups of a multiple of 32"
+            return "needs a multiple of 16 outputs, and groups of a multiple of 32"
         return None
 
     def __init__(self, weight, convolution=None):
-        self._made_of = weight
+        self._about = _without_codes(weight)
         codes = weight.codes().flatten(1)
         out, length = codes.shape
         self._size = self._group(weight)
@@ -230,7 +232,15 @@ class Int4WeightOnly(Kernel):
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     def weight(self):
-        return self._made_of
+        """Its codes are what the kernel makes of the unit vectors, with scales of 1."""
+        ones = torch.zeros_like(self._scales)
+        ones[..., 0] = 1
+        length = math.prod(self._about.rows[1:])
+        columns = [
+            self._multiply(F.one_hot(inputs, length).to(torch.bfloat16), self._weight, self._size, ones)
+            for inputs in torch.arange(length, device=ones.device).split(256)
+        ]
+        return replace(self._about, packed=pack(torch.cat(columns).t().to(torch.int8), self._about.bits))
 
 
 KERNELS: Dict[str, Tuple[Type[Kernel], ...]] = {
@@ -242,13 +252,18 @@ BACKENDS = ("auto", *KERNELS, "dequantize")
 
 def choose(
     backend: str, weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None
-) -> Optional[Type[Kernel]]:
-    """The kernel for a layer's weight; None: decode it and compute in float.
+) -> Tuple[Optional[Type[Kernel]], str]:
+    """The kernel for a layer's weight; or None, decode it and compute in float, and why.
 
     `auto`: int8_dynamic where it can serve the weight (x86 CPU, CUDA; one scale a channel or tensor),
     else decoded. A backend that is named serves the weights that it can, the others are decoded;
     `dequantize` decodes all, which is exact. What is decoded is decoded once and kept, if that takes
     no more than half of the free memory; else in each call.
     """
-    kernels = KERNELS.get("int8_dynamic" if backend == "auto" else backend, ())
-    return next((kernel for kernel in kernels if kernel.serves(weight, device, convolution) is None), None)
+    reasons = []
+    for kernel in KERNELS.get("int8_dynamic" if backend == "auto" else backend, ()):
+        reason = kernel.serves(weight, device, convolution)
+        if reason is None:
+            return kernel, ""
+        reasons.append(f"{kernel.__name__} {reason}")
+    return None, "; ".join(reasons)

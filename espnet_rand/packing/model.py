@@ -1,10 +1,13 @@
 """From a quantized model to a packed one, and from a packed file into a model."""
 
+import functools
 import logging
 import math
+import threading
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Mapping, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,7 @@ from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import Clock
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
+from espnet_rand.packing.kernels import KERNELS
 from espnet_rand.packing.memory import free_memory
 from espnet_rand.packing.weight import PackedReader
 
@@ -29,7 +33,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         info: for the file's metadata
 
     Raises:
-        QuantizationError: the model has no quantized weight
+        QuantizationError: the model has no quantized weight, or one that another layer uses in float
     """
     model.eval()
     layers = quantized_layers(model)
@@ -55,6 +59,13 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
                 dtype=parameter.dtype,
                 transposed=_transposed(layer),
             )
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in made and name not in getattr(module, "_quantized", {}):
+                raise QuantizationError(
+                    f"{made[id(parameter)]} is also used in float, by {type(module).__name__}: "
+                    "exclude both layers or neither"
+                )
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in made and name != made[id(parameter)]:
             aliases[name] = made[id(parameter)]
@@ -92,32 +103,54 @@ def _adapter(name: str) -> bool:
 def weights_on_meta() -> Iterator[None]:
     """Layers made inside the block have parameters without memory, for `load_into` to fill.
 
-    Models that load weights while they are built (Whisper) neither read nor keep them.
+    Models that load weights while they are built (Whisper) neither read nor keep them. Other threads
+    go on as ever; those that enter such a block wait.
     """
-    kinds = [kind for kind in registered() if kind.__module__.startswith("torch.")]
-    originals = [(kind, "__init__", kind.__init__) for kind in kinds]
-    originals += [(nn.Module, "to", nn.Module.to), (nn.Module, "load_state_dict", nn.Module.load_state_dict)]
-    originals += [(torch, "load", torch.load)]
+    patches = [(kind, "__init__", _init_on_meta) for kind in registered() if kind.__module__.startswith("torch.")]
+    patches += [(nn.Module, "to", _stay), (nn.Module, "load_state_dict", _load_nothing), (torch, "load", _load_on_meta)]
+    with _patching:
+        originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+        try:
+            for (owner, name, replacement), (_, _, original) in zip(patches, originals):
+                setattr(owner, name, _in_this_thread(original, replacement))
+            yield
+        finally:
+            for owner, name, original in originals:
+                setattr(owner, name, original)
 
-    def on_meta(original):
-        def init(self, *args, **kwargs):
-            if kwargs.get("device") is None:
-                kwargs["device"] = "meta"
-            original(self, *args, **kwargs)
 
-        return init
+_patching = threading.RLock()
 
-    load = torch.load
-    try:
-        for kind in kinds:
-            kind.__init__ = on_meta(kind.__init__)
-        nn.Module.to = lambda self, *args, **kwargs: self
-        nn.Module.load_state_dict = lambda self, *args, **kwargs: _IncompatibleKeys([], [])
-        torch.load = lambda *args, **kwargs: load(*args, **{**kwargs, "map_location": "meta"})
-        yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
+
+def _in_this_thread(original: Callable, replacement: Callable) -> Callable:
+    """`replacement(original, ...)` in this thread, the original in all others."""
+    thread = threading.get_ident()
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(*args, **kwargs)
+        return replacement(original, *args, **kwargs)
+
+    return call
+
+
+def _init_on_meta(original: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    if kwargs.get("device") is None:
+        kwargs["device"] = "meta"
+    original(module, *args, **kwargs)
+
+
+def _stay(original: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    return module
+
+
+def _load_nothing(original: Callable, *args: Any, **kwargs: Any) -> _IncompatibleKeys:
+    return _IncompatibleKeys([], [])
+
+
+def _load_on_meta(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    return original(*args, **{**kwargs, "map_location": "meta"})
 
 
 def load_into(
@@ -140,21 +173,31 @@ def load_into(
     floats.update({alias: floats[name] for alias, name in packed.aliases.items() if name in floats})
     model.load_state_dict(floats, strict=False, assign=True)
     clock = Clock(0)
-    decoded: List[Tuple[PackedReader, nn.Module, str]] = []
+    made: List[Tuple[PackedReader, nn.Module, str]] = []
     for module, names in _layers(model, packed):
         readers: Dict[str, PackedReader] = {}
         for name, weight in names.items():
-            scales = weight.scales.to(device, max(weight.scales.dtype, torch.float32, key=lambda dtype: dtype.itemsize))
-            weight = replace(weight, packed=weight.packed.to(device), scales=scales)
+            weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device))
             readers[name] = PackedReader(weight, module, name, backend)
             module._parameters[name] = None
-            decoded += [(readers[name], module, name)] if readers[name].decoded_bytes else []
+            made.append((readers[name], module, name))
         wrap_layer(module, readers, {}, clock)
-    _keep_decoded(decoded, device)
+    _say([reader for reader, _, _ in made], backend)
+    _keep_decoded([entry for entry in made if entry[0].decoded_bytes], device)
     model.requires_grad_(False).eval()
     lost = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     if lost:
         raise PackedFileError(f"the packed model lacks {', '.join(lost[:5])}: pack it again from its checkpoint")
+
+
+def _say(readers: List[PackedReader], backend: str) -> None:
+    """How many weights are computed with how; a warning where a backend that was asked for serves none."""
+    served = Counter(reader.backend for reader in readers)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(served.items()))
+    logging.info(f"espnet_rand: packed weights, backend {backend}: {counts}")
+    if backend in KERNELS and not served.keys() - {"lookup", "float"}:
+        reason = next((reader.reason for reader in readers if reader.reason), "it has no linear layer or convolution")
+        logging.warning(f"espnet_rand: {backend} serves no layer of the model, which is decoded: {reason}")
 
 
 def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: torch.device) -> None:
@@ -171,22 +214,22 @@ def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: to
 
 
 def report(packed: PackedModel) -> Report:
-    """What a packed model holds. Sizes are compared with those of the decoded weights."""
+    """What a packed model holds. Sizes are compared with those of float32 weights."""
     quantized = [
         QuantizedEntry(
             name=name,
-            layer="-",
+            layer="",
             shape=weight.shape,
             scales=len(weight.scales),
             bits=weight.bits,
             quantizer=f"{weight.granularity}",
-            bytes_before=math.prod(weight.shape) * weight.dtype.itemsize,
+            bytes_before=math.prod(weight.shape) * 4,
             bytes_after=weight.bytes,
         )
         for name, weight in packed.weights.items()
     ]
     kept = [
-        FloatEntry(name, "-", tensor.numel(), tensor.numel() * tensor.element_size(), str(tensor.dtype))
+        FloatEntry(name, "", tensor.numel(), tensor.numel() * tensor.element_size(), str(tensor.dtype))
         for name, tensor in packed.floats.items()
     ]
     return Report(quantized, kept)

@@ -1,58 +1,81 @@
 """What stands in a layer in the place of a packed weight."""
 
 import math
-from typing import Any, Optional, Tuple, Type, Union
+from typing import Any, Dict, Optional, Tuple, Type, Union
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_map_only
 
 from espnet_rand.packing.file import PackedWeight
 from espnet_rand.packing.kernels import Convolution, Kernel, choose
 
 
-class IntegerWeight(Tensor):
-    """A weight that computes on its codes in the calls that can, and is a float tensor in all others.
-
-    The layer's own call (F.linear, F.conv1d, F.conv2d) uses `kernel`; F.embedding decodes the rows
-    that it looks up; for anything else the weight is decoded once, and kept.
+class Codes:
+    """A weight's codes, in the form in which they are computed with.
 
     Args:
-        weight: what it is about
+        weight: what they are of
         kernel: made of the weight when it is first used: until then the codes are as they are in the file
         convolution: what the kernel is made for
     """
 
-    @staticmethod
-    def __new__(cls, weight: PackedWeight, kernel: Optional[Type[Kernel]], convolution: Optional[Convolution]):
-        made = Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype, device=weight.scales.device)
-        made._kernel, made._convolution, made._packed = kernel, convolution, weight
-        made._made = made._codes = made._decoded = None
-        return made
+    def __init__(self, weight: PackedWeight, kernel: Optional[Type[Kernel]], convolution: Optional[Convolution]):
+        self.shape, self.device = weight.shape, weight.scales.device
+        self.has_kernel, self.convolution = kernel is not None, convolution
+        self._kind, self._packed = kernel, weight
+        self._kernel = self._rows = None
 
     def kernel(self) -> Kernel:
         """The kernel, which from then on keeps the codes."""
         packed = self._packed  # looked at once: another thread may be doing the same
         if packed is not None:
-            self._made, self._packed = self._kernel(packed, self._convolution), None
-        return self._made
+            self._kernel, self._packed = self._kind(packed, self.convolution), None
+        return self._kernel
 
-    def decoded(self) -> Tensor:
+    def values(self) -> Tensor:
         """The float weight, scale * code."""
-        if self._decoded is None:
-            self._decoded = (self._packed or self._made.weight()).values()
-        return self._decoded
+        return (self._packed or self._kernel.weight()).values()
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Rows `indices` of the float weight, (*indices, dim)."""
-        if self._codes is None:
-            self._codes = self._packed.codes()
-        codes, scales = self._codes[indices.reshape(-1)], self._packed.scales
+        if self._rows is None:
+            self._rows = self._packed.codes()
+        flat, scales = indices.reshape(-1), self._packed.scales
+        codes = self._rows.index_select(0, flat)
+        if not len(flat):
+            return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
         if scales.numel() > 1:
-            scales = scales.view(len(self._codes), -1)[indices.reshape(-1)].reshape(-1)
+            scales = scales.view(len(self._rows), -1).index_select(0, flat).reshape(-1)
         groups = self._packed.granularity.split(codes).to(scales.dtype)
         rows = self._packed.granularity.join(groups * scales.unsqueeze(1), codes.shape)
-        return rows.view(*indices.shape, -1).to(self._packed.dtype)
+        return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
+
+
+class IntegerWeight(Tensor):
+    """A weight that computes on its codes in the calls that can, and is a float tensor in all others.
+
+    The layer's own call (F.linear, F.conv1d, F.conv2d) uses their kernel; F.embedding decodes the rows
+    that it looks up; for anything else the weight is decoded once, and kept.
+
+    Args:
+        codes: its own, or shared with weights of other dtypes
+        dtype: of the float tensor
+    """
+
+    @staticmethod
+    def __new__(cls, codes: Codes, dtype: torch.dtype):
+        made = Tensor._make_wrapper_subclass(cls, codes.shape, dtype=dtype, device=codes.device)
+        made.codes, made._decoded = codes, None
+        return made
+
+    def decoded(self) -> Tensor:
+        """The float weight."""
+        if self._decoded is None:
+            self._decoded = self.codes.values().to(self.dtype)
+        return self._decoded
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -80,15 +103,18 @@ _ABOUT = {
 }  # fmt: skip
 
 
-def _linear(x: Tensor, weight: Any, bias: Optional[Tensor] = None) -> Any:
-    if not isinstance(weight, IntegerWeight) or weight._kernel is None or weight._convolution:
+# their parameters have torch's names
+
+
+def _linear(input: Tensor, weight: Any, bias: Optional[Tensor] = None) -> Any:
+    if not isinstance(weight, IntegerWeight) or not weight.codes.has_kernel or weight.codes.convolution:
         return NotImplemented
-    y = weight.kernel()(x)
+    y = weight.codes.kernel()(input)
     return y if bias is None else y.add_(bias)
 
 
 def _convolution(
-    x: Tensor,
+    input: Tensor,
     weight: Any,
     bias: Optional[Tensor] = None,
     stride: Union[int, Tuple[int, ...]] = 1,
@@ -96,21 +122,23 @@ def _convolution(
     dilation: Union[int, Tuple[int, ...]] = 1,
     groups: int = 1,
 ) -> Any:
-    if not isinstance(weight, IntegerWeight) or weight._kernel is None:
+    if not isinstance(weight, IntegerWeight) or not weight.codes.has_kernel:
         return NotImplemented
     called = (stride, padding, dilation, groups)
-    if not weight._convolution:  # of one frame
+    if not weight.codes.convolution:  # of one frame
         if called != ((1,), (0,), (1,), 1):
             return NotImplemented
-        return _linear(x.transpose(-1, -2), weight, bias).transpose(-1, -2)
-    if called != weight._convolution or x.dim() != weight.dim():
+        return _linear(input.transpose(-1, -2), weight, bias).transpose(-1, -2)
+    if called != weight.codes.convolution or input.dim() != weight.dim():
         return NotImplemented
-    y = weight.kernel()(x)
-    return y if bias is None else y.add_(bias.view(-1, *[1] * (x.dim() - 2)))
+    y = weight.codes.kernel()(input)
+    return y if bias is None else y.add_(bias.view(-1, *[1] * (input.dim() - 2)))
 
 
-def _embedding(indices: Tensor, weight: Any, *options: Any, **named: Any) -> Any:
-    return weight.lookup(indices) if isinstance(weight, IntegerWeight) and not weight._kernel else NotImplemented
+def _embedding(input: Tensor, weight: Any, *options: Any, **named: Any) -> Any:
+    if not isinstance(weight, IntegerWeight) or weight.codes.has_kernel:
+        return NotImplemented
+    return weight.codes.lookup(input).to(weight.dtype)
 
 
 def _to(weight: Any, *options: Any, **named: Any) -> Any:
@@ -131,7 +159,9 @@ def _convolution_of(module: nn.Module) -> Optional[Convolution]:
 
 
 def _has_kernels(module: nn.Module) -> bool:
-    """Whether a layer is one that the kernels know."""
+    """Whether a layer is one that the kernels know (attention reads the weight of its output projection)."""
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return False
     if isinstance(module, (nn.Conv1d, nn.Conv2d)):
         return module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return isinstance(module, nn.Linear)
@@ -140,20 +170,31 @@ def _has_kernels(module: nn.Module) -> bool:
 class PackedReader:
     """What a packed layer reads in place of its parameter; has QuantizedWeight's place in it.
 
+    The layer gets a buffer `<name>_decoded`, whose dtype, which `layer.to(dtype)` changes, is the weight's.
+    It is empty but where the weight is decoded once.
+
     Args:
         weight: on the device that the layer computes on
         module: the layer, and `name` the parameter
         backend: see `espnet_rand.packing.kernels.choose`
+
+    Attributes:
+        backend: the kernel's name; `lookup` of an embedding, `float` where the weight is decoded
+        reason: why no kernel of the backend serves a layer that kernels know; else empty
     """
 
     def __init__(self, weight: PackedWeight, module: nn.Module, name: str, backend: str):
         self.quantizer = f"packed, {weight.bits} bits, {len(weight.scales)} scales"
         convolution = _convolution_of(module)
-        kernel = choose(backend, weight, weight.scales.device, convolution) if _has_kernels(module) else None
-        self.backend = kernel.__name__ if kernel else "float"
-        integer = kernel or isinstance(module, nn.Embedding)
-        self._integer = IntegerWeight(weight, kernel, convolution) if integer else None
-        self._weight = None if integer else weight
+        kernel, self.reason = None, ""
+        if _has_kernels(module):
+            kernel, self.reason = choose(backend, weight, weight.scales.device, convolution)
+        self.backend = kernel.__name__ if kernel else "lookup" if isinstance(module, nn.Embedding) else "float"
+        floating = self.backend == "float"
+        self._weight = weight if floating else None
+        self._codes = None if floating else Codes(weight, kernel, convolution)
+        self._integers: Dict[torch.dtype, IntegerWeight] = {}
+        module.register_buffer(name + "_decoded", weight.scales.new_empty(0, dtype=weight.dtype), persistent=False)
 
     @property
     def decoded_bytes(self) -> int:
@@ -162,7 +203,7 @@ class PackedReader:
 
     def keep_decoded(self, layer: nn.Module, name: str) -> None:
         """Decode the weight of a layer that computes in float now; else each read does."""
-        layer.register_buffer(name + "_decoded", self._weight.values(), persistent=False)
+        layer._buffers[name + "_decoded"] = self._weight.values()
         self._weight = None
 
     def read(self, layer: nn.Module, name: str) -> Any:
@@ -172,9 +213,14 @@ class PackedReader:
                 "a packed model decodes and does not train. Mend: call eval(); to train, unpack it "
                 "(python -m espnet_rand.bin.unpack_weights)"
             )
+        decoded = layer._buffers[name + "_decoded"]
         if self._weight is not None:
-            return self._weight.values()
-        return layer._buffers[name + "_decoded"] if self._integer is None else self._integer
+            return self._weight.values().to(decoded.dtype)
+        if self._codes is None:
+            return decoded
+        if decoded.dtype not in self._integers:
+            self._integers[decoded.dtype] = IntegerWeight(self._codes, decoded.dtype)
+        return self._integers[decoded.dtype]
 
     @property
     def enabled(self) -> bool:
@@ -185,7 +231,7 @@ class PackedReader:
         raise RuntimeError("a packed model has no float weights to compute with")
 
     def __deepcopy__(self, memo: Any) -> "PackedReader":
-        return self  # nothing in it ever changes
+        return self  # what the layers compute with never changes
 
     def follow(self, layer: nn.Module, name: str) -> None:
         """Nothing is learned here."""

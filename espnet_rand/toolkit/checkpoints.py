@@ -17,7 +17,7 @@ from espnet_rand.layers import QuantizationError, quantize, quantized_layers, se
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.fitting import PretrainedError, fit
-from espnet_rand.toolkit.packed import empty_checkpoint
+from espnet_rand.toolkit.packed import check_adapter, empty_checkpoint
 from espnet_rand.toolkit.pretrained import opened, read
 
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model_file",
         type=Path,
         help="e.g. valid.acc.ave.pth, an archive or directory of the model zoo or a tag of it, or a packed file; "
-        "default: the weights that the model is built with",
+        "default, but for pack_weights: the weights that the model is built with",
     )
 
 
@@ -74,6 +74,10 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     espnet_rand.register()
     task = find_task(args.task)
     if args.model_file is None:
+        logging.warning(
+            "espnet_rand: --model_file is not given: the weights are those that the model is built with, "
+            "random ones unless it loads its own, as Whisper does"
+        )
         return task.build_model_from_file(args.train_config)
     with opened(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
         config = args.train_config or files.train_config
@@ -113,7 +117,12 @@ def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.N
 
 
 def pack(model: AbsESPnetModel, bits: Optional[str] = None) -> PackedModel:
-    """A quantized model, packed at `--eval_bits`, with the versions and the resolved options in its metadata."""
+    """A quantized model, packed at `--eval_bits`, with the versions and the resolved options in its metadata.
+
+    Raises:
+        PackedFileError: it has adapters that cannot be packed
+    """
+    check_adapter(getattr(model, "_adapter", "lora"))
     if bits is not None:
         set_eval_bits(model, eval_bits.read(bits))
     info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}

@@ -76,6 +76,16 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
     return model
 
 
+def check_adapter(name: str) -> None:
+    """Refuse adapters that are not part of a packed model's weights.
+
+    Raises:
+        PackedFileError: it is not ESPnet's `lora`
+    """
+    if name != "lora":
+        raise PackedFileError(f"{name} adapters cannot be packed: only those of lora are part of the weights")
+
+
 def backend() -> str:
     """The backend that was asked for.
 

@@ -149,13 +149,13 @@ def _write(report: Report, args: Any) -> None:
         temporary.write_text(yaml.safe_dump(report.to_dict(), sort_keys=False), encoding="utf-8")
 
 
-def _create_adapter(original, model, *args, **kwargs):
+def _create_adapter(original, model, adapter, *args, **kwargs):
     """Adapters put new layers in the place of quantized ones: quantize these as well."""
     if packed.building():
-        return  # a packed model has them in its weights
+        return packed.check_adapter(adapter)  # a packed model has it in its weights
     before = model.state_dict().keys()
-    original(model, *args, **kwargs)
-    model._adapter_keys = model.state_dict().keys() - before  # which no pretrained model has
+    original(model, adapter, *args, **kwargs)
+    model._adapter, model._adapter_keys = adapter, model.state_dict().keys() - before  # which no pretrained model has
     if hasattr(model, "_quantization"):
         logging.info(f"espnet_rand: layers of the adapter\n{quantize_new_layers(model)}")
 

@@ -154,6 +154,15 @@ def test_what_cannot_be_done_is_said_in_one_line(experiments, tmp_path, capsys, 
     assert stopped.value.code == 1 and message in said[-1] and not list(tmp_path.iterdir())
 
 
+def test_weights_that_nobody_trained_are_not_packed_in_silence(experiments, tmp_path, capsys, caplog):
+    output = ["--output", str(tmp_path / "out.safetensors")]
+    with pytest.raises(SystemExit):
+        pack_weights.main(["--train_config", str(experiments / "rand/config.yaml"), *output])
+    assert "--model_file is not given" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    quantize_weights.main(["--train_config", str(experiments / "float/config.yaml"), *output, "--quantizer", "absmax"])
+    assert "--model_file is not given: the weights are those that the model is built with" in caplog.text
+
+
 def test_a_missing_file_is_named(experiments, tmp_path, capsys):
     arguments = _arguments(experiments / "rand", tmp_path / "out.safetensors")
     arguments[3] = "/no/such.pth"

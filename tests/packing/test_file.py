@@ -107,12 +107,14 @@ def rewritten(path, tmp_path, change):
         ({"weights": []}, "damaged"),
         ({"weights": {"0.weight": None}}, "0.weight"),
         ({"weights": {"0.weight": {"shape": [5, 10**15]}}}, "it must be U8"),
+        ({"weights": {"0.weight": {"shape": [2**40, 2**40]}}}, "0.weight: .*overflow"),
         ({"weights": {"0.weight": {"shape": [5, -6]}}}, "positive"),
         ({"weights": {"0.weight": {"bits": 9}}}, "9 bits"),
         ({"weights": {"0.weight": {"bits": 8}}}, "it must be U8"),
         ({"weights": {"0.weight": {"granularity": "group", "group_size": 0}}}, "group_size"),
         ({"weights": {"0.weight": {"transposed": 4}}}, "transposed"),
         ({"aliases": {"1.weight": "nothing"}}, "the same as nothing"),
+        ({"aliases": {"1.weight": []}}, "the same as"),
         ({"sha256": "0"}, "checksum"),
         ({"espnet": "202612"}, "checksum"),
     ],
@@ -126,6 +128,38 @@ def test_a_wrong_header_is_named(path, tmp_path, change, message):
 
     with pytest.raises(PackedFileError, match=message):
         read(rewritten(path, tmp_path, apply))
+
+
+def test_a_file_that_is_overwritten_later_changes_nothing(path, tmp_path):
+    (tmp_path / "model").write_bytes(path.read_bytes())
+    packed = read(tmp_path / "model")
+    before = packed.weights["0.weight"].values()
+    with (tmp_path / "model").open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(packed.weights["0.weight"].values(), before) and before.any()
+    assert torch.equal(packed.floats["2.running_var"], torch.ones(5))
+
+
+def test_scales_of_16_bits_are_multiplied_in_float32(tmp_path):
+    step = 1 + 2**-10  # 7 steps are no number of float16
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[7 * step, -3 * step]]))
+    quantize(model, QuantizerConfig("absmax", bits=4))
+    write(tmp_path / "model", pack_model(model))
+    packed = read(tmp_path / "model")
+    assert packed.weights["weight"].scales.dtype == torch.float16
+    assert torch.equal(packed.state_dict()["weight"], model.eval().weight)
+
+
+@pytest.mark.parametrize("dtype, shape, size", [("F4", [2], 1), ("F32", [0, 2**40, 2**40], 0)])
+def test_tensors_that_torch_does_not_have_are_refused(tmp_path, dtype, shape, size):
+    header = json.dumps({"format_version": 1, "weights": {}, "aliases": {}})
+    about = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    text = json.dumps({"__metadata__": {"espnet_rand": header}, "x": about}).encode()
+    (tmp_path / "model").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    with pytest.raises(PackedFileError, match="torch does not have"):
+        read(tmp_path / "model")
 
 
 def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):

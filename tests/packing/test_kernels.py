@@ -1,5 +1,7 @@
 """Integer kernels against the decoded weight."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -96,15 +98,21 @@ def test_the_arithmetic_of_int8_matmul(bits, granularity, frames):
         (Int4WeightOnly, PerGroup(32)),
     ],
 )
-def test_what_cudas_kernels_get(kernel, granularity):
+def test_what_cudas_kernels_get(kernel, granularity, monkeypatch):
     """Shapes and dtypes alone, which torch checks without a GPU."""
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
     with FakeTensorMode():
         scales = torch.rand(granularity.groups(torch.empty(48, 128)), device="cuda")
         packed = torch.zeros(48, 64, dtype=torch.uint8, device="cuda")
         weight = PackedWeight(packed, scales, bits=4, shape=(48, 128), granularity=granularity)
+        if kernel is Int4WeightOnly:
+            assert "8.0" in kernel.serves(weight, scales.device)
+            monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))
         assert kernel.serves(weight, scales.device) is None
-        y = kernel(weight)(torch.rand(3, 5, 128, device="cuda"))
+        made = kernel(weight)
+        y = made(torch.rand(3, 5, 128, device="cuda"))
         assert y.shape == (3, 5, 48) and y.is_cuda and y.dtype == torch.float32
+        assert made.weight().packed.shape == packed.shape and made.weight().packed.is_cuda
 
 
 @pytest.mark.parametrize(
@@ -131,6 +139,14 @@ def test_a_convolution_of_silence():
     assert torch.equal(y, model[0].bias[:, None, None].expand_as(y))
 
 
+def test_a_convolution_of_what_is_not_finite_is_not_finite():
+    model = nn.Sequential(nn.Conv2d(1, 16, 3))
+    quantize(model, QuantizerConfig("absmax"))
+    load_into(packed := nn.Sequential(nn.Conv2d(1, 16, 3)), pack_model(model), "int8_dynamic")
+    with torch.no_grad():
+        assert packed(torch.full((1, 1, 3, 3), torch.nan)).isnan().all()
+
+
 def test_a_convolution_without_a_batch_is_decoded():
     """torch's integer convolutions want a batch."""
     name, y, expected = both(lambda: nn.Conv2d(8, 16, 3), torch.Size([8, 20, 10]), "int8_dynamic")
@@ -147,3 +163,16 @@ def test_the_weight_is_found_again_in_the_kernel(layer, backend, bits):
     quantize(stock, QuantizerConfig("absmax", bits=bits))
     load_into(model, pack_model(stock), backend)
     assert torch.equal(model[0].weight + 0.0, stock.eval()[0].weight)
+
+
+def test_int4_keeps_the_codes_once():
+    """Once computed with: its layout and its scales, half a byte a weight, and no other tensor."""
+    stock, model = nn.Sequential(nn.Linear(128, 48)), nn.Sequential(nn.Linear(128, 48))
+    quantize(stock, QuantizerConfig("absmax", bits=2))
+    packed = pack_model(stock)
+    load_into(model, packed, "int4_weight_only")
+    codes = weakref.ref(packed.weights["0.weight"].packed)
+    with torch.no_grad():
+        model(torch.randn(3, 128))
+    del packed
+    assert codes() is None

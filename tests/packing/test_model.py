@@ -2,14 +2,32 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from espnet_rand import QuantizationError, QuantizerConfig, quantize
-from espnet_rand.packing import BACKENDS, PackedFileError, load_into, pack_model, read, weights_on_meta, write
+from espnet_rand.packing import (
+    BACKENDS,
+    PackedFileError,
+    PackedModel,
+    PackedWeight,
+    load_into,
+    pack_model,
+    read,
+    report,
+    weights_on_meta,
+    write,
+)
+from espnet_rand.quantizers.granularity import PerChannel
 
 
 class AllLayers(nn.Module):
@@ -116,12 +134,145 @@ def test_no_parameter_and_no_float_copy_of_an_integer_layer_is_left(model, tmp_p
     assert not any(name.startswith(("embed", "linear.weight", "out")) for name in parameters)
     assert "linear.bias" in parameters and not any(p.requires_grad for p in parameters.values())
     if torch.backends.quantized.engine == "x86" and packed.linear._quantized["weight"].backend == "Int8Dynamic":
-        assert "weight_decoded" not in dict(packed.linear.named_buffers())
+        assert packed.linear.weight_decoded.numel() == 0
+        # attention reads this one's weight, and computes in float
+        assert packed.attention.out_proj._quantized["weight"].backend == "float"
+        assert packed.attention.out_proj.weight_decoded.shape == (24, 24)
 
 
 def test_a_tied_weight_is_stored_once(model):
     packed = pack_model(model)
     assert packed.aliases == {"out.weight": "embed.weight"} and "out.weight" not in packed.weights
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["int8_dynamic", "dequantize"])
+@pytest.mark.parametrize("free", [2**40, 0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_computes_in_the_dtype_that_it_is_moved_to(monkeypatch, backend, free, dtype):
+    """As ESPnet's `--dtype` does."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    torch.manual_seed(0)
+    quantize(stock := AllLayers(), QuantizerConfig("absmax", bits=4))
+    packed = loaded(pack_model(stock), backend).to(dtype)
+    weight, expected = packed.linear.weight, stock.eval()(TOKENS)
+    assert weight.dtype == dtype and (weight + 0).dtype == dtype
+    if packed.linear._quantized["weight"].backend != "float":
+        assert weight.to(dtype) is weight  # as OpenAI's Whisper does before each use
+    y = packed(TOKENS)
+    assert y.dtype == dtype and (y - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+def test_lookups_are_those_of_torch(granularity):
+    quantize(stock := nn.Sequential(nn.Embedding(5, 6)), QuantizerConfig("absmax", granularity=granularity))
+    load_into(packed := nn.Sequential(nn.Embedding(5, 6)), pack_model(stock))
+    stock.eval()
+    for indices in (torch.tensor(3), torch.zeros(2, 0, 3).long(), torch.tensor([[1, 4]], dtype=torch.int32)):
+        assert torch.equal(packed(indices), stock(indices))
+    for wrong in (-1, 5):
+        with pytest.raises(IndexError):
+            packed(torch.tensor([wrong]))
+
+
+@torch.no_grad()
+def test_torchs_functions_may_be_called_with_names():
+    quantize(stock := nn.Sequential(nn.Linear(4, 3), nn.Conv1d(3, 2, 3), nn.Embedding(5, 6)), {})
+    load_into(packed := nn.Sequential(nn.Linear(4, 3), nn.Conv1d(3, 2, 3), nn.Embedding(5, 6)), pack_model(stock))
+    x, image, rows = torch.randn(2, 4), torch.randn(1, 3, 7), torch.tensor([2])
+    linear, convolution, embedding = packed
+    assert torch.equal(F.linear(input=x, weight=linear.weight, bias=linear.bias), linear(x))
+    y = F.conv1d(input=image, weight=convolution.weight, bias=convolution.bias)  # decoded: no stride as layers give it
+    torch.testing.assert_close(y, convolution(image), rtol=0.05, atol=0.05)
+    assert torch.equal(F.embedding(input=rows, weight=embedding.weight), embedding(rows))
+
+
+_LOADING = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from espnet_rand.packing import load_into, read, weights_on_meta
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+def load(path, layers):
+    with weights_on_meta():
+        model = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(layers)))
+    load_into(model, read(path))
+    return model
+
+load(sys.argv[1], 1)
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+model = load(sys.argv[2], 48)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's")
+@pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"), reason="not an x86 CPU")
+def test_loading_takes_little_more_memory_than_the_file(tmp_path):
+    """No float copy of what computes on integers: 48 matrices of 4 MB in float, half a MB in the file."""
+    for layers in (1, 48):
+        weights = {
+            f"{n}.weight": PackedWeight(
+                torch.randint(0, 256, (1024, 512)).to(torch.uint8), torch.ones(1024), 4, (1024, 1024), PerChannel()
+            )
+            for n in range(layers)
+        }
+        floats = {f"{n}.bias": torch.zeros(1024) for n in range(layers)}
+        write(tmp_path / f"{layers}", PackedModel(weights, floats))
+    size = (tmp_path / "48").stat().st_size
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADING, tmp_path / "1", tmp_path / "48"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "100000"},  # what is freed goes back at once
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.5 * size < int(done.stdout) < 1.5 * size
+
+
+def test_other_threads_do_not_notice_a_load():
+    """Neither one that computes meanwhile, nor one that loads as well and ends later."""
+    inside, leave, seen = threading.Event(), threading.Event(), []
+    original = nn.Linear.__init__
+
+    def compute():
+        model = nn.Linear(2, 2)
+        model.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.ones(2)})
+        seen.append((model.weight.device.type, model.to(torch.float64).weight.dtype, model.bias.sum().item()))
+
+    def load():
+        with weights_on_meta():
+            inside.set()
+            leave.wait()
+
+    other = threading.Thread(target=load)
+    with weights_on_meta():
+        other.start()
+        computing = threading.Thread(target=compute)
+        computing.start()
+        computing.join()
+        both = inside.wait(0.3)
+        assert nn.Linear(2, 2).weight.is_meta
+    leave.set()
+    other.join()
+    assert seen == [("cpu", torch.float64, 2.0)] and not both
+    assert nn.Linear.__init__ is original and nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_it_says_how_many_weights_each_kernel_got(caplog):
+    caplog.set_level("INFO")
+    packed = pack_model(small({"quantizer": "absmax"}))
+    load_into(small(), packed, "dequantize")
+    assert "backend dequantize: float 2" in caplog.text and "serves no layer" not in caplog.text
+    load_into(small(), packed, "int4_weight_only")
+    reason = "Int4WeightOnly needs a multiple of 16 outputs, and groups of a multiple of 32"
+    assert f"int4_weight_only serves no layer of the model, which is decoded: {reason}" in caplog.text
 
 
 def test_one_frame_without_a_batch(model, tmp_path):
@@ -149,6 +300,14 @@ def test_packing_leaves_the_model_as_it_was(model):
     before = copy.deepcopy(model.state_dict())
     pack_model(model)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_weight_that_is_also_used_in_float_is_refused():
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 6), "out": nn.Linear(6, 5)})
+    model["out"].weight = model["embed"].weight
+    quantize(model, QuantizerConfig("absmax", exclude=["embed"]))
+    with pytest.raises(QuantizationError, match="out.weight is also used in float, by Embedding: exclude both"):
+        pack_model(model)
 
 
 def test_a_float_model_has_nothing_to_pack():
@@ -192,6 +351,13 @@ def test_other_dtypes(dtype, tmp_path):
     assert torch.equal(twin(x), model(x))
     load_into(twin := small().to(dtype), read(path), "int8_dynamic")
     torch.testing.assert_close(twin(x), model(x), rtol=0.1, atol=0.05)
+
+
+def test_sizes_are_compared_with_float32():
+    model = nn.Linear(8, 4, bias=False).to(torch.bfloat16)
+    quantize(model, QuantizerConfig("absmax"))
+    packed = report(pack_model(model))
+    assert packed.totals["bytes_before"] == 4 * 32 and "layer" not in str(packed).splitlines()[0]
 
 
 def test_scales_take_16_bits_only_where_they_fit(tmp_path):

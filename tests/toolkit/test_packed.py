@@ -10,8 +10,11 @@ from espnet_rand.packing import PackedFileError, pack_model, read, write
 espnet_rand.register()
 from espnet2.bin import pack  # noqa: E402
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
+from espnet2.layers.create_adapter import create_adapter_fn_table  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 from espnet_model_zoo.downloader import ModelDownloader  # noqa: E402
+
+from espnet_rand.toolkit import checkpoints  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,30 @@ def test_a_file_for_another_model_is_refused(trained, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(PackedFileError, match="model.safetensors: made for another architecture.*feed_forward"):
         Speech2Text(tmp_path / "config.yaml", path)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("backend", ["auto", "dequantize"])
+def test_it_decodes_in_another_dtype(trained, monkeypatch, backend, dtype):
+    exp, path = trained
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", backend)
+    speech2text = Speech2Text(exp / "config.yaml", path, dtype=dtype, beam_size=3, maxlenratio=-8.0)
+    (_, score), *_ = hypotheses(speech2text)
+    (_, reference), *_ = recognize(exp, exp / "valid.loss.best.pth")
+    assert score == pytest.approx(reference, rel=0.02)
+
+
+def test_adapters_that_are_not_part_of_the_weights_are_refused(trained, tmp_path, monkeypatch):
+    exp, path = trained
+    config = yaml.safe_load((exp / "config.yaml").read_text())
+    config.update(use_adapter=True, adapter="houlsby", adapter_conf={})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(PackedFileError, match="houlsby adapters cannot be packed"):
+        Speech2Text(tmp_path / "config.yaml", path)
+    monkeypatch.setitem(create_adapter_fn_table, "houlsby", lambda model: None)
+    model, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml", exp / "valid.loss.best.pth")
+    with pytest.raises(PackedFileError, match="houlsby adapters cannot be packed"):
+        checkpoints.pack(model)
 
 
 def test_a_damaged_file_is_refused(trained, tmp_path):
