@@ -97,10 +97,12 @@ class Int8Dynamic(Kernel):
             self._weight = torch.ops.quantized.linear_prepack(tensor, None)
 
     def __call__(self, x):
-        # (the kernel wants at least two dimensions, and searches pass one)
-        flat = x.reshape(-1, x.shape[-1])
-        y = torch.ops.quantized.linear_dynamic(flat.float(), self._weight, self._seven_bits)
-        return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
+        # a call for one frame takes little longer than Python around it: nothing is done that need not be
+        if x.dim() == 1:  # the kernel wants more, and searches pass one
+            return self(x.unsqueeze(0)).squeeze(0)
+        if x.dtype != torch.float32:
+            return self(x.float()).to(x.dtype)
+        return torch.ops.quantized.linear_dynamic(x, self._weight, self._seven_bits)
 
     def weight(self):
         tensor, _ = torch.ops.quantized.linear_unpack(self._weight)
