@@ -308,7 +308,7 @@ def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zo
         (["--model_file", lm], "there must be one *model_file in it; there is lm_train_config, lm_file"),
         (["--model_file", folder], "no meta.yaml"),
         (["--model_file", asr, "--train_config", other], f"{asr} does not fit the model of {other}: "),
-        ([], "give at least one"),
+        ([], "--model_file is not given"),
     ):
         with pytest.raises(SystemExit):
             pack_weights.main([*map(str, options), "--output", output])
