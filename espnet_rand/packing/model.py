@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from espnet_rand.layers.layer import SCALE_SUFFIX, find_layer, quantized_layers, registered, wrap_layer
+from espnet_rand.layers.eval_bits import NamedWeight, quantized_weights
+from espnet_rand.layers.layer import SCALE_SUFFIX, find_layer, registered, wrap_layer
 from espnet_rand.layers.quantize import QuantizationError
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import Clock
@@ -36,39 +37,19 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         QuantizationError: the model has no quantized weight, or one that another layer uses in float
     """
     model.eval()
-    layers = quantized_layers(model)
-    if not layers:
+    quantized = quantized_weights(model)
+    if not quantized:
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
-    made: Dict[int, str] = {}
-    weights: Dict[str, PackedWeight] = {}
-    aliases: Dict[str, str] = {}
-    for layer_name, layer in layers:
-        for name, quantized in layer._quantized.items():
-            full = f"{layer_name}.{name}" if layer_name else name
-            parameter = layer._parameters[name]
-            if id(parameter) in made:
-                continue
-            made[id(parameter)] = full
-            codes, scales = quantized.encode(layer, name)
-            weights[full] = PackedWeight(
-                packed=pack(codes.flatten(1), quantized.bits),
-                scales=_narrow(scales),
-                bits=quantized.bits,
-                shape=tuple(parameter.shape),
-                granularity=quantized.quantizer.granularity,
-                dtype=parameter.dtype,
-                transposed=_transposed(layer),
-            )
+    names = {id(weight.layer._parameters[weight.name]): full for full, weight in quantized.items()}
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if id(parameter) in made and name not in getattr(module, "_quantized", {}):
+            if id(parameter) in names and name not in getattr(module, "_quantized", {}):
                 raise QuantizationError(
-                    f"{made[id(parameter)]} is also used in float, by {type(module).__name__}: "
+                    f"{names[id(parameter)]} is also used in float, by {type(module).__name__}: "
                     "exclude both layers or neither"
                 )
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in made and name != made[id(parameter)]:
-            aliases[name] = made[id(parameter)]
+    weights = {full: _packed(weight) for full, weight in quantized.items()}
+    aliases = {alias: full for full, weight in quantized.items() for alias in weight.full_names[1:]}
     floats, seen = {}, {}
     for name, tensor in model.state_dict().items():
         if name in weights or name in aliases or name.endswith(SCALE_SUFFIX) or _adapter(name):
@@ -79,6 +60,20 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         else:
             seen[key], floats[name] = name, tensor
     return PackedModel(weights, floats, aliases, dict(info))
+
+
+def _packed(weight: NamedWeight) -> PackedWeight:
+    layer, name, quantized, _ = weight
+    codes, scales = quantized.encode(layer, name)
+    return PackedWeight(
+        packed=pack(codes.flatten(1), quantized.bits),
+        scales=_narrow(scales),
+        bits=quantized.bits,
+        shape=tuple(layer._parameters[name].shape),
+        granularity=quantized.quantizer.granularity,
+        dtype=layer._parameters[name].dtype,
+        transposed=_transposed(layer),
+    )
 
 
 def _transposed(module: nn.Module) -> int:
