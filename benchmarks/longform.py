@@ -53,14 +53,15 @@ def measure(args: argparse.Namespace) -> None:
     from espnet2.bin.asr_inference import Speech2Text
 
     from espnet_rand.longform import LongForm
+    from espnet_rand.toolkit.recognition import Recognizer
 
     model, mode = args.measure
     config, file = MODELS[model]
     os.chdir(args.recipe)
     limit = round(args.memory * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    speech2text = Speech2Text(f"exp/full/{config}", f"exp/full/{file}", ctc_weight=1.0, beam_size=2)
-    long_form = LongForm(speech2text, mode=mode, window=args.window)
+    speech2text = Speech2Text(f"exp/full/{config}", f"exp/full/{file}", ctc_weight=1.0)
+    long_form = LongForm(Recognizer(speech2text, ctc_greedy=True), mode=mode, window=args.window)
     long_form(np.zeros(RATE, np.float32) + 0.01)  # what is loaded and decoded once
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter()
@@ -108,7 +109,7 @@ def main() -> None:
                 row += [f"{(found['peak'] - found['loaded']) / 1e6:.0f}"]
             rows.append(row if found else [*row, f"more than {args.memory:g} GB", "-", "-"])
     text = (
-        f"# Long recordings\n\n{circumstances(command)}; the trained Conformer of egs2/mini/asr1 (CTC, beam 2), "
+        f"# Long recordings\n\n{circumstances(command)}; the trained Conformer of egs2/mini/asr1 (CTC, greedy), "
         f"windows of {args.window:g} s. Real-time factor: seconds of decoding for a second of audio. Peak memory: of "
         "the process, and what decoding adds to it.\n\n"
         + markdown(["seconds", "mode", "model", "real-time factor", "peak MB", "of decoding MB"], rows)

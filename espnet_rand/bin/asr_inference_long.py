@@ -42,6 +42,8 @@ _FREE |= {"key_file", "data_path_and_name_and_type"}
 
 
 def get_parser(task: str = "asr") -> argparse.ArgumentParser:
+    from espnet2.utils.types import str2bool
+
     parser = recognition.get_parser(task)
     parser.prog = "asr_inference_long"
     parser.description = __doc__
@@ -49,6 +51,13 @@ def get_parser(task: str = "asr") -> argparse.ArgumentParser:
     group = parser.add_argument_group("Long recordings")
     group.add_argument("--task", choices=recognition.TASKS, default="asr")
     group.add_argument("--mode", choices=MODES, default="windows", help="vad needs silero-vad (pip)")
+    group.add_argument(
+        "--ctc_greedy",
+        type=str2bool,
+        default=False,
+        help="the best token of each frame by the model's CTC, in place of the search, whose time grows with the square "
+        "of a window with CTC",
+    )
     group.add_argument("--window", type=float, default=30.0, help="seconds")
     group.add_argument("--overlap", type=float, help="seconds that two windows share; default: a fifth of a window")
     return parser

@@ -47,7 +47,7 @@ class LongForm:
 
     Args:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference: float, quantized or packed;
-            or, as Recognizer, anything with a `rate` that is called with samples and returns Heard
+            or a Recognizer of one, or anything else with a `rate` that is called with samples and returns Heard
         mode: windows: of the same length, with an overlap, joined on what both saw; memory does not grow with the
             recording. vad: the same of stretches with speech, which silero-vad finds. whole: the recording at once
         window: seconds; no more than a few times what the model was trained on. Not of mode whole

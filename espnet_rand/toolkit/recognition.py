@@ -10,7 +10,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 
-from espnet_rand.toolkit.token_times import ctc_frames, transducer_frames
+from espnet_rand.toolkit.token_times import ctc_best_path, ctc_frames, transducer_frames
 
 #: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
 TASKS = ("asr", "asr_transducer")
@@ -61,16 +61,26 @@ class Recognizer:
 
     Args:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference
+        ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. The time of
+            the search with CTC grows with the square of a recording's length, that of this with the length
 
     Attributes:
         rate: of the samples that it wants, in Hz
+
+    Raises:
+        ValueError: ctc_greedy, and the model has no CTC
     """
 
-    def __init__(self, speech2text: Any):
+    def __init__(self, speech2text: Any, ctc_greedy: bool = False):
         self.speech2text = speech2text
         self.model = speech2text.asr_model
+        if ctc_greedy and getattr(self.model, "ctc", None) is None:
+            raise ValueError(f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a transducer. "
+                "Mend: leave ctc_greedy out")
+        self.ctc_greedy = ctc_greedy
         self.rate = _rate(speech2text.asr_train_args)
         self._preprocess = _preprocessor(speech2text.asr_train_args)
+        self._blank = getattr(self.model, "blank_id", 0)
 
     @torch.no_grad()
     def __call__(self, samples: np.ndarray) -> Heard:
@@ -80,19 +90,24 @@ class Recognizer:
         module = self.model.encoder if postencoder is None else postencoder
         hook = module.register_forward_hook(lambda module, inputs, output: encoded.append(output[0]))
         try:
-            best = self.speech2text(self._preprocess(samples))
+            found = (self._encode if self.ctc_greedy else self.speech2text)(self._preprocess(samples))
         except Exception as e:
             if type(e).__name__ != "TooShortUttError":  # each task has a class of this name
                 raise
             return Heard([], note="too short for the model")
         finally:
             hook.remove()
-        text, tokens, ids = self._best(best)
-        if not tokens:
-            return Heard([])
         # an encoder with intermediate CTC returns those outputs too
         frames = encoded[-1][0] if isinstance(encoded[-1], tuple) else encoded[-1]
-        spans = self._frames(frames, ids)
+        if self.ctc_greedy:
+            ids, spans = ctc_best_path(self.model.ctc.log_softmax(frames)[0], self._blank)
+            tokens = self.speech2text.converter.ids2tokens(ids)
+            text = self._to_text(tokens)
+        else:
+            text, tokens, ids = self._best(found)
+            spans = self._frames(frames, ids) if tokens else None
+        if not tokens:
+            return Heard([])
         seconds = len(samples) / self.rate
         stretches = _word_tokens(text, tokens, self._to_text)
         if spans is None:
@@ -102,6 +117,11 @@ class Recognizer:
         step = self._frame_seconds(len(samples), frames.size(1))
         times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
         return Heard([Word(word, times[first][0], times[last][1]) for word, first, last in stretches])
+
+    def _encode(self, samples: np.ndarray) -> None:
+        speech = torch.as_tensor(samples)[None]
+        speech = speech.to(self.speech2text.device, getattr(torch, self.speech2text.dtype))
+        self.model.encode(speech, torch.tensor([speech.size(1)], device=speech.device))
 
     def _best(self, result: Any) -> Tuple[str, List[str], List[int]]:
         """Text, tokens and their numbers of the best hypothesis."""
@@ -120,11 +140,10 @@ class Recognizer:
 
     def _frames(self, encoded: torch.Tensor, ids: List[int]) -> Optional[List[Tuple[int, int]]]:
         """First frame of each token, and the frame after its last; nothing where there is no alignment."""
-        blank = getattr(self.model, "blank_id", 0)
         if getattr(self.model, "ctc", None) is not None:
-            return ctc_frames(self.model.ctc.log_softmax(encoded)[0], ids, blank)
+            return ctc_frames(self.model.ctc.log_softmax(encoded)[0], ids, self._blank)
         if getattr(self.model, "joint_network", None) is not None:
-            return transducer_frames(self.model.joint_network, self.model.decoder, encoded, ids, blank)
+            return transducer_frames(self.model.joint_network, self.model.decoder, encoded, ids, self._blank)
         return None
 
     def _frame_seconds(self, samples: int, frames: int) -> float:
@@ -219,4 +238,4 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
     options.update(device="cuda" if args.ngpu else "cpu", nbest=1)
     if "batch_size" in names:
         options["batch_size"] = 1
-    return Recognizer(module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options))
+    return Recognizer(module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options), args.ctc_greedy)

@@ -32,6 +32,22 @@ def ctc_frames(log_probs: Tensor, tokens: List[int], blank: int) -> Optional[Spa
     return [(span.start, span.end) for span in merge_tokens(path[0], scores[0], blank=blank)]
 
 
+def ctc_best_path(log_probs: Tensor, blank: int) -> Tuple[List[int], Spans]:
+    """The tokens of the best class of each frame, repetitions merged (Graves, 2006, best path decoding), and frames.
+
+    Args:
+        log_probs: (frames, classes)
+
+    Returns:
+        tokens without blanks; the first frame of each, and the frame after its last
+    """
+    classes, counts = log_probs.argmax(-1).unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0)
+    spoken = classes != blank
+    starts, ends = (ends - counts)[spoken].tolist(), ends[spoken].tolist()
+    return classes[spoken].tolist(), list(zip(starts, ends))
+
+
 def transducer_frames(joint: Any, decoder: Any, encoded: Tensor, tokens: List[int], blank: int) -> Optional[Spans]:
     """The same on the best path of a transducer (Graves, 2012): the frame in which each token is emitted.
 

@@ -67,6 +67,22 @@ def test_a_joint_anywhere_in_a_word(model, tune):
         assert np.abs(starts[:, 0] - starts[:, 1] - shift / 16000).max() < 0.1
 
 
+def test_greedy_decoding_with_ctc_hears_the_same(model, tune, tmp_path):
+    text, samples = tune
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
+    assert decode(model, tmp_path / "wav.scp", tmp_path / "search") is None
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Speech2Text, "__call__", lambda self, speech: asked.append(speech))
+        assert decode(model, tmp_path / "wav.scp", tmp_path / "greedy", "--ctc_greedy", "true") is None
+    assert not asked and texts(tmp_path / "greedy") == texts(tmp_path / "search") == {"a": text}
+    ctm = [(tmp_path / name / "1best_recog/ctm").read_text() for name in ("greedy", "search")]
+    assert ctm[0] == ctm[1]
+    # other options than those of what is finished
+    assert "ctc_greedy" in decode(model, tmp_path / "wav.scp", tmp_path / "greedy")
+
+
 def test_odd_recordings(model, tune, tmp_path):
     text, samples = tune
     stereo48 = np.repeat(samples, 3)[:, None] * [1.0, 0.5]

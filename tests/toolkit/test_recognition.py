@@ -94,6 +94,12 @@ def test_the_rate_is_the_frontends(tmp_path):
         assert Recognizer(other).rate == number
 
 
+@pytest.mark.parametrize("kind", ["attention", "asr_transducer"])
+def test_greedy_decoding_wants_ctc(kind, tmp_path):
+    with pytest.raises(ValueError, match="has no CTC.*Mend"):
+        Recognizer(build(kind, tmp_path), ctc_greedy=True)
+
+
 def test_the_volume_is_set_as_in_training(tmp_path):
     speech2text = build("ctc_attention", tmp_path)
     given = []

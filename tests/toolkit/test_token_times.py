@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from espnet_rand.toolkit.token_times import ctc_frames, transducer_frames
+from espnet_rand.toolkit.token_times import ctc_best_path, ctc_frames, transducer_frames
 
 
 def test_ctc_frames_are_those_of_the_best_path():
@@ -22,6 +22,16 @@ def test_ctc_frames_are_those_of_the_best_path():
 
 def collapsed(path):
     return [symbol for symbol, _ in itertools.groupby(path) if symbol]
+
+
+def test_the_best_path_of_ctc():
+    path = [0, 2, 2, 0, 2, 1, 1, 0]
+    log_probs = torch.nn.functional.one_hot(torch.tensor(path), 3).float().log_softmax(-1)
+    tokens, spans = ctc_best_path(log_probs, 0)
+    assert tokens == [2, 2, 1] and spans == [(1, 3), (4, 5), (5, 7)]
+    assert spans == ctc_frames(log_probs, tokens, 0)
+    assert ctc_best_path(log_probs[:1], 0) == ([], [])
+    assert ctc_best_path(log_probs[:2], 2) == ([0], [(0, 1)])
 
 
 def test_tokens_that_do_not_fit_have_no_times():

@@ -108,4 +108,5 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
     --whole_durations "10 20 30 60 120 300" \
     --modes "${modes}" \
     --window "${window}" \
-    --overlap "${overlap}"
+    --overlap "${overlap}" \
+    --inference_args "--ctc_greedy true"
