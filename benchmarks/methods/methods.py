@@ -70,30 +70,37 @@ def latent(model: nn.Module, name: str) -> Tensor:
 
 
 class _Rows(nn.Module):
-    """A quantizer of matrices, for a weight of any number of dimensions."""
+    """A quantizer of matrices, for any weight; zeros fill its rows up to a multiple of `group`."""
 
-    def __init__(self, quantizer: Callable[[Tensor], Tensor]):
+    def __init__(self, quantizer: Callable[[Tensor], Tensor], group: int = 1):
         super().__init__()
         self.quantizer = quantizer
+        self.group = group
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.quantizer(weight.flatten(1)).view_as(weight)
+        rows = weight.flatten(1)
+        filled = nn.functional.pad(rows, (0, -rows.shape[1] % self.group))
+        return self.quantizer(filled)[:, : rows.shape[1]].reshape(weight.shape)
 
 
-def _parametrize(model: nn.Module, names: List[str], make: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
+def _parametrize(
+    model: nn.Module, names: List[str], make: Callable[[Tensor], Callable[[Tensor], Tensor]], group: int = 1
+) -> None:
     for name in names:
         module, _, weight = name.rpartition(".")
         layer = model.get_submodule(module)
-        register_parametrization(layer, weight, _Rows(make(getattr(layer, weight).detach().flatten(1))))
+        register_parametrization(layer, weight, _Rows(make(getattr(layer, weight).detach().flatten(1)), group))
 
 
 def _torchao(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
     """The fake quantizer of torchao's QAT linear layers, on all weights."""
     from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
-    size = {"group_size": GROUP_SIZE} if granularity == "group" else {}
-    config = IntxFakeQuantizeConfig(getattr(torch, f"int{bits}"), f"per_{granularity}", is_symmetric=True, **size)
-    _parametrize(model, names, lambda rows: IntxFakeQuantizer(config))
+    size = {"group": GROUP_SIZE} if granularity == "group" else {}
+    config = IntxFakeQuantizeConfig(
+        getattr(torch, f"int{bits}"), f"per_{granularity}", is_symmetric=True, group_size=size.get("group")
+    )
+    _parametrize(model, names, lambda rows: IntxFakeQuantizer(config), **size)
 
 
 class _Brevitas(nn.Module):
@@ -101,14 +108,14 @@ class _Brevitas(nn.Module):
         super().__init__()
         from brevitas.inject.enum import ScalingImplType
         from brevitas.nn import QuantLinear
-        from brevitas.quant import Int8WeightPerChannelFloat, Int8WeightPerTensorFloat
+        from brevitas.quant import Int8WeightPerChannelFloatMSE, Int8WeightPerTensorFloatMSE
 
-        quant = Int8WeightPerChannelFloat if granularity == "channel" else Int8WeightPerTensorFloat
+        quant = Int8WeightPerChannelFloatMSE if granularity == "channel" else Int8WeightPerTensorFloatMSE
         layer = QuantLinear(
             rows.shape[1],
             rows.shape[0],
             bias=False,
-            weight_quant=quant.let(scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS),
+            weight_quant=quant.let(scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS, narrow_range=False),
             weight_bit_width=bits,
         )
         layer.load_state_dict({"weight": rows}, strict=False)  # what the scale starts from
@@ -119,7 +126,7 @@ class _Brevitas(nn.Module):
 
 
 def _brevitas(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
-    """brevitas's weights with a learned scale that starts from the largest weight."""
+    """brevitas's weights, all 2^bits codes, with a learned scale that starts where the squared error is least."""
     _parametrize(model, names, lambda rows: _Brevitas(rows, bits, granularity))
 
 
@@ -179,12 +186,20 @@ for _estimator in ("ste", "pqn"):
         METHODS[f"rand_m2_{_estimator}_k{_k}"] = Method(
             f"RAND mode 2, {_estimator}, k = {_k}", _ours("rand", _estimator, mode=2, k=_k)
         )
+for _step in (50, 150):
+    METHODS[f"rand_m3_ste_from{_step}"] = Method(
+        f"RAND mode 3, straight-through, float before step {_step}",
+        _ours("rand", mode=3, init="clip", start_step=_step),
+    )
 METHODS["rand_m2_pqn_normal"] = Method("RAND mode 2, normal noise", _ours("rand", "pqn", mode=2, noise="normal"))
 
 # What may close the gap to float
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     _method = METHODS[_name]
     METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=1.0)
+METHODS["lsc_clip_scales"] = replace(
+    METHODS["lsc_clip"], text="learnable scale and clip, from clip search, scales learn 10 times slower", scale_rate=0.1
+)
 METHODS["rand_m3_ste_scales"] = replace(
     METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
 )

@@ -55,8 +55,7 @@ def get_parser(task: str = "asr") -> argparse.ArgumentParser:
         "--ctc_greedy",
         type=str2bool,
         default=False,
-        help="the best token of each frame by the model's CTC, in place of the search, whose time grows with the square "
-        "of a window with CTC",
+        help="the best token of each frame by the model's CTC; no search, whose time grows with the square of a window",
     )
     group.add_argument("--window", type=float, default=30.0, help="seconds")
     group.add_argument("--overlap", type=float, help="seconds that two windows share; default: a fifth of a window")

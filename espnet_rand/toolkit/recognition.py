@@ -75,8 +75,10 @@ class Recognizer:
         self.speech2text = speech2text
         self.model = speech2text.asr_model
         if ctc_greedy and getattr(self.model, "ctc", None) is None:
-            raise ValueError(f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a transducer. "
-                "Mend: leave ctc_greedy out")
+            raise ValueError(
+                f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a "
+                "transducer. Mend: leave ctc_greedy out"
+            )
         self.ctc_greedy = ctc_greedy
         self.rate = _rate(speech2text.asr_train_args)
         self._preprocess = _preprocessor(speech2text.asr_train_args)
