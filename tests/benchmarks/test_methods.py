@@ -170,5 +170,5 @@ def test_the_table_tests_pairs_of_sentences():
     assert same.p_value(also) == 1 and worse.p_value(also) < 0.01
     low, high = worse.interval()
     assert low < worse.wer < high
-    text = report.table(CELL, [same, worse, also])
+    text = " ".join(report.table(CELL, [same, worse, also]).split())
     assert "| `ste` | straight-through | 0.01 | 1 | 10.00 |" in text and "| † |" in text
