@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet_rand.presets import presets
+
 RECIPE = Path(__file__).parents[2] / "egs2/mini/asr1"
 TEMPLATE = RECIPE.parents[1] / "TEMPLATE/asr1"
 
@@ -101,6 +103,8 @@ def test_the_curve_has_every_method_and_budget(tmp_path):
     for mode, config, rest in systems.values():
         assert mode not in ("pack", "round") or config == "-" or config in systems
         assert mode == "plan" or "quantizer" not in rest or mode == "pack" or "granularity=tensor" in rest
+    used = {rest.split("--quantizer_config ")[1].split()[0] for *_, rest in systems.values() if "_config" in rest}
+    assert used == {"rand_m3_ste_w2348", "rand_m3_ste_w4", "ste_w4", "lsc_w4"} <= presets().keys()
     assert "--seed 2" in systems["lsc_w3.2"][2] and "bits=3" in systems["lsc_w3.2"][2]
 
 

@@ -27,7 +27,7 @@ def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
     try:
         references, hypotheses = read_lines(reference), read_lines(hypothesis)
     except DataError as e:
-        sys.exit(f"score.py: {e}. Mend: run stages 1 to 6 first")
+        sys.exit(f"score.py: {e}. Mend: remove it, if it is there, and run stages 1 to 6")
     if references.keys() != hypotheses.keys():
         sys.exit(
             f"score.py: {hypothesis} has {len(hypotheses)} of {len(references)} "
