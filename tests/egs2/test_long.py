@@ -1,9 +1,7 @@
 """The stages of recipes with long recordings, on a model that makes no mistakes; LibriSpeech-Long's layout."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,17 +11,13 @@ import soundfile
 import yaml
 
 import espnet_rand
+from tests.egs2 import recipe
+from tests.egs2.recipe import EGS2
 from tests.longform import tones
 
-EGS2 = Path(__file__).parents[2] / "egs2"
 
-
-def run(command, cwd=EGS2 / "mini_long/asr1"):
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix, OMP_NUM_THREADS="1")
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
-    )
+def run(command):
+    return recipe.run(*command, cwd=EGS2 / "mini_long/asr1")
 
 
 @pytest.fixture(scope="module")

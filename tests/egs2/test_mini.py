@@ -1,31 +1,23 @@
 """The whole mini recipe at its tiny size: every stage, by run.sh, from nothing."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from espnet_rand.presets import presets
+from tests.egs2.recipe import EGS2, run
 
-RECIPE = Path(__file__).parents[2] / "egs2/mini/asr1"
-TEMPLATE = RECIPE.parents[1] / "TEMPLATE/asr1"
+RECIPE = EGS2 / "mini/asr1"
+TEMPLATE = EGS2 / "TEMPLATE/asr1"
 
 pytest.importorskip("espeakng_loader")
 
 
 def run_recipe(root, *options):
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [
-        RECIPE / "run.sh", "--corpus_size", "tiny", "--datadir", root / "data", "--expdir", root / "exp",
-        *options,
-    ]  # fmt: skip
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
-    )
+    directories = ["--datadir", root / "data", "--expdir", root / "exp"]
+    return run(RECIPE / "run.sh", "--corpus_size", "tiny", *directories, *options)
 
 
 @pytest.fixture(scope="module")

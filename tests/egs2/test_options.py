@@ -1,16 +1,12 @@
 """The options that recipes share, with `echo` in place of the training."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from espnet_rand.presets import presets
+from tests.egs2.recipe import EGS2, run
 
-EGS2 = Path(__file__).parents[2] / "egs2"
 # the name of the tokens, options, where systems are in expdir
 RECIPES = {
     "librispeech": ("bpe_unigram5000", ["--model", "transducer", "--presets", "rand_w4 lsc_w4"], "transducer"),
@@ -20,12 +16,8 @@ RECIPES = {
 }
 
 
-def run(recipe, cwd, *options):
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [str(EGS2 / recipe / "asr1/run.sh"), *options]
-    streams = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
-    return subprocess.run(command, cwd=cwd, env=environment, **streams)
+def run_sh(recipe, cwd, *options):
+    return run(EGS2 / recipe / "asr1/run.sh", *options, cwd=cwd)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -39,7 +31,7 @@ def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_
     (stats / "all.done").touch()
     (tmp_path / "whisper.pt").touch()
     options = [*options, "--datadir", "data", "--expdir", "exp", "--python", "echo", "--stage", "4"]
-    done = run(recipe, tmp_path, *options, "--stop_stage", "4")
+    done = run_sh(recipe, tmp_path, *options, "--stop_stage", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     said = [log.read_text() for log in (tmp_path / "exp" / below).glob("*/train.log")]
     used = {name for text in said for name in re.findall(r"--quantizer_config (\S+)", text)}
@@ -49,7 +41,7 @@ def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_
 
 @pytest.mark.parametrize("recipe", [*RECIPES, "librispeech_long"])
 def test_help_has_the_options_of_the_recipe_and_of_the_stages(recipe):
-    done = run(recipe, EGS2, "--help")
+    done = run_sh(recipe, EGS2, "--help")
     assert done.returncode == 0 and not done.stderr
     assert "--datadir DIR" in done.stdout and "stop_stage=" in done.stdout
 
@@ -58,8 +50,8 @@ def test_long_recordings_of_librispeech_are_decoded_with_the_models_of_its_recip
     (tmp_path / "data/long_dev_clean/30s").mkdir(parents=True)
     (tmp_path / "data/long_dev_clean/30s/wav.scp").write_text("a a.flac\n")
     options = ["--datadir", "data", "--expdir", "exp", "--stage", "9"]
-    done = run("librispeech_long", tmp_path, "--model", "transducer", *options)
+    done = run_sh("librispeech_long", tmp_path, "--model", "transducer", *options)
     assert f"{tmp_path}/exp/transducer/float is not finished" in done.stderr
     for model, reason in (("whisper", "--model must be conformer"), ("streaming_conformer", "is not decoded here")):
-        done = run("librispeech_long", tmp_path, "--model", model, *options)
+        done = run_sh("librispeech_long", tmp_path, "--model", model, *options)
         assert done.returncode == 1 and reason in done.stderr

@@ -1,9 +1,7 @@
 """The parts of egs2/prompts/asr1/local that need neither recordings nor weights."""
 
-import os
 import random
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,9 +11,10 @@ import soundfile
 import torch
 
 from espnet_rand.kaldi import read_lines
+from tests.egs2.recipe import EGS2, run
 
 whisper = pytest.importorskip("whisper")
-LOCAL = Path(__file__).parents[2] / "egs2/prompts/asr1/local"
+LOCAL = EGS2 / "prompts/asr1/local"
 DIMS = {
     "n_mels": 80,
     "n_audio_ctx": 20,
@@ -202,10 +201,7 @@ def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
         soundfile.write(sounds / f"press-{n}.wav", np.zeros(4000), 8000)
     soundfile.write(sounds / "activated.wav", np.zeros(4000), 8000)
     (sounds / "core-sounds-en.txt").write_text("\n".join(listing) + "\n")
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [LOCAL / "data.sh", "--prompts_dir", sounds, "--datadir", tmp_path / "data"]
-    done = subprocess.run(list(map(str, command)), cwd=LOCAL.parent, capture_output=True, text=True, env=environment)
+    done = run(LOCAL / "data.sh", "--prompts_dir", sounds, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
     assert done.returncode == 0 and "1 prompts of the list have no recording" in done.stdout, done.stderr
     assert {name: len(read_lines(tmp_path / f"data/{name}/text")) for name in ("train", "dev", "test")} == {
         "train": 7,
