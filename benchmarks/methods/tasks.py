@@ -21,7 +21,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from espnet_rand.longform.data import read_lines
+from espnet_rand.kaldi import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 Batch = Dict[str, Tensor]

@@ -25,9 +25,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from espnet_rand.atomic import replacing
+from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform import AudioError, LongForm, Transcript
 from espnet_rand.longform.audio import CommandError, opened
-from espnet_rand.longform.data import DataError, read_lines
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.journal import JournalError

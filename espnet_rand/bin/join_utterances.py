@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
+from espnet_rand.kaldi import DataError
 from espnet_rand.longform.audio import AudioError, CommandError
-from espnet_rand.longform.data import GROUPS, DataError, join
+from espnet_rand.longform.data import GROUPS, join
 
 
 def get_parser() -> argparse.ArgumentParser:

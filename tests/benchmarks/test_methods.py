@@ -269,9 +269,9 @@ def test_the_table_tests_pairs_of_sentences():
     assert same.p_value(also) == 1 and worse.p_value(also) < 0.01
     low, high = worse.interval()
     assert low < worse.wer < high
-    text = report.table(CELL, [same, worse, also])
+    text = " ".join(report.table(CELL, [same, worse, also]).split())
     assert "| `ste` | straight-through | 0.01 | 1 | 10.00 | 10.00 |" in text and "| † |" in text
-    assert "| `ste` | <0.0004 | 1.000 |" in report.pairs([same, worse, also])
+    assert "| `ste` | <0.0004 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
 
 
 def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
@@ -298,4 +298,4 @@ def test_holm():
 def test_the_reference_has_the_bits_of_the_cell():
     better = entry("rand_m3_ste_e8", [[0] * 40])
     better.dev = 0.0
-    assert "† |" in report.table(CELL, [better, entry("rand_m3_ste", [[1] * 40])]).splitlines()[-1]
+    assert "| † |" in " ".join(report.table(CELL, [better, entry("rand_m3_ste", [[1] * 40])]).splitlines()[-1].split())
