@@ -22,6 +22,7 @@ from espnet_rand.bin.command import run
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.packing import PackedModel, write
 from espnet_rand.packing.bits import row_bytes
+from espnet_rand.quantizers.precision import a_precision
 from espnet_rand.toolkit import checkpoints, options, validation
 
 
@@ -66,6 +67,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def allocate_bits(args: argparse.Namespace) -> None:
     """Write a plan for each budget, and say what it is predicted and found to cost."""
+    for bits in args.bits:
+        a_precision("--bits", bits)
     model, trained = checkpoints.load_quantized(args)
     model.eval()
     choices = candidates(model, args.bits)

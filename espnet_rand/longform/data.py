@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 import numpy as np
 import soundfile
 
+from espnet_rand.errors import UserError
 from espnet_rand.longform.audio import Recording, opened
 
 #: What utterances are joined by: the recording that they are segments of; the speaker; the utterance's name up to its
@@ -18,7 +19,7 @@ GROUPS = ("recording", "speaker", "chapter", "all")
 _ROOM_SECONDS = 0.1
 
 
-class DataError(Exception):
+class DataError(UserError):
     """What is wrong with a data directory, in one line."""
 
 

@@ -20,7 +20,8 @@ from espnet_rand.toolkit.options import read_mapping
 #: Of models that ESPnet's commands build from files; set by `espnet-rand --eval_bits`.
 VARIABLE = "ESPNET_RAND_EVAL_BITS"
 
-_LANGUAGE_MODELS = (ESPnetLanguageModel, ESPnetMultitaskLanguageModel)
+#: Of all kinds.
+LANGUAGE_MODELS = (ESPnetLanguageModel, ESPnetMultitaskLanguageModel)
 # while ESPnet collects attention weights, of one forward
 _plotting: ContextVar[bool] = ContextVar("plotting", default=False)
 
@@ -59,7 +60,7 @@ def apply(model: torch.nn.Module) -> None:
     bits = asked()
     if bits is None:
         return
-    if isinstance(model, _LANGUAGE_MODELS):
+    if isinstance(model, LANGUAGE_MODELS):
         logging.warning("espnet_rand: --eval_bits is not for the language model, which stays as it is")
         return
     set_eval_bits(model, bits)

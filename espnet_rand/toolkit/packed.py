@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 import torch
 
 from espnet_rand.packing import BACKENDS, PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
+from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.context import setting
 
 #: How packed layers compute (espnet_rand.packing.kernels.choose); set by `espnet-rand --packed_backend`.
@@ -90,11 +91,11 @@ def backend() -> str:
     """The backend that was asked for.
 
     Raises:
-        ValueError: it is not one of BACKENDS
+        OptionError: it is not one of BACKENDS
     """
     name = os.environ.get(BACKEND_VARIABLE, "auto")
     if name not in BACKENDS:
-        raise ValueError(f"{BACKEND_VARIABLE}: {name!r} is not allowed, it must be one of {', '.join(BACKENDS)}")
+        raise OptionError(f"{BACKEND_VARIABLE}: {name!r} is not allowed, it must be one of {', '.join(BACKENDS)}")
     return name
 
 

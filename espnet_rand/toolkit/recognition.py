@@ -10,6 +10,8 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 
+from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit.context import building
 from espnet_rand.toolkit.token_times import ctc_best_path, ctc_frames, transducer_frames
 
 #: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
@@ -68,14 +70,14 @@ class Recognizer:
         rate: of the samples that it wants, in Hz
 
     Raises:
-        ValueError: ctc_greedy, and the model has no CTC
+        OptionError: ctc_greedy, and the model has no CTC
     """
 
     def __init__(self, speech2text: Any, ctc_greedy: bool = False):
         self.speech2text = speech2text
         self.model = speech2text.asr_model
         if ctc_greedy and getattr(self.model, "ctc", None) is None:
-            raise ValueError(
+            raise OptionError(
                 f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a "
                 "transducer. Mend: leave ctc_greedy out"
             )
@@ -211,10 +213,18 @@ def _preprocessor(train_args: argparse.Namespace):
 
 
 def get_parser(task: str) -> argparse.ArgumentParser:
-    """The options of espnet2.bin.<task>_inference."""
+    """The options of espnet2.bin.<task>_inference, and `--ctc_greedy`."""
+    from espnet2.utils.types import str2bool
+
     parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
     for action in parser._actions:  # ESPnet 202611 has a "%" in a help, which ends --help with an error
         action.help = re.sub(r"%(?![(%])", "%%", action.help or "")
+    parser.add_argument(
+        "--ctc_greedy",
+        type=str2bool,
+        default=False,
+        help="the best token of each frame by the model's CTC; no search, whose time grows with the square of a window",
+    )
     return parser
 
 
@@ -222,16 +232,22 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
     """The model and search of those options.
 
     Raises:
-        ValueError: an option wants what decoding long recordings does not do
+        OptionError: an option wants what decoding long recordings does not do, or another leaves it unused;
+            see also context.building
     """
     from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
     module = importlib.import_module(f"espnet2.bin.{task}_inference")
     for name in ("multi_asr", "enh_s2t_task", "word_lm_train_config"):
         if getattr(args, name, None):
-            raise ValueError(f"--{name} is not possible with long recordings")
+            raise OptionError(f"--{name} is not possible with long recordings")
+    for name in ("lm_file", "lm_train_config", "ngram_file"):
+        if args.ctc_greedy and getattr(args, name, None):
+            raise OptionError(
+                f"--{name} is of the search, which --ctc_greedy true leaves out. Mend: one without the other"
+            )
     if args.ngpu > 1:
-        raise ValueError("--ngpu: one GPU at most")
+        raise OptionError("--ngpu: one GPU at most")
     if args.batch_size > 1:
         logging.info(f"espnet_rand: --batch_size {args.batch_size}: windows are decoded one by one")
     set_all_random_seed(args.seed)
@@ -240,4 +256,6 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
     options.update(device="cuda" if args.ngpu else "cpu", nbest=1)
     if "batch_size" in names:
         options["batch_size"] = 1
-    return Recognizer(module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options), args.ctc_greedy)
+    with building(task, args.asr_train_config):
+        speech2text = module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options)
+    return Recognizer(speech2text, args.ctc_greedy)

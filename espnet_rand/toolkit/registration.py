@@ -4,7 +4,9 @@ import functools
 import importlib
 import importlib.util
 import logging
+import multiprocessing
 import os
+import sys
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Type
@@ -16,6 +18,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
 
 from espnet_rand.atomic import replacing
+from espnet_rand.errors import UserError
 from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import espnet3, eval_bits, init_param, options, packed, transducer_loss
@@ -39,7 +42,7 @@ def register() -> None:
 
     Raises:
         ImportError: a module named by `espnet-rand --import` cannot be imported
-        ValueError: there is no backend as that of `espnet-rand --packed_backend`, or no plan as that of `--eval_bits`
+        OptionError: there is no backend as that of `espnet-rand --packed_backend`, or no plan as that of `--eval_bits`
     """
     global _registered
     espnet3.register()  # may have been loaded since the last call
@@ -171,9 +174,14 @@ class _MainWorker:
 
 
 def _main_worker(task: Type[AbsTask], args: Any) -> None:
-    register()
-    eval_bits.refuse_in_training()
-    if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    with setting(init_param.training, args):
-        vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
+    try:
+        register()
+        eval_bits.refuse_in_training()
+        if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        with setting(init_param.training, args):
+            vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
+    except UserError as e:
+        if multiprocessing.parent_process() is None:  # a program's own; below espnet-rand, startup says it in one line
+            raise
+        sys.exit(f"espnet_rand: error: {e}")
