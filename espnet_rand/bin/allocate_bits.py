@@ -23,7 +23,8 @@ from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.packing import PackedModel, write
 from espnet_rand.packing.bits import row_bytes
 from espnet_rand.quantizers.precision import a_precision
-from espnet_rand.toolkit import checkpoints, options, validation
+from espnet_rand.toolkit import options
+from espnet_rand.toolkit.commands import checkpoints, validation
 
 
 def get_parser() -> argparse.ArgumentParser:

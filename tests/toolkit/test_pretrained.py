@@ -22,10 +22,10 @@ from espnet2.bin import pack  # noqa: E402
 from espnet2.main_funcs import pack_funcs  # noqa: E402
 from espnet2.tasks import abs_task  # noqa: E402
 
-from espnet_rand.toolkit import init_param  # noqa: E402
 from espnet_rand.toolkit.context import setting  # noqa: E402
-from espnet_rand.toolkit.fitting import PretrainedError, fit  # noqa: E402
-from espnet_rand.toolkit.pretrained import opened  # noqa: E402
+from espnet_rand.toolkit.hooks import init_param  # noqa: E402
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit  # noqa: E402
+from espnet_rand.toolkit.pretrained.sources import opened  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
 
 #: The contents that espnet2.bin.pack makes of a task (it has none for mt and slu: the names of their inference).

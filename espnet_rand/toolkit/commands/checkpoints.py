@@ -17,9 +17,9 @@ from espnet_rand.layers import QuantizationError, quantize, quantized_layers, se
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import building
-from espnet_rand.toolkit.fitting import PretrainedError, fit
-from espnet_rand.toolkit.packed import check_adapter, empty_checkpoint
-from espnet_rand.toolkit.pretrained import opened, read
+from espnet_rand.toolkit.hooks.packed import check_adapter, empty_checkpoint
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained.sources import opened, read
 
 
 def task_names() -> list:

@@ -10,7 +10,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.utils.types import str2triple_str
 
-from espnet_rand.toolkit.fitting import PretrainedError
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
-from espnet_rand.toolkit.fitting import PretrainedError, fit
-from espnet_rand.toolkit.pretrained import is_checkpoint, opened, read
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read
 
 #: The options of the training that runs.
 training: ContextVar[Optional[argparse.Namespace]] = ContextVar("training", default=None)
@@ -27,7 +27,7 @@ def load_pretrained_model(
     """ESPnet's function of this name, which is `original`: checkpoints in a training without quantizer are left to it.
 
     Args:
-        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see espnet_rand.toolkit.pretrained.opened
+        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see `opened` of pretrained/sources.py
         ignore_init_mismatch: only warn where keys or shapes do not fit: those weights start anew
 
     Raises:

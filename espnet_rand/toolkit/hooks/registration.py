@@ -21,8 +21,9 @@ from espnet_rand.atomic import replacing
 from espnet_rand.errors import UserError
 from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import espnet3, eval_bits, init_param, options, packed, transducer_loss
+from espnet_rand.toolkit import backend, eval_bits, options
 from espnet_rand.toolkit.context import setting
+from espnet_rand.toolkit.hooks import espnet3, init_param, packed, precisions, transducer_loss
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
 IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
@@ -48,7 +49,7 @@ def register() -> None:
     espnet3.register()  # may have been loaded since the last call
     if _registered:
         return
-    packed.backend()
+    backend.asked()
     eval_bits.asked()
     _registered = True
     transducer_loss.stand_in()
@@ -60,9 +61,9 @@ def register() -> None:
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
     abs_task.load_pretrained_model = functools.partial(init_param.load_pretrained_model, abs_task.load_pretrained_model)
-    trainer.calculate_all_attentions = functools.partial(eval_bits.plotting, trainer.calculate_all_attentions)
+    trainer.calculate_all_attentions = functools.partial(precisions.plotting, trainer.calculate_all_attentions)
     if importlib.util.find_spec("loralib"):
-        importlib.import_module("espnet_rand.toolkit.lora")
+        importlib.import_module("espnet_rand.toolkit.hooks.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
         importlib.import_module(module)
 
@@ -119,7 +120,7 @@ def _build_model(original, args):
         _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get():
-        eval_bits.validate_at(model, config.eval_bits)
+        precisions.validate_at(model, config.eval_bits)
         if getattr(args, "dist_rank", None) in (None, 0):
             _write(report, args)
     return model

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from espnet_rand import packing
 from espnet_rand.errors import one_line
-from espnet_rand.toolkit.fitting import PretrainedError
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
 try:
     from espnet2.torch_utils.safe_torch_load import safe_torch_load
