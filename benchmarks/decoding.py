@@ -30,7 +30,7 @@ from rich.progress import track
 from table import circumstances
 
 import espnet_rand
-from espnet_rand.longform.data import read_lines
+from espnet_rand.kaldi import read_lines
 from espnet_rand.packing import pack_model, weights_on_meta, write
 from espnet_rand.reporting import markdown
 

@@ -1,15 +1,26 @@
-"""What reports share: tables, confidence intervals."""
+"""What reports share: runs, tables, confidence intervals."""
 
-from typing import Iterable, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 from scipy.stats import bootstrap
 
 
+def runs_of(systems: Iterable[str]) -> Dict[str, List[str]]:
+    """Systems by their names without the number of a run: rand.1 and rand.2 are runs of rand."""
+    runs: Dict[str, List[str]] = {}
+    for system in systems:
+        name, _, number = system.rpartition(".")
+        runs.setdefault(name if number.isdigit() else system, []).append(system)
+    return runs
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    """A table, which a terminal shows as one, too."""
+    table = [header, *rows]
+    widths = [max(3, *map(len, column)) for column in zip(*table)]
+    table.insert(1, ["-" * width for width in widths])
+    return "".join("| " + " | ".join(map(str.ljust, row, widths)) + " |\n" for row in table)
 
 
 def rate_interval(errors: Sequence[float], words: Sequence[int]) -> Tuple[float, float]:

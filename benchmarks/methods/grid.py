@@ -4,10 +4,13 @@
 
 A cell is wBITS.GRANULARITY, with `.scratch` for training from new weights. For each method the
 learning rates are tried with the first seed, the best on the development set is used for the others.
-Safe to kill: a run is one line of results/TASK.jsonl, and only finished runs are written.
+Safe to kill: a run is one line of results/TASK.jsonl, and only finished runs are written. A run that fails is
+named, and tried again when grid.py is started again. Lines that began elsewhere (other float weights or steps)
+do not count.
 """
 
 import argparse
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -30,16 +33,36 @@ Lines = Dict[Run, Dict[str, Any]]
 FIELDS = tuple(Run.__dataclass_fields__)
 
 
-def read(path: Path) -> Lines:
-    """Finished runs. A last line that was cut off by a kill is dropped."""
-    lines: Lines = {}
+def read(path: Path, start: Optional[str] = None) -> Lines:
+    """Finished runs from a start; None: that of the last line. A line that was cut off by a kill is dropped."""
+    found = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
-            line = json.loads(text)
+            found.append(json.loads(text))
         except json.JSONDecodeError:
             continue
-        lines[Run(**{field: line[field] for field in FIELDS})] = line
-    return lines
+    if start is None and found:
+        start = found[-1]["start"]
+    return {Run(**{field: line[field] for field in FIELDS}): line for line in found if line["start"] == start}
+
+
+def append(path: Path, line: Dict[str, Any]) -> None:
+    """Add a line; one that was cut off does not take it along."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read() == b"\n" else b"\n")
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def lock(path: Path):
+    """Until what this returns is closed, no other grid runs on these results."""
+    file = path.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"grid.py: another grid is at work on {path}. Mend: wait for it, or stop it") from None
+    return file
 
 
 def best_rate(lines: Lines, cell: Tuple, method: str, rates: Tuple[float, ...], seed: int) -> Optional[float]:
@@ -96,7 +119,7 @@ def parse_cell(task: str, text: str) -> Tuple:
     return task, int(bits[1:]), granularity, bool(rest)
 
 
-_task = None
+_task: Any = None
 
 
 def _begin(name: str, threads: int) -> None:
@@ -112,11 +135,15 @@ def _begin(name: str, threads: int) -> None:
         _task = e
 
 
+def _start() -> str:
+    if isinstance(_task, TaskError):
+        raise _task
+    return _task.start
+
+
 def _work(spec: Run, device: str) -> Dict[str, Any]:
     import torch
 
-    if isinstance(_task, TaskError):
-        raise _task
     return run(_task, spec, torch.device(device), HERE / "exp")
 
 
@@ -138,24 +165,35 @@ def main() -> None:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     columns += TextColumn("left"), TimeRemainingColumn()
     pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), _begin, (args.task, threads))
-    with pool, Progress(*columns, speed_estimate_period=24 * 3600) as progress:
+    failed: Dict[Run, BaseException] = {}
+    with lock(results), pool, Progress(*columns, speed_estimate_period=24 * 3600) as progress:
+        try:
+            start = pool.submit(_start).result()
+        except TaskError as e:
+            raise SystemExit(f"grid.py: {e}") from None
         bar = progress.add_task(args.task)
         running: Dict[Any, Run] = {}
         while True:
-            lines = read(results)
+            lines = read(results, start)
             todo, done, total = plan(lines, cells, args.methods, rates, args.seeds)
             progress.update(bar, total=total, completed=done)
-            todo = [spec for spec in todo if spec not in running.values()]
+            todo = [spec for spec in todo if spec not in running.values() and spec not in failed]
             for spec in todo[: args.jobs - len(running)]:
                 running[pool.submit(_work, spec, args.device)] = spec
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 spec = running.pop(future)
-                line = future.result()
-                with results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                progress.print(summary(line))
+                if error := future.exception():
+                    failed[spec] = error
+                    progress.print(f"{spec} failed: {type(error).__name__}: {error}")
+                    continue
+                append(results, future.result())
+                progress.print(summary(future.result()))
+    if failed:
+        raise SystemExit(f"grid.py: {len(failed)} runs failed: see above")
+    if done < total:
+        raise SystemExit(f"grid.py: {total - done} runs wait for the float models. Mend: add float to --methods")
 
 
 if __name__ == "__main__":

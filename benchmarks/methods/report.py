@@ -3,16 +3,17 @@
 python benchmarks/methods/report.py
 """
 
+import functools
 import statistics
 import sys
+import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
-from scipy.stats import permutation_test
 
-from espnet_rand.reporting import markdown, rate_interval
+from espnet_rand.reporting import markdown
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -26,40 +27,78 @@ from matplotlib import pyplot  # noqa: E402
 
 Line = Dict[str, Any]
 Cell = Tuple[str, int, str, bool]
+DRAWS = 5000  # of the bootstrap
 
 
 class Entry:
-    """The runs of a method in a cell, at its learning rate, one for each seed."""
+    """The runs of a method in a cell, at its learning rate, one for each seed.
 
-    def __init__(self, method: str, lines: List[Line]):
+    Attributes:
+        tried: the learning rates that it was chosen from
+    """
+
+    def __init__(self, method: str, lines: List[Line], tried: Sequence[float] = ()):
         self.method = method
         self.lines = lines
+        self.tried = sorted(tried)
         self.words = np.array(lines[0]["test"]["words"])
-        self.errors = np.mean([line["test"]["errors"] for line in lines], axis=0)  # of each sentence
-        self.dev = np.mean([sum(line["dev"]["errors"]) for line in lines])
+        self.errors = np.array([line["test"]["errors"] for line in lines])  # (seeds, sentences)
+        self.dev = statistics.mean(100 * sum(line["dev"]["errors"]) / sum(line["dev"]["words"]) for line in lines)
         self.rates = [100 * sum(line["test"]["errors"]) / self.words.sum() for line in lines]
 
     @property
     def wer(self) -> float:
         return statistics.mean(self.rates)
 
-    def interval(self) -> Tuple[float, float]:
-        """95%, over the sentences of the test set."""
-        return rate_interval(self.errors, self.words)
+    @property
+    def seeds(self) -> List[int]:
+        return [line["seed"] for line in self.lines]
 
-    def p_value(self, other: "Entry") -> float:
-        """That this differs from another method by chance: paired permutation test over sentences."""
-        difference = self.errors - other.errors
-        if not difference.any():
-            return 1.0
-        return permutation_test(
-            (difference,),
-            lambda x, axis=-1: x.mean(axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=5000,
-            rng=np.random.default_rng(1),
-        ).pvalue
+    @property
+    def rate(self) -> str:
+        """The learning rate, and what is to be said of it."""
+        rate = self.lines[0]["rate"]
+        if len(self.tried) < 2:
+            return f"{rate:g} (no other tried)"
+        return f"{rate:g}" + {self.tried[0]: " (lowest tried)", self.tried[-1]: " (highest tried)"}.get(rate, "")
+
+    @functools.cached_property
+    def draws(self) -> np.ndarray:
+        """The error rate with sentences and seeds drawn anew, (DRAWS,): a bootstrap over both.
+
+        The sentences are the same in all methods; the seeds are drawn for each method by itself.
+        """
+        count = len(self.words)
+        sentences = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), DRAWS)
+        own = np.random.default_rng(zlib.crc32(self.method.encode()))
+        seeds = own.multinomial(len(self.lines), np.full(len(self.lines), 1 / len(self.lines)), DRAWS)
+        errors = (seeds @ self.errors / len(self.lines) * sentences).sum(1)
+        return 100 * errors / (sentences @ self.words)
+
+    def interval(self) -> Tuple[float, float]:
+        """95%, over sentences and seeds."""
+        return tuple(np.percentile(self.draws, [2.5, 97.5]))
+
+    def p_value(self, other: "Entry") -> Optional[float]:
+        """Of the difference to another method, paired by sentence: twice the part of the draws with the other sign.
+
+        None: the methods do not have the same seeds.
+        """
+        if self.seeds != other.seeds:
+            return None
+        difference = self.draws - other.draws
+        return min(1.0, 2 * max(1 / DRAWS, min((difference <= 0).mean(), (difference >= 0).mean())))
+
+
+def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
+    """Corrected for their number (Holm, 1979)."""
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: List[Optional[float]] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        corrected[i] = largest
+    return corrected
 
 
 def entries(lines: Dict, cell: Cell) -> List[Entry]:
@@ -77,7 +116,10 @@ def entries(lines: Dict, cell: Cell) -> List[Entry]:
             seed = min(line["seed"] for runs in rates.values() for line in runs)
             tried = tuple(rate for rate, runs in rates.items() if any(line["seed"] == seed for line in runs))
             best = best_rate(lines, where, method, tried, seed)
-            found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"])))
+            found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"]), tried))
+    for entry in found:  # what only rounds has the rate of the float model
+        if not METHODS[entry.method].trains:
+            entry.tried = next((e.tried for e in found if e.method == "float"), [])
     return found
 
 
@@ -85,19 +127,47 @@ def name(cell: Cell) -> str:
     return f"{cell[0]}.w{cell[1]}.{cell[2]}" + ".scratch" * cell[3]
 
 
+def _p(p: Optional[float]) -> str:
+    return "-" if p is None else f"{p:.3f}" if p > 2 / DRAWS else f"<{2 / DRAWS:g}"
+
+
 def table(cell: Cell, found: List[Entry]) -> str:
-    """Markdown. The paired tests are against the RAND method with the fewest errors on the development set."""
-    rand = min((e for e in found if e.method.startswith("rand")), key=lambda e: e.dev, default=None)
-    header = ["method", "", "learning rate", "seeds", "WER %", "lowest-highest", "95% interval", "p against †"]
+    """Markdown. Tests are against the RAND method of the main ones with the fewest errors on the development set."""
+    rand = min(
+        (e for e in found if e.method.startswith("rand") and e.method in MAIN), key=lambda e: e.dev, default=None
+    )
+    tests = [entry.p_value(rand) if rand and entry is not rand else None for entry in found]
+    header = [
+        "method",
+        "",
+        "learning rate",
+        "seeds",
+        "dev WER %",
+        "WER %",
+        "lowest-highest",
+        "95%",
+        "p against †",
+        "Holm",
+    ]
     rows = []
-    for entry in found:
+    for entry, p, corrected in zip(found, tests, holm(tests)):
         low, high = entry.interval()
-        p = "†" if entry is rand else f"{entry.p_value(rand):.3f}" if rand else "-"
         rows.append(
-            [f"`{entry.method}`", METHODS[entry.method].text, f"{entry.lines[0]['rate']:g}", str(len(entry.lines))]
-            + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{low:.2f}-{high:.2f}", p]
+            [f"`{entry.method}`", METHODS[entry.method].text, entry.rate, str(len(entry.lines)), f"{entry.dev:.2f}"]
+            + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{low:.2f}-{high:.2f}"]
+            + (["†", ""] if entry is rand else [_p(p), _p(corrected)])
         )
     return f"\n## {name(cell)}\n\n{markdown(header, rows)}"
+
+
+def pairs(found: List[Entry]) -> str:
+    """Markdown: the test of every trained method against every other, not corrected."""
+    trained = [entry for entry in found if METHODS[entry.method].trains and entry.method in MAIN]
+    rows = [
+        [f"`{a.method}`", *("" if j <= i else _p(a.p_value(b)) for j, b in enumerate(trained) if j)]
+        for i, a in enumerate(trained[:-1])
+    ]
+    return "\np of each pair, not corrected:\n\n" + markdown(["", *(f"`{e.method}`" for e in trained[1:])], rows)
 
 
 def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
@@ -107,8 +177,10 @@ def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
         low, high = entry.interval()
         axes.plot([low, high], [y, y], color="tab:red" if entry.method.startswith("rand") else "tab:gray")
         axes.plot(entry.rates, [y] * len(entry.rates), "k.", markersize=4)
-    axes.set(yticks=range(len(found)), yticklabels=[e.method for e in found], xscale="log")
-    axes.set(xlabel="test WER % (dots: seeds; bar: 95% over sentences)", title=name(cell))
+    axes.set(yticks=range(len(found)), yticklabels=[e.method + "*" * ("tried" in e.rate) for e in found], xscale="log")
+    axes.set(
+        xlabel="test WER % (dots: seeds; bar: 95% over sentences and seeds; *: rates not bracketed)", title=name(cell)
+    )
     axes.invert_yaxis()
     figure.savefig(path, bbox_inches="tight", dpi=110)
     pyplot.close(figure)
@@ -147,6 +219,7 @@ def main() -> None:
         for cell in sorted({(r.task, r.bits, r.granularity, r.scratch) for r in lines if r.bits}):
             found = entries(lines, cell)
             text += table(cell, found)
+            text += pairs(found)
             main_ones = [entry for entry in found if entry.method in MAIN]
             for kind, plot in (("errors", plot_errors), ("weights", plot_weights)):
                 path = results.parent / f"{name(cell)}.{kind}.png"

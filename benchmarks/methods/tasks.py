@@ -6,6 +6,7 @@ A recipe gives the configuration and the data directories; its stages 1 to 4 mus
 
 import argparse
 import functools
+import hashlib
 import os
 import sys
 from contextlib import chdir
@@ -20,7 +21,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from espnet_rand.longform.data import read_lines
+from espnet_rand.kaldi import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 Batch = Dict[str, Tensor]
@@ -42,6 +43,9 @@ class Sentence:
 class Task:
     """A model, its training, development and test sentences, and how it is decoded.
 
+    Attributes:
+        start: digest of the float weights and the schedule; runs of another are not to be compared
+
     Raises:
         TaskError: the recipe has not been run
     """
@@ -49,7 +53,8 @@ class Task:
     recipe: str  # below egs2/
     config: str  # of the model that the recipe trained
     data: str  # its data directory
-    checkpoint: Optional[str] = None  # float weights that training starts from; None: the model brings its own
+    checkpoint: str  # float weights that training starts from
+    loads_itself: bool = False  # the model, when it is built
     batch_size: int
     steps: int
     scratch_steps: Optional[int] = None
@@ -60,9 +65,13 @@ class Task:
 
     def __init__(self):
         self.directory = ROOT / "egs2" / self.recipe
-        for path in filter(None, (self.config, self.data, self.checkpoint)):
+        for path in (self.config, self.data, self.checkpoint):
             if not (self.directory / path).exists():
                 raise TaskError(f"{self.directory / path} is not there. Mend: run {self.directory}/run.sh first")
+        with open(self.directory / self.checkpoint, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        digest.update(repr((self.batch_size, self.steps, self.scratch_steps, self.warmup, self.grad_clip)).encode())
+        self.start = digest.hexdigest()[:12]
         self.prepare()
         from espnet2.tasks.asr import ASRTask
         from espnet2.train.collate_fn import CommonCollateFn
@@ -92,7 +101,7 @@ class Task:
         """The float model: with the weights that fine-tuning starts from, or with new ones."""
         with chdir(self.directory):
             model = self._asr.build_model(self._args)
-            if self.checkpoint and not scratch:
+            if not (self.loads_itself or scratch):
                 model.load_state_dict(torch.load(self.checkpoint, weights_only=True))
         return model
 
@@ -143,7 +152,7 @@ class Mini(Task):
     steps = 252  # 3 epochs
     scratch_steps = 756
     grad_clip = 5.0
-    rates = (0.001, 0.002)
+    rates = (0.0005, 0.001, 0.002, 0.004)
     logits = "ctc.ctc_lo"
 
     def decode(self, model, sentences):
@@ -164,6 +173,8 @@ class Prompts(Task):
     recipe = "prompts/asr1"
     config = "exp/float/config.yaml"
     data = "data"
+    checkpoint = "downloads/tiny.en.pt"
+    loads_itself = True
     batch_size = 8
     steps = 196  # 4 epochs
     warmup = 0.1
@@ -172,7 +183,7 @@ class Prompts(Task):
     logits = "decoder"
 
     def prepare(self):
-        os.environ.setdefault("WHISPER_CHECKPOINT", str(self.directory / "downloads/tiny.en.pt"))
+        os.environ["WHISPER_CHECKPOINT"] = str(self.directory / self.checkpoint)
         sys.path.insert(0, str(self.directory / "local"))
         import whisper_local  # noqa: F401
 

@@ -40,13 +40,18 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     """
     start = time.time()
     method = METHODS[spec.method]
-    weights = work / f"{spec.task}.{'scratch' if spec.scratch else 'tuned'}.{spec.rate}.{spec.seed}.pth"
+    kind = "scratch" if spec.scratch else "tuned"
+    weights = work / f"{spec.task}.{task.start}.{kind}.{spec.rate}.{spec.seed}.pth"
+    if spec.scratch and method.distillation:
+        raise ValueError(f"{spec.method}: from scratch there is no teacher")
     torch.manual_seed(spec.seed)
     model = task.build(spec.scratch).to(device)
     names = quantizable(model)
     if method.trains:
+        drawn = torch.get_rng_state()  # what follows may draw, and dropout is to be the same for all
         finish = method.apply(model, spec.bits, spec.granularity)
-        teacher = task.build(spec.scratch).to(device).eval() if method.distillation else None
+        teacher = task.build().to(device).eval() if method.distillation else None
+        torch.set_rng_state(drawn)
         loss = train(task, model, spec, teacher)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)
@@ -58,7 +63,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
         model.load_state_dict(torch.load(weights, weights_only=True))
         finish = method.apply(model, spec.bits, spec.granularity)
         loss = None
-    line = {**asdict(spec), "train_loss": loss, "weights": statistics(model, names)}
+    line = {**asdict(spec), "start": task.start, "train_loss": loss, "weights": statistics(model, names)}
     finish()
     model.eval()
     line["dev"] = {"loss": task.loss(model, task.dev), **task.errors(model, task.dev)}

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from espnet_rand.allocation import BudgetError, Table, allocate, candidates, curvature, measured
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_text
 from espnet_rand.bin.command import run
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.packing import PackedModel, write
@@ -161,8 +161,7 @@ def _say_agreement(measured: Table, estimated: Table) -> None:
 
 
 def _write(path: Path, about: str, content: Dict) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(f"# {about}\n{yaml.safe_dump(content, sort_keys=False)}", encoding="utf-8")
+    write_text(path, f"# {about}\n{yaml.safe_dump(content, sort_keys=False)}")
 
 
 def main(cmd=None) -> None:

@@ -12,9 +12,9 @@ from urllib.parse import quote
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_text
+from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.audio import AudioError, CommandError, opened
-from espnet_rand.longform.data import DataError, read_lines
 from espnet_rand.longform.decoding import LongForm, Transcript
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.journal import JournalError
@@ -123,12 +123,12 @@ def decode(
             report.append(line)
             if key in transcripts:
                 for kind, text in (("srt", srt), ("vtt", vtt)):
-                    _write(output_dir / kind / f"{_file_name(key)}.{kind}", text(transcripts[key]))
-                _write(output_dir / "json" / f"{_file_name(key)}.json", as_json(key, transcripts[key]))
+                    write_text(output_dir / kind / f"{_file_name(key)}.{kind}", text(transcripts[key]))
+                write_text(output_dir / "json" / f"{_file_name(key)}.json", as_json(key, transcripts[key]))
     texts = "".join(f"{key} {t.text}".rstrip() + "\n" for key, t in transcripts.items())
-    _write(output_dir / "1best_recog/text", texts)
-    _write(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in transcripts.items()))
-    _write(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in report))
+    write_text(output_dir / "1best_recog/text", texts)
+    write_text(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in transcripts.items()))
+    write_text(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in report))
     return len(entries) - len(transcripts)
 
 
@@ -140,8 +140,3 @@ def _progress(console: Console) -> Progress:
 def _file_name(key: str) -> str:
     """A name for a file, one for each key, whatever is in it."""
     return quote(key, safe="")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

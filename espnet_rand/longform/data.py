@@ -1,7 +1,6 @@
 """Long test sets: consecutive utterances of a Kaldi-style data directory, joined into long recordings."""
 
 import json
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
@@ -9,7 +8,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 import numpy as np
 import soundfile
 
-from espnet_rand.errors import UserError
+from espnet_rand.atomic import replacing_directory
+from espnet_rand.kaldi import DataError, read_lines, write_data_dir
 from espnet_rand.longform.audio import Recording, opened
 
 #: What utterances are joined by: the recording that they are segments of; the speaker; the utterance's name up to its
@@ -17,10 +17,6 @@ from espnet_rand.longform.audio import Recording, opened
 GROUPS = ("recording", "speaker", "chapter", "all")
 # of an utterance's quietest stretch, which the pause after it is filled with
 _ROOM_SECONDS = 0.1
-
-
-class DataError(UserError):
-    """What is wrong with a data directory, in one line."""
 
 
 class Utterance(NamedTuple):
@@ -32,24 +28,6 @@ class Utterance(NamedTuple):
     start: float
     end: Optional[float]
     group: str
-
-
-def read_lines(path: Path) -> Dict[str, str]:
-    """A Kaldi-style file: the first word of each line, and the rest.
-
-    Raises:
-        DataError: it is not there, or a key comes twice
-    """
-    try:
-        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeError) as e:
-        raise DataError(f"{path}: not to be read: {e}") from None
-    content: Dict[str, str] = {}
-    for key, *rest in lines:
-        if key in content:
-            raise DataError(f"{path}: {key} comes twice")
-        content[key] = rest[0].strip() if rest else ""
-    return content
 
 
 def read_utterances(data_dir: Path, by: str) -> List[Utterance]:
@@ -97,7 +75,7 @@ def _segment(data_dir: Path, name: str, line: str) -> tuple:
 def join(
     data_dir: Path, output_dir: Path, seconds: Optional[float], by: str, pause: Optional[float], pipes: bool = False
 ) -> Dict[str, Any]:
-    """Make a data directory of long recordings: wav.scp, text, utt2spk, manifest.jsonl and FLAC files.
+    """Make a data directory of long recordings: wav.scp, text, utt2spk, spk2utt, manifest.jsonl, FLAC files.
 
     A recording ends before the utterance that would take it beyond `seconds`. What is left at the end of a group is
     left out, if it is shorter than half of that, and so is an utterance that is longer alone.
@@ -123,11 +101,9 @@ def join(
         raise DataError(f"{data_dir}: there are no utterances")
     if pause is None and (by != "recording" or utterances[0].end is None):
         raise DataError(f"{data_dir}: natural pauses want segments, joined by recording: set a pause in seconds")
-    temporary = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "wav").mkdir(parents=True)
     manifest = []
-    with _Recordings(pipes) as recordings:
+    with replacing_directory(output_dir) as temporary, _Recordings(pipes) as recordings:
+        (temporary / "wav").mkdir()
         recordings.open(utterances[0].recording)
         lengths = {u.name: _seconds(u, recordings) for u in utterances}
         for number, part in enumerate(_parts(utterances, lengths, seconds, pause)):
@@ -135,15 +111,15 @@ def join(
             sources = _write(temporary / "wav" / f"{key}.flac", part, lengths, pause, recordings)
             line = {"key": key, "text": " ".join(filter(None, (u.text for u in part))), "group": part[0].group}
             manifest.append({**line, "seconds": max(s["end"] for s in sources), "utterances": sources})
-    if not manifest:
-        raise DataError(f"{data_dir}: by {by}, no {seconds:g} s come together: choose another of {', '.join(GROUPS)}")
-    wav = output_dir.absolute() / "wav"
-    _write_lines(temporary / "wav.scp", (f"{line['key']} {wav / line['key']}.flac" for line in manifest))
-    _write_lines(temporary / "text", (f"{line['key']} {line['text']}" for line in manifest))
-    _write_lines(temporary / "utt2spk", (f"{line['key']} {line['key']}" for line in manifest))
-    _write_lines(temporary / "manifest.jsonl", (json.dumps(line, ensure_ascii=False) for line in manifest))
-    shutil.rmtree(output_dir, ignore_errors=True)
-    temporary.rename(output_dir)
+        if not manifest:
+            raise DataError(
+                f"{data_dir}: by {by}, no {seconds:g} s come together: choose another of {', '.join(GROUPS)}"
+            )
+        wav = output_dir.absolute() / "wav"
+        rows = ((line["key"], line["key"], f"{wav / line['key']}.flac", line["text"]) for line in manifest)
+        write_data_dir(temporary, rows)
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in manifest)
+        (temporary / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
     used = sum(len(line["utterances"]) for line in manifest)
     return {
         "recordings": len(manifest),
@@ -244,7 +220,3 @@ def _room(samples: np.ndarray, count: int, room: int) -> np.ndarray:
 def _plain(name: str) -> str:
     """A name without what a file's name cannot have."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-
-
-def _write_lines(path: Path, lines: Iterator[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

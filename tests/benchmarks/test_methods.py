@@ -1,5 +1,6 @@
 """The comparison of methods: what is run next, what a run does, what the tables say."""
 
+import concurrent.futures
 import importlib
 import json
 import sys
@@ -35,7 +36,7 @@ class Model(nn.Module):
 class Task:
     """What `training.run` needs of a task."""
 
-    steps, scratch_steps, warmup, grad_clip, logits = 20, 20, 0.1, 5.0, "logits"
+    steps, scratch_steps, warmup, grad_clip, logits, start = 20, 20, 0.1, 5.0, "logits", "here"
 
     def __init__(self):
         torch.manual_seed(3)
@@ -65,8 +66,9 @@ def spec(method, rate=0.01, seed=1, bits=3, granularity="channel"):
     return Run("mini", method, bits, granularity, False, rate, seed)
 
 
-def line(run, dev=1.0, errors=(0, 0), words=(5, 5)):
-    return {**asdict(run), "dev": {"errors": [dev], "loss": dev}, "test": {"errors": errors, "words": words}}
+def line(run, dev=1.0, errors=(0, 0), words=(5, 5), start="here"):
+    parts = {"dev": {"errors": [dev], "words": [10], "loss": dev}, "test": {"errors": errors, "words": words}}
+    return {**asdict(run), "start": start, **parts}
 
 
 def test_rates_are_tried_with_the_first_seed_and_the_best_on_dev_goes_on():
@@ -101,6 +103,69 @@ def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path):
     path = tmp_path / "mini.jsonl"
     path.write_text(json.dumps(line(spec("ste"))) + "\n" + json.dumps(line(spec("pqn")))[:30])
     assert list(grid.read(path)) == [spec("ste")]
+    grid.append(path, line(spec("clip")))
+    grid.append(path, line(spec("pqn")))
+    assert list(grid.read(path)) == [spec("ste"), spec("clip"), spec("pqn")]
+
+
+def test_lines_that_began_elsewhere_do_not_count(tmp_path):
+    path = tmp_path / "mini.jsonl"
+    grid.append(path, line(spec("ste")))
+    grid.append(path, line(spec("clip"), start="elsewhere"))
+    assert list(grid.read(path, "here")) == [spec("ste")]
+    assert list(grid.read(path)) == [spec("clip")]
+    assert not grid.read(path, "nowhere")
+
+
+def test_two_grids_on_the_same_results_are_refused(tmp_path):
+    with grid.lock(tmp_path / "mini.jsonl"), pytest.raises(SystemExit, match="another grid"):
+        grid.lock(tmp_path / "mini.jsonl")
+    grid.lock(tmp_path / "mini.jsonl").close()
+
+
+def run_grid(monkeypatch, tmp_path, *options):
+    """grid.py in this process: pytest's, which has no recipes; runs that are asked for."""
+    asked = []
+
+    class Pool:
+        def __init__(self, *args):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def submit(self, function, *given):
+            future = concurrent.futures.Future()
+            if not given:
+                future.set_result("here")
+            elif given[0].method == "clip":
+                future.set_exception(RuntimeError("broken"))
+            else:
+                asked.append(given[0].method)
+                future.set_result({**line(given[0]), "seconds": 1.0})
+            return future
+
+    monkeypatch.setattr(grid, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(grid, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["grid.py", "--task", "mini", "--cells", "w4.channel", "--seeds", "1", *options])
+    return asked
+
+
+def test_a_run_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+    asked = run_grid(monkeypatch, tmp_path, "--rates", "0.1", "--methods", "clip", "ste", "pqn")
+    with pytest.raises(SystemExit, match="1 runs failed"):
+        grid.main()
+    assert asked == ["ste", "pqn"] and "broken" in capsys.readouterr().out
+    assert {run.method for run in grid.read(tmp_path / "results/mini.jsonl")} == {"ste", "pqn"}
+
+
+def test_rounding_without_float_models_is_refused(monkeypatch, tmp_path):
+    run_grid(monkeypatch, tmp_path, "--rates", "0.1", "--methods", "round")
+    with pytest.raises(SystemExit, match="Mend: add float"):
+        grid.main()
 
 
 @pytest.mark.parametrize("text", ["4.channel", "w4.row", "w4.channel.other"])
@@ -128,7 +193,7 @@ def test_rounding_begins_from_the_float_model_of_the_same_seed(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in methods.MAIN if name != "float"])
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("granularity", ["channel", "tensor", "group"])
 def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_path):
     method = methods.METHODS[name]
     for package in ("torchao", "brevitas", "diffq"):
@@ -146,8 +211,37 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     finish()
     model.eval()
     weight = model.logits.weight.detach()
-    rows = weight if granularity == "channel" else weight.flatten()[None]
+    rows = weight.flatten()[None] if granularity == "tensor" else weight
     assert all(len(row.unique()) <= 8 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["lsc_clip", "rand_m3_ste", "brevitas"])
+def test_all_codes_are_used(name):
+    """At 2 bits a code less is a quarter of the grid."""
+    if name == "brevitas":
+        pytest.importorskip(name)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(500, 8))
+    methods.METHODS[name].apply(model, 2, "channel")
+    weight = model.eval()[0].weight.detach()
+    assert all(len(row.unique()) == 4 for row in weight)
+
+
+@pytest.mark.parametrize("name", ["rand_m1_ste", "pqn", "brevitas", "rand_m3_ste_distilled"])
+def test_all_methods_have_the_same_dropout(name, tmp_path, monkeypatch):
+    if name == "brevitas":
+        pytest.importorskip(name)
+    states = []
+    monkeypatch.setattr(training, "train", lambda *args: states.append(torch.get_rng_state()) or 0.0)
+    for each in ("ste", name):
+        training.run(Task(), spec(each), torch.device("cpu"), tmp_path)
+    assert torch.equal(*states)
+
+
+def test_from_scratch_there_is_no_teacher(tmp_path):
+    run = Run("mini", "rand_m3_ste_distilled", 3, "channel", True, 0.01, 1)
+    with pytest.raises(ValueError, match="no teacher"):
+        training.run(Task(), run, torch.device("cpu"), tmp_path)
 
 
 def test_a_teacher_that_says_the_same_adds_nothing():
@@ -161,14 +255,47 @@ def test_a_teacher_that_says_the_same_adds_nothing():
     assert training.distilled(task, student, teacher, data, 1.0) > loss + 0.1
 
 
+def entry(name, errors, words=(10,) * 40):
+    """A method with a line for each of `errors`, those of its seeds."""
+    lines = [line(spec(name, seed=seed), errors=each, words=words) for seed, each in enumerate(errors, 1)]
+    return report.Entry(name, lines, (0.01, 0.02, 0.005))
+
+
 def test_the_table_tests_pairs_of_sentences():
-    words = [10] * 40
-    same = report.Entry("ste", [line(spec("ste"), errors=[1] * 40, words=words)])
-    also = report.Entry("rand_m3_ste", [line(spec("rand_m3_ste"), errors=[1] * 40, words=words)])
-    worse = report.Entry("pqn", [line(spec("pqn"), errors=[1] * 30 + [3] * 10, words=words)])
-    assert same.wer == 10 and same.interval() == (10, 10)
+    same = entry("ste", [[1] * 40])
+    also = entry("rand_m3_ste", [[1] * 40])
+    worse = entry("pqn", [[1] * 30 + [3] * 10])
+    assert same.wer == 10 and same.interval() == pytest.approx((10, 10))
     assert same.p_value(also) == 1 and worse.p_value(also) < 0.01
     low, high = worse.interval()
     assert low < worse.wer < high
-    text = report.table(CELL, [same, worse, also])
-    assert "| `ste` | straight-through | 0.01 | 1 | 10.00 |" in text and "| † |" in text
+    text = " ".join(report.table(CELL, [same, worse, also]).split())
+    assert "| `ste` | straight-through | 0.01 | 1 | 10.00 | 10.00 |" in text and "| † |" in text
+    assert "| `ste` | <0.0004 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
+
+
+def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
+    """By sentences alone the first is better; but it owes that to one of three seeds."""
+    lucky = entry("rand_m3_ste", [[0] * 40, [2] * 40, [2] * 40])
+    steady = entry("ste", [[2] * 40] * 3)
+    assert lucky.wer < steady.wer and lucky.p_value(steady) > 0.2
+    low, high = lucky.interval()
+    assert low == 0 and high == 20
+    assert lucky.p_value(entry("clip", [[2] * 40])) is None  # other seeds
+
+
+def test_rates_that_do_not_bracket_the_best_are_marked():
+    assert entry("ste", [[1] * 40]).rate == "0.01"
+    lines = entry("ste", [[1] * 40]).lines
+    assert report.Entry("ste", lines, (0.01, 0.02)).rate == "0.01 (lowest tried)"
+    assert report.Entry("ste", lines, (0.01,)).rate == "0.01 (no other tried)"
+
+
+def test_holm():
+    assert report.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+
+
+def test_the_reference_has_the_bits_of_the_cell():
+    better = entry("rand_m3_ste_e8", [[0] * 40])
+    better.dev = 0.0
+    assert "| † |" in " ".join(report.table(CELL, [better, entry("rand_m3_ste", [[1] * 40])]).splitlines()[-1].split())

@@ -1,26 +1,19 @@
 """The LibriSpeech recipe on a generated corpus: data stage, downloads, models, and all of it at the tiniest size."""
 
 import argparse
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
-from librispeech_corpus import Server, make_archives, make_corpus  # noqa: E402
+from tests.egs2.librispeech_corpus import Server, make_archives, make_corpus
+from tests.egs2.recipe import EGS2, run
 
-RECIPE = Path(__file__).parents[2] / "egs2/librispeech/asr1"
+RECIPE = EGS2 / "librispeech/asr1"
 
 
 def run_in_recipe(*command):
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix, OMP_NUM_THREADS="1")
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        list(map(str, command)), cwd=RECIPE, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
-    )
+    return run(*command, cwd=RECIPE)
 
 
 def make_data(datadir, *options):

@@ -1,29 +1,23 @@
 """The whole mini recipe at its tiny size: every stage, by run.sh, from nothing."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-RECIPE = Path(__file__).parents[2] / "egs2/mini/asr1"
-TEMPLATE = RECIPE.parents[1] / "TEMPLATE/asr1"
+from espnet_rand.presets import presets
+from tests.egs2.recipe import EGS2, run
+
+RECIPE = EGS2 / "mini/asr1"
+TEMPLATE = EGS2 / "TEMPLATE/asr1"
 
 pytest.importorskip("espeakng_loader")
 
 
 def run_recipe(root, *options):
-    environment = dict(os.environ, VIRTUAL_ENV=sys.prefix)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [
-        RECIPE / "run.sh", "--corpus_size", "tiny", "--datadir", root / "data", "--expdir", root / "exp",
-        *options,
-    ]  # fmt: skip
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
-    )
+    directories = ["--datadir", root / "data", "--expdir", root / "exp"]
+    return run(RECIPE / "run.sh", "--corpus_size", "tiny", *directories, *options)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +95,8 @@ def test_the_curve_has_every_method_and_budget(tmp_path):
     for mode, config, rest in systems.values():
         assert mode not in ("pack", "round") or config == "-" or config in systems
         assert mode == "plan" or "quantizer" not in rest or mode == "pack" or "granularity=tensor" in rest
+    used = {rest.split("--quantizer_config ")[1].split()[0] for *_, rest in systems.values() if "_config" in rest}
+    assert used == {"rand_m3_ste_w2348", "rand_m3_ste_w4", "ste_w4", "lsc_w4"} <= presets().keys()
     assert "--seed 2" in systems["lsc_w3.2"][2] and "bits=3" in systems["lsc_w3.2"][2]
 
 

@@ -5,11 +5,16 @@ import struct
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
+from espnet_rand.kaldi import read_lines
+from tests.egs2.recipe import EGS2, run
+
 whisper = pytest.importorskip("whisper")
-LOCAL = Path(__file__).parents[2] / "egs2/prompts/asr1/local"
+LOCAL = EGS2 / "prompts/asr1/local"
 DIMS = {
     "n_mels": 80,
     "n_audio_ctx": 20,
@@ -107,6 +112,23 @@ def test_conversion_restores_every_weight(model, tmp_path):
         assert torch.equal(checkpoint["model_state_dict"][name], value), name
 
 
+def test_an_interrupted_conversion_leaves_no_checkpoint(model, tmp_path, monkeypatch):
+    import convert_ctranslate2 as convert
+
+    def killed(checkpoint, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "model.bin").write_bytes(to_ctranslate2(model))
+    monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / "model.bin"), str(tmp_path / "out/tiny.pt")])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(torch, "save", killed)
+        convert.main()
+    assert not list((tmp_path / "out").iterdir())
+    convert.main()
+    assert torch.load(tmp_path / "out/tiny.pt", weights_only=True)["dims"] == DIMS
+
+
 def test_damaged_models_are_refused(model, tmp_path):
     """Cut anywhere, or with bytes changed at random: ValueError, never a large allocation."""
     import convert_ctranslate2 as convert
@@ -167,6 +189,26 @@ def test_no_transcript_is_in_two_sets():
     assert parts == split(["seven", *transcripts[::-1]])
     assert parts.keys() == {*transcripts, "seven"} and parts["seven"] == "train"
     assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [47, 18, 36]
+
+
+def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
+    pytest.importorskip("av")
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    listing = ["activated: Activated.", "beep: [beep]", "absent: This one is absent"]
+    for n in range(12):
+        listing.append(f"press-{n}: Please press the {'very ' * n} first button")
+        soundfile.write(sounds / f"press-{n}.wav", np.zeros(4000), 8000)
+    soundfile.write(sounds / "activated.wav", np.zeros(4000), 8000)
+    (sounds / "core-sounds-en.txt").write_text("\n".join(listing) + "\n")
+    done = run(LOCAL / "data.sh", "--prompts_dir", sounds, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
+    assert done.returncode == 0 and "1 prompts of the list have no recording" in done.stdout, done.stderr
+    assert {name: len(read_lines(tmp_path / f"data/{name}/text")) for name in ("train", "dev", "test")} == {
+        "train": 7,
+        "dev": 2,
+        "test": 4,
+    }
+    assert all(Path(path).is_file() for path in read_lines(tmp_path / "data/train/wav.scp").values())
 
 
 def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 
 from espnet_rand.bin.join_utterances import main
-from espnet_rand.longform.data import DataError, join, read_lines
+from espnet_rand.kaldi import DataError, read_lines
+from espnet_rand.longform.data import join
 
 RATE = 8000
 

@@ -293,10 +293,6 @@ but_plans() {  # <function> <test set> <name> <mode> ...
     [ "$4" = plan ] || "$@"
 }
 
-name_of() {  # - <name> ...
-    echo "$2"
-}
-
 if selected 6; then
     inference=espnet2.bin.asr_inference
     [ "${use_streaming}" = false ] || inference=espnet2.bin.asr_inference_streaming
@@ -311,5 +307,5 @@ fi
 if selected 7; then
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
         --test_sets ${test_sets} --tag "${tag}" --table "${table}" --cleaner "${score_cleaner}" \
-        --systems $(for_systems but_plans name_of -)
+        --systems $(for_systems model_name)
 fi

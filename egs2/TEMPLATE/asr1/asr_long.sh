@@ -94,5 +94,5 @@ decoded() {  # <mode> <set>
 
 if selected 10; then
     python3 "${template}/pyscripts/score_long.py" --expdir "${expdir}" --datadir "${datadir}" \
-        --systems $(for_systems echo | cut -d ' ' -f 1) --decoded $(for_sets decoded)
+        --systems $(for_systems model_name) --decoded $(for_sets decoded)
 fi

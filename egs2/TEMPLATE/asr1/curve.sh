@@ -33,7 +33,6 @@ own="float tune seeds bits single_bits average_bits multi_args quantizer_args pl
 template=$(cd "$(dirname "$0")" && pwd)
 . "${template}/utils/own_options.sh"
 
-conf=${template}/../../../conf
 round="--quantizer clip ${quantizer_args}"
 systems="float ${float} -"
 add() {
@@ -41,7 +40,7 @@ add() {
 }
 for seed in ${seeds}; do
     add "tuned.${seed} train ${tune} --seed ${seed}"
-    add "multi_w8.${seed} train ${tune} --seed ${seed} --quantizer_config ${conf}/rand_m3_ste_w2348.yaml ${quantizer_args}" \
+    add "multi_w8.${seed} train ${tune} --seed ${seed} --quantizer_config rand_m3_ste_w2348 ${quantizer_args}" \
         "${multi_args}"
     add "round_plans.${seed} plan - tuned.${seed} ${round} --average_bits ${average_bits} ${plan_args}"
     add "plans.${seed} plan - multi_w8.${seed} --average_bits ${average_bits} ${plan_args}"
@@ -59,7 +58,7 @@ for seed in ${seeds}; do
     for b in ${single_bits}; do
         for method in rand ste lsc; do
             add "${method}_w${b}.${seed} train ${tune} --seed ${seed}" \
-                "--quantizer_config ${conf}/${method/rand/rand_m3_ste}_w4.yaml --quantizer_conf bits=${b} ${quantizer_args}"
+                "--quantizer_config ${method/rand/rand_m3_ste}_w4 --quantizer_conf bits=${b} ${quantizer_args}"
         done
     done
 done

@@ -6,8 +6,9 @@
 #   --base_url URL      where to download from; default: https://www.openslr.org/resources
 #   --train_set NAME    train_960 (default), train_clean_100
 #   --model NAME        conformer (default), e_branchformer, transducer, streaming_conformer, transformer
-#   --presets "..."     the quantized systems: files of conf/ at the top of the repository (default: rand_m3_ste_w4)
+#   --presets "..."     the quantized systems, by the presets of the repository (default: rand_m3_ste_w4)
 #   --use_lm true       train a transformer language model and decode with it; default: false
+#   --datadir DIR, --expdir DIR  default: data/<train set>, exp/<train set> here; models go to <expdir>/<model>
 #
 # Further options are those of asr.sh:
 
@@ -16,61 +17,18 @@ set -euo pipefail
 librispeech=
 downloads=
 base_url=https://www.openslr.org/resources
-train_set=train_960
-model=conformer
-presets=rand_m3_ste_w4
 use_lm=false
-datadir=
-expdir=
-own="librispeech downloads base_url train_set model presets use_lm datadir expdir"
-. "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
+own="base_url use_lm"
+paths="librispeech downloads"
+. "$(dirname "$0")/local/systems.sh"
 
-if [ -n "${librispeech}" ]; then
-    if [ ! -d "${librispeech}" ]; then
-        echo "$0: --librispeech: there is no folder ${librispeech}" >&2
-        exit 1
-    fi
-    librispeech=$(realpath "${librispeech}")
+if [ -n "${librispeech}" ] && [ ! -d "${librispeech}" ]; then
+    echo "$0: --librispeech: there is no folder ${librispeech}" >&2
+    exit 1
 fi
-for path in downloads datadir expdir; do
-    [ -z "${!path}" ] || printf -v "${path}" '%s' "$(realpath -m "${!path}")"
-done
-cd "$(dirname "$0")"
-downloads=${downloads:-downloads}
-
-config=conf/train_asr_${model}.yaml
-inference_config=conf/decode_asr.yaml
-inference_model=valid.acc.ave.pth
-use_streaming=false
-case ${model} in
-    conformer | e_branchformer | transformer) ;;
-    transducer)
-        inference_config=conf/decode_asr_transducer.yaml
-        inference_model=valid.loss.ave.pth ;;
-    streaming_conformer)
-        inference_config=conf/decode_asr_streaming.yaml
-        use_streaming=true ;;
-    *)
-        echo "$0: --model must be conformer, e_branchformer, transducer, streaming_conformer or transformer:" \
-            "${model}" >&2
-        exit 1 ;;
-esac
-
-datadir=${datadir:-data/${train_set}}
-expdir=${expdir:-exp/${train_set}}
-local_data_opts="--datadir ${datadir} --train_set ${train_set} --downloads ${downloads} \
+local_data_opts="--datadir ${datadir} --train_set ${train_set} --downloads ${downloads:-downloads} \
 --base_url ${base_url} --lm_text ${use_lm}"
 [ -z "${librispeech}" ] || local_data_opts+=" --librispeech ${librispeech}"
-tune="--max_epoch 15 --optim_conf lr=0.0002 --scheduler_conf warmup_steps=2000"
-systems="
-float     train  ${config}  -
-float_w4  round  -          float  --quantizer absmax --quantizer_conf bits=4"
-for preset in ${presets}; do
-    quantizer="--quantizer_config ../../../conf/${preset}.yaml"
-    systems+="
-${preset}_scratch  train  ${config}  -      ${quantizer}
-${preset}_tuned    train  ${config}  float  ${quantizer} ${tune}"
-done
 
 ../../TEMPLATE/asr1/asr.sh \
     --local_data_opts "${local_data_opts}" \

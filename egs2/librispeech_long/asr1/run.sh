@@ -12,30 +12,14 @@
 
 set -euo pipefail
 
-train_set=train_960
-model=conformer
-presets=rand_m3_ste_w4
-datadir=
-expdir=
 librispeech_long=
-own="train_set model presets datadir expdir librispeech_long"
+own=
+paths=librispeech_long
 script=asr_long.sh
-. "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
-for path in datadir expdir librispeech_long; do
-    [ -z "${!path}" ] || printf -v "${path}" '%s' "$(realpath -m "${!path}")"
-done
 local=$(cd "$(dirname "$0")" && pwd)/local
-cd "$(dirname "$0")/../../librispeech/asr1"
+. "$(dirname "$0")/../../librispeech/asr1/local/systems.sh"
 . ./path.sh
-
-datadir=${datadir:-data/${train_set}}
-expdir=${expdir:-exp/${train_set}}/${model}
-inference_config=conf/decode_asr.yaml
-inference_model=valid.acc.ave.pth
-if [ "${model}" = transducer ]; then
-    inference_config=conf/decode_asr_transducer.yaml
-    inference_model=valid.loss.ave.pth
-elif [ "${model}" = streaming_conformer ]; then
+if [ "${use_streaming}" = true ]; then
     echo "$0: the streaming model is not decoded here: espnet2.bin.asr_inference_streaming takes recordings as they are" >&2
     exit 1
 fi
@@ -47,13 +31,9 @@ if [ -n "${librispeech_long}" ]; then
     further=$(printf 'librispeech_long_%s ' dev_clean dev_other test_clean test_other)
 fi
 
-systems="float train - -"$'\n'"float_w4 round - float"
-for preset in ${presets}; do
-    systems+=$'\n'"${preset}_scratch train - -"$'\n'"${preset}_tuned train - float"
-done
 ../../TEMPLATE/asr1/asr_long.sh \
     --datadir "${datadir}" \
-    --expdir "${expdir}" \
+    --expdir "${expdir}/${model}" \
     --systems "${systems}" \
     --test_sets "dev_clean dev_other test_clean test_other" \
     --further_sets "${further}" \

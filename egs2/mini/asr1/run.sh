@@ -6,6 +6,7 @@
 #   --corpus_size tiny  only shows that all stages run
 #   --curve true        instead: size against word error rate, one model at many precisions beside models of one
 #   --asr_args "..."    training options for all systems
+#   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here
 #
 # Further options are those of asr.sh:
 
@@ -13,15 +14,17 @@ set -euo pipefail
 
 corpus_size=full
 curve=false
-datadir=
-precisions="4 3 2"
-granularities="channel tensor"
 asr_args=
-own="corpus_size curve datadir asr_args"
+datadir=
+expdir=
+own="corpus_size curve asr_args"
+paths="datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 cd "$(dirname "$0")"
 
 datadir=${datadir:-data/${corpus_size}}
+precisions="4 3 2"
+granularities="channel tensor"
 few=()
 plan_args=
 if [ "${corpus_size}" = tiny ]; then
@@ -34,7 +37,7 @@ fi
 
 train="train conf/train_asr.yaml"
 tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
-rand="--quantizer_config ../../../conf/rand_m3_ste_w4.yaml"
+rand="--quantizer_config rand_m3_ste_w4"
 systems="
     float ${train} -
     float_tuned ${train} float ${tune}"
@@ -56,6 +59,6 @@ fi
 "${stages[@]}" \
     --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
     --datadir "${datadir}" \
-    --expdir "exp/${corpus_size}" \
+    --expdir "${expdir:-exp/${corpus_size}}" \
     --asr_args "${asr_args}" \
     "${options[@]}"

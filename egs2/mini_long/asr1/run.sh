@@ -9,6 +9,7 @@
 #   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
 #   --stage, --stop_stage  1 to 7 of asr.sh (training, short recordings), 8 to 10 of asr_long.sh (long ones)
 #   --modes "windows whole", --window 10, --overlap 3  of asr_long.sh
+#   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here
 #   --nj N, --ngpu N, --python ..., --inference_model ...  of both
 #
 # Further options are those of asr.sh:
@@ -32,11 +33,9 @@ overlap=3
 datadir=
 expdir=
 own="corpus_size seeds precisions durations methods modes window overlap"
-own+=" stage stop_stage nj ngpu python inference_model datadir expdir"
+own+=" stage stop_stage nj ngpu python inference_model"
+paths="datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
-for path in datadir expdir; do
-    [ -z "${!path}" ] || printf -v "${path}" '%s' "$(realpath -m "${!path}")"
-done
 cd "$(dirname "$0")"
 datadir=${datadir:-data/${corpus_size}}
 expdir=${expdir:-exp/${corpus_size}}
@@ -54,7 +53,6 @@ durations=${durations:-30 60 120 300 600}
 
 config=../../mini/asr1/conf/train_asr.yaml
 tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
-presets=../../../conf
 system() {  # <name> <mode> <config> <init> <options>: a line of the list of systems, of one seed
     local init=$4
     [ "${init}" = - ] || init+=.${seed}
@@ -77,7 +75,7 @@ for seed in ${seeds}; do
     done
     for bits in ${precisions}; do
         for method in ${methods}; do
-            quantizer="--quantizer_config ${presets}/${method/rand_m2/rand}_w4.yaml --quantizer_conf bits=${bits}"
+            quantizer="--quantizer_config ${method/rand_m2/rand}_w4 --quantizer_conf bits=${bits}"
             case ${method} in
                 ste | pqn | rand_m[123])
                     system "${method}_w${bits}" train ${config} float ${tune} ${quantizer} ;;

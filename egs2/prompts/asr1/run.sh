@@ -5,9 +5,10 @@
 #   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
 #   --prompts_dir DIR          the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
-#   --presets "rand_w4 ..."    the 4-bit systems: files of conf/ at the top of the repository
+#   --presets "rand_w4 ..."    the 4-bit systems, by the presets of the repository
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --asr_args "..."           training options for all systems
+#   --datadir DIR, --expdir DIR  default: data, exp here
 #
 # Further options are those of asr.sh:
 
@@ -19,7 +20,10 @@ seeds="1 2 3"
 presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
 curve=false
 asr_args=
-own="whisper_checkpoint prompts_dir seeds presets curve asr_args"
+datadir=
+expdir=
+own="seeds presets curve asr_args"
+paths="whisper_checkpoint prompts_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
 for path in whisper_checkpoint prompts_dir; do
@@ -27,7 +31,6 @@ for path in whisper_checkpoint prompts_dir; do
         echo "$0: --${path}: there is no ${!path}" >&2
         exit 1
     fi
-    printf -v "${path}" '%s' "${!path:+$(realpath "${!path}")}"
 done
 
 cd "$(dirname "$0")"
@@ -45,6 +48,7 @@ elif ! error=$(python -c 'import whisper; whisper.load_model("tiny.en")' 2>&1 | 
     exit 1
 fi
 
+datadir=${datadir:-data}
 config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
 systems="
@@ -56,13 +60,13 @@ tuned.${seed}      train  ${config}  -             --seed ${seed}
 tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}"
     for preset in ${presets}; do
         systems+="
-${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ../../../conf/${preset}.yaml"
+${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ${preset}"
     done
 done
 
 stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}")
 if [ "${curve}" = true ]; then
-    data="--data_path_and_name_and_type data/train"
+    data="--data_path_and_name_and_type ${datadir}/train"
     stages=(../../TEMPLATE/asr1/curve.sh --float "dry ${config}" --tune "${config} -" --seeds "${seeds}"
         --bits "3 4 5 6 8" --single_bits "3 4" --average_bits "3.25 3.5 4 4.5 5.5"
         --multi_args "--quantizer_conf bits=[3,4,8]"
@@ -71,7 +75,9 @@ if [ "${curve}" = true ]; then
 fi
 "${stages[@]}" \
     --python "espnet-rand --import whisper_local" \
-    --local_data_opts "${prompts_dir:+--prompts_dir ${prompts_dir}}" \
+    --local_data_opts "--datadir ${datadir} ${prompts_dir:+--prompts_dir ${prompts_dir}}" \
+    --datadir "${datadir}" \
+    --expdir "${expdir:-exp}" \
     --token_type whisper_en \
     --feats_normalize none \
     --asr_args "${asr_args}" \

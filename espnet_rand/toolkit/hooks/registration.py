@@ -17,7 +17,7 @@ from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
 
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_text
 from espnet_rand.errors import UserError
 from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
@@ -149,8 +149,7 @@ def _write(report: Report, args: Any) -> None:
     directory = getattr(args, "output_dir", None)
     if directory is None or not Path(directory).is_dir():
         return
-    with replacing(Path(directory) / "quantization.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(report.to_dict(), sort_keys=False), encoding="utf-8")
+    write_text(Path(directory) / "quantization.yaml", yaml.safe_dump(report.to_dict(), sort_keys=False))
 
 
 def _create_adapter(original, model, adapter, *args, **kwargs):

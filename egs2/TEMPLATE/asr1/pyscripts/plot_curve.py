@@ -11,6 +11,8 @@ from pathlib import Path
 
 import matplotlib
 
+from espnet_rand.atomic import replacing
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
@@ -20,7 +22,9 @@ def read_table(path: Path) -> list:
 
     The WER: mean, lowest and highest. Of several test sets each has lines of its own.
     """
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text().splitlines()]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     header, _, *rows = rows
     rows = [dict(zip(header, row)) for row in rows]
     several = len({row["set"] for row in rows}) > 1
@@ -60,7 +64,8 @@ def main():
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.tight_layout()
-    figure.savefig(args.output, dpi=120)
+    with replacing(args.output) as temporary:
+        figure.savefig(temporary, format=args.output.suffix[1:], dpi=120)
     print(f"This curve is in {args.output}")
 
 

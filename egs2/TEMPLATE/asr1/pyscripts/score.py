@@ -14,22 +14,20 @@ from statistics import mean
 
 import jiwer
 
+from espnet_rand.atomic import write_text
+from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.packing import read, report
+from espnet_rand.reporting import markdown, runs_of
 
 COLUMNS = ["system", "weights", "set", "sentences", "WER %", "CER %", "size kB"]
 
 
-def read_text(path: Path) -> dict:
-    """Read a Kaldi-style text file; an utterance may have no words."""
-    if not path.exists():
-        sys.exit(f"score.py: {path} is not there. Mend: run stages 1 to 6 first")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {key: text for key, _, text in (line.partition(" ") for line in lines)}
-
-
 def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
     """Return the number of sentences, the WER and the CER in percent."""
-    references, hypotheses = read_text(reference), read_text(hypothesis)
+    try:
+        references, hypotheses = read_lines(reference), read_lines(hypothesis)
+    except DataError as e:
+        sys.exit(f"score.py: {e}. Mend: remove it, if it is there, and run stages 1 to 6")
     if references.keys() != hypotheses.keys():
         sys.exit(
             f"score.py: {hypothesis} has {len(hypotheses)} of {len(references)} "
@@ -59,11 +57,7 @@ def spread(values: list) -> str:
 
 def make_rows(args, clean) -> list:
     """Score everything: one row for each system and test set."""
-    runs = {}  # name without the run's number -> directories
-    for system in args.systems:
-        name, _, number = system.rpartition(".")
-        name = name if number.isdigit() else system
-        runs.setdefault(name, []).append(args.expdir / system)
+    runs = {name: [args.expdir / system for system in systems] for name, systems in runs_of(args.systems).items()}
     sizes = {name: weights_and_sizes(dirs) for name, dirs in runs.items()}
     # All systems are one architecture: any packed one knows the float model's size.
     float_size = next((size[1] for size in sizes.values() if size[1]), None)
@@ -99,16 +93,10 @@ def main():
         from espnet2.text.cleaner import TextCleaner
 
         clean = TextCleaner(args.cleaner)
-    rows = make_rows(args, clean)
-
-    table = [COLUMNS, *rows]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    table.insert(1, ["-" * width for width in widths])
-    lines = (" | ".join(map(str.ljust, row, widths)) for row in table)
-    markdown = "".join(f"| {line} |\n" for line in lines)
+    table = markdown(COLUMNS, make_rows(args, clean))
     path = args.expdir / f"{args.table}{args.tag}.md"
-    path.write_text(markdown, encoding="utf-8")
-    print(f"{markdown}This table is in {path}")
+    write_text(path, table)
+    print(f"{table}This table is in {path}")
 
 
 if __name__ == "__main__":

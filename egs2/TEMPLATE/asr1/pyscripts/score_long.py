@@ -9,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from espnet_rand.atomic import replacing
-from espnet_rand.longform.data import DataError, read_lines
+from espnet_rand.atomic import replacing, write_text
+from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.scoring import ScoringError, plot, score, tables
+from espnet_rand.reporting import runs_of
 
 
 def read_seconds(manifest: Path) -> dict:
@@ -35,23 +36,20 @@ def main():
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--decoded", nargs="+", required=True, metavar="MODE:SET", help="e.g. windows:30s whole:30s")
     args = parser.parse_args()
-    runs = {}  # name without the run's number -> directories
-    for system in args.systems:
-        name, _, number = system.rpartition(".")
-        runs.setdefault(name if number.isdigit() else system, []).append(args.expdir / system)
     scores = []
-    for name, directories in runs.items():
+    for name, systems in runs_of(args.systems).items():
         for mode, _, test_set in (pair.partition(":") for pair in args.decoded):
             data = args.datadir / test_set
             seconds, references = read(read_seconds, data / "manifest.jsonl", 8), read(read_lines, data / "text", 8)
-            hypotheses = [read(read_lines, d / f"{mode}_{test_set}/1best_recog/text", 9) for d in directories]
+            hypotheses = [
+                read(read_lines, args.expdir / system / f"{mode}_{test_set}/1best_recog/text", 9) for system in systems
+            ]
             try:
                 scores.append(score(f"{name}, {mode}", test_set, seconds, references, hypotheses))
             except ScoringError as e:
                 sys.exit(f"score_long.py: {e}")
     text = tables(scores)
-    with replacing(args.expdir / "RESULTS_long.md") as temporary:
-        temporary.write_text(f"{text}\n![WER against length](RESULTS_long.png)\n", encoding="utf-8")
+    write_text(args.expdir / "RESULTS_long.md", f"{text}\n![WER against length](RESULTS_long.png)\n")
     with replacing(args.expdir / "RESULTS_long.png") as temporary:
         plot(scores, temporary)
     print(f"{text}This is in {args.expdir}/RESULTS_long.md, with a plot")

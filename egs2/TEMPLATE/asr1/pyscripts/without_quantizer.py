@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import replacing, write_text
 
 
 def main():
@@ -19,8 +19,7 @@ def main():
     config = yaml.safe_load((args.trained / "config.yaml").read_text(encoding="utf-8"))
     config = {name: value for name, value in config.items() if not name.startswith("quantizer")}
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(args.output_dir / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_text(args.output_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     with replacing(args.output_dir / args.model) as temporary:
         temporary.symlink_to(os.path.relpath(args.trained / args.model, args.output_dir))
 

@@ -26,6 +26,10 @@ for_systems() {  # <function> ...: calls it with ... and the fields of each syst
     done <<< "${systems}"
 }
 
+model_name() {  # <name> <mode> ...: of a system, unless it is plans, which are no model
+    [ "$2" = plan ] || echo "$1"
+}
+
 selected() {  # <n>: is this stage to be run?
     current=$1
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
@@ -48,11 +52,11 @@ model_files() {  # <name> <mode> <init>: the options of a decoder for a system; 
     echo "${files}"
 }
 
-python3 - <<'EOF' || exit 1
+python3 - "$0" <<'EOF' || exit 1
 import importlib.util, sys
 missing = [m for m in ("espnet2", "jiwer", "rich") if not importlib.util.find_spec(m)]
 if missing:
-    sys.exit(f"asr.sh: {sys.executable} lacks {' '.join(missing)}. "
+    sys.exit(f"{sys.argv[1]}: {sys.executable} lacks {' '.join(missing)}. "
              "Mend: run `make demo` in the repository, or pip install -e '.[train]' there")
 EOF
 command -v "${python%% *}" > /dev/null \

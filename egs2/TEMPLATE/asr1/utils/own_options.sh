@@ -1,5 +1,7 @@
 # A run.sh with options of its own sources this after setting their defaults, with their names in the
 # variable own: it sets them, and leaves all others, which are asr.sh's, in the array options.
+# Options for files and directories, whose names are in the variable paths instead, may be relative to where run.sh is
+# started, and become absolute.
 # --help prints the comment at the top of run.sh, and asr.sh's. Where the script is another than asr.sh, its name is in
 # the variable script.
 options=()
@@ -9,11 +11,14 @@ while [ $# -gt 0 ]; do
     if [ "$1" = --help ] || [ "$1" = -h ]; then
         sed -n '2,/^$/s/^# \?//p' "$0"
         cd "$(dirname "$0")" && exec "../../TEMPLATE/asr1/${script:-asr.sh}" --help
-    elif [[ $1 == --* && " ${own} " == *" ${name} "* ]]; then
+    elif [[ $1 == --* && " ${own} ${paths:-} " == *" ${name} "* ]]; then
         printf -v "${name}" '%s' "${2?"$1 needs a value"}"
         shift 2
     else
         options+=("$1")
         shift
     fi
+done
+for name in ${paths:-}; do
+    [ -z "${!name}" ] || printf -v "${name}" '%s' "$(realpath -m "${!name}")"
 done

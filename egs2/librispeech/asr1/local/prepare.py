@@ -12,27 +12,22 @@ from pathlib import Path
 from rich.progress import track
 from sets import TRAIN_SETS, chosen_sets, parts_of
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "TEMPLATE/asr1/pyscripts"))
-from data_dir import write_data_dir  # noqa: E402
-
-
-class CorpusError(Exception):
-    """What is wrong with the corpus and how to mend it, in one line."""
+from espnet_rand.atomic import replacing, replacing_directory
+from espnet_rand.kaldi import DataError, read_lines, write_data_dir
 
 
 def read_chapter(transcripts: Path) -> list:
     """The rows (see write_data_dir) of one .trans.txt and the recordings beside it.
 
     Raises:
-        CorpusError: a recording has no transcript or a transcript no recording
+        DataError: a recording has no transcript or a transcript no recording, or see read_lines
     """
     speaker = transcripts.parents[1].name
     recordings = {path.stem: path for path in transcripts.parent.glob("*.flac")}
-    lines = transcripts.read_text(encoding="utf-8").splitlines()
-    texts = {utterance: text for utterance, _, text in (line.partition(" ") for line in lines)}
+    texts = read_lines(transcripts)
     for utterance in sorted(texts.keys() ^ recordings.keys()):
         lacks = "transcript" if utterance in recordings else "recording"
-        raise CorpusError(
+        raise DataError(
             f"{transcripts.parent}: {utterance} has no {lacks}. Mend: this copy of LibriSpeech is not whole, get "
             f"{transcripts.parents[2].name} again"
         )
@@ -43,11 +38,11 @@ def read_part(part: Path) -> list:
     """The rows (see write_data_dir) of one part.
 
     Raises:
-        CorpusError: it has no transcripts, or see read_chapter
+        DataError: it has no transcripts, or see read_chapter
     """
     chapters = sorted(part.glob("*/*/*.trans.txt"))
     if not chapters:
-        raise CorpusError(
+        raise DataError(
             f"{part} has no <speaker>/<chapter>/*.trans.txt. Mend: let --librispeech name the folder that holds "
             f"{part.name}, unpacked; --train_set train_clean_100 needs fewer parts"
         )
@@ -57,12 +52,14 @@ def read_part(part: Path) -> list:
 
 def write_lm_text(archive: Path, path: Path) -> None:
     """Turn LibriSpeech's text for language models, one sentence a line, into a Kaldi-style text file."""
-    temporary = path.with_name(f".{path.name}.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(archive, "rt", encoding="utf-8") as source, temporary.open("w", encoding="utf-8") as target:
+    with (
+        replacing(path) as temporary,
+        gzip.open(archive, "rt", encoding="utf-8") as source,
+        temporary.open("w", encoding="utf-8") as target,
+    ):
         sentences = filter(None, map(str.strip, source))
         target.writelines(f"lm-{number:08d} {sentence}\n" for number, sentence in enumerate(sentences))
-    temporary.rename(path)
 
 
 def main():
@@ -74,11 +71,12 @@ def main():
     args = parser.parse_args()
     try:
         rows = {part: read_part(args.librispeech.resolve() / part) for part in parts_of(args.train_set)}
-    except CorpusError as e:
+    except DataError as e:
         sys.exit(f"prepare.py: {e}")
     for name, parts in chosen_sets(args.train_set).items():
         joined = [row for part in parts for row in rows[part]]
-        write_data_dir(args.datadir / name, joined)
+        with replacing_directory(args.datadir / name) as directory:
+            write_data_dir(directory, joined)
         print(f"{args.datadir / name}: {len(joined)} utterances, {len({row[1] for row in joined})} speakers")
     if args.lm_text:
         write_lm_text(args.lm_text, args.datadir / "lm/text")

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import soundfile
 
-from espnet_rand.atomic import replacing
-
-sys.path.append(str(Path(__file__).resolve().parents[3] / "TEMPLATE/asr1/pyscripts"))
-from data_dir import write_data_dir  # noqa: E402
+from espnet_rand.atomic import replacing_directory
+from espnet_rand.kaldi import write_data_dir
 
 PARTS = ["dev-clean", "dev-other", "test-clean", "test-other"]
 
@@ -47,10 +45,12 @@ def main():
     for name in PARTS:
         rows = read_part(args.librispeech_long.resolve() / name)
         directory = args.output_dir / f"librispeech_long_{name.replace('-', '_')}"
-        write_data_dir(directory, rows)
-        with replacing(directory / "manifest.jsonl") as temporary:
+        with replacing_directory(directory) as temporary:
+            write_data_dir(temporary, rows)
             lines = ({"key": key, "seconds": soundfile.info(flac).duration} for key, _, flac, _ in rows)
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            (temporary / "manifest.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+            )
         print(f"{directory}: {len(rows)} recordings")
 
 

@@ -3,8 +3,8 @@
 
 The speech synthesizer is the library inside the PyPI wheel espeakng-loader,
 called through ctypes, so neither a download nor a system package is needed.
-All choices (text, voice, speed, pitch, noise) come from one seed and the same
-seed always gives the same samples. The output is a Kaldi-style data directory
+All choices (text, voice, speed, pitch, noise) come from one seed: the samples
+are always the same. The output is a Kaldi-style data directory
 for each of train, dev and test, and 16 kHz wav files beside them.
 """
 
@@ -19,14 +19,15 @@ import soundfile
 from rich.progress import track
 from scipy.signal import resample_poly
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "TEMPLATE/asr1/pyscripts"))
-from data_dir import write_data_dir  # noqa: E402
+from espnet_rand.atomic import replacing_directory
+from espnet_rand.kaldi import write_data_dir
 
 try:
     import espeakng_loader
 except ImportError:
     sys.exit("make_corpus.py: the package espeakng-loader is missing. Mend: pip install espeakng-loader")
 
+SEED = 1
 SAMPLE_RATE = 16000
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ACCENTS = {"us": "gmw/en-US", "rp": "gmw/en-GB-x-rp"}
@@ -109,10 +110,10 @@ def draw_texts(rng, sizes: dict) -> dict:
     return texts
 
 
-def make_corpus(data_dir: Path, size: str, seed: int):
+def make_corpus(data_dir: Path, size: str):
     """Make all sets; print their hours and a checksum of all samples."""
     espeak = Espeak()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     texts = draw_texts(rng, SIZES[size])
     voices = [(accent, timbre) for accent in ACCENTS for timbre in TIMBRES]
     jobs = [
@@ -136,7 +137,8 @@ def make_corpus(data_dir: Path, size: str, seed: int):
         seconds[subset] += len(samples) / SAMPLE_RATE
         checksum.update(samples.tobytes())
     for subset in texts:
-        write_data_dir(data_dir / subset, rows[subset])
+        with replacing_directory(data_dir / subset) as directory:
+            write_data_dir(directory, rows[subset])
         print(f"{subset}: {len(rows[subset])} utterances, {len(voices)} voices, {seconds[subset] / 3600:.2f} hours")
     print(f"SHA-256 of all samples: {checksum.hexdigest()}")
 
@@ -145,6 +147,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--size", choices=list(SIZES), default="full")
-    parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    make_corpus(args.data_dir, args.size, args.seed)
+    make_corpus(args.data_dir, args.size)

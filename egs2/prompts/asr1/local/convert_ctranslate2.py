@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from espnet_rand.atomic import replacing
+
 MAX_BYTES = 4 << 30  # the largest Whisper has 1.6 billion weights: 3.1 GB
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -200,7 +202,8 @@ def main():
     except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile) as e:
         sys.exit(f"{sys.argv[0]}: cannot convert {args.model}: {e}")
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, args.checkpoint)
+    with replacing(args.checkpoint) as temporary:
+        torch.save(checkpoint, temporary)
     print(f"{args.checkpoint}: {sum(p.numel() for p in model.parameters()):,} weights")
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Gets Debian's asterisk-core-sounds-en and makes data/{train,dev,test} of it.
+# Gets Debian's asterisk-core-sounds-en and makes ${datadir}/{train,dev,test} of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+datadir=data
 prompts_dir=   # a folder that has the recordings already, at any depth (see the error below)
 . ../../TEMPLATE/asr1/utils/parse_options.sh
 . ./path.sh
@@ -35,4 +36,4 @@ if [ -z "${prompts_dir}" ]; then
         touch "${prompts_dir}/.complete"
     fi
 fi
-python local/prepare_prompts.py "${prompts_dir}" data
+python local/prepare_prompts.py "${prompts_dir}" "${datadir}"

@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from whisper.normalizers import EnglishTextNormalizer
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "TEMPLATE/asr1/pyscripts"))
-from data_dir import write_data_dir  # noqa: E402
+from espnet_rand.atomic import replacing_directory
+from espnet_rand.kaldi import write_data_dir
 
 RATE = 16000
 SPEAKER = "allison"
@@ -103,7 +103,9 @@ def main():
             silence = TRAINING_SILENCE_SECONDS * RATE if part == "train" else FILLED_SECONDS * RATE - len(audio)
             soundfile.write(wavs / f"{key}.wav", np.pad(audio, (0, silence)), RATE)
         folder = args.data_dir / part
-        write_data_dir(folder, [(key, SPEAKER, f"{(wavs / key).resolve()}.wav", text) for key, text, _ in chosen])
+        with replacing_directory(folder) as temporary:
+            rows = ((key, SPEAKER, f"{(wavs / key).resolve()}.wav", text) for key, text, _ in chosen)
+            write_data_dir(temporary, rows)
         print(f"{folder}: {len(chosen)} prompts, {sum(len(p[2]) for p in chosen) / RATE / 60:.1f} minutes")
     if missing:
         print(f"{missing} prompts of the list have no recording")

@@ -1,0 +1,57 @@
+"""The options that recipes share, with `echo` in place of the training."""
+
+import re
+
+import pytest
+
+from espnet_rand.presets import presets
+from tests.egs2.recipe import EGS2, run
+
+# the name of the tokens, options, where systems are in expdir
+RECIPES = {
+    "librispeech": ("bpe_unigram5000", ["--model", "transducer", "--presets", "rand_w4 lsc_w4"], "transducer"),
+    "mini": ("char", [], ""),
+    "mini_long": ("bpe_unigram30", ["--seeds", "1", "--methods", "dropout ste pqn rand_m1 rand_m2 rand_m3"], ""),
+    "prompts": ("whisper_en", ["--seeds", "1", "--whisper_checkpoint", "whisper.pt"], ""),
+}
+
+
+def run_sh(recipe, cwd, *options):
+    return run(EGS2 / recipe / "asr1/run.sh", *options, cwd=cwd)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_path):
+    if recipe == "prompts":
+        pytest.importorskip("whisper")
+        pytest.importorskip("av")
+    tokens, options, below = RECIPES[recipe]
+    stats = tmp_path / f"data/stats_{tokens}"
+    stats.mkdir(parents=True)
+    (stats / "all.done").touch()
+    (tmp_path / "whisper.pt").touch()
+    options = [*options, "--datadir", "data", "--expdir", "exp", "--python", "echo", "--stage", "4"]
+    done = run_sh(recipe, tmp_path, *options, "--stop_stage", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [log.read_text() for log in (tmp_path / "exp" / below).glob("*/train.log")]
+    used = {name for text in said for name in re.findall(r"--quantizer_config (\S+)", text)}
+    assert used and used <= presets().keys()
+    assert all(f"{stats}/" in text and f"{tmp_path}/exp/" in text for text in said)
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, "librispeech_long"])
+def test_help_has_the_options_of_the_recipe_and_of_the_stages(recipe):
+    done = run_sh(recipe, EGS2, "--help")
+    assert done.returncode == 0 and not done.stderr
+    assert "--datadir DIR" in done.stdout and "stop_stage=" in done.stdout
+
+
+def test_long_recordings_of_librispeech_are_decoded_with_the_models_of_its_recipe(tmp_path):
+    (tmp_path / "data/long_dev_clean/30s").mkdir(parents=True)
+    (tmp_path / "data/long_dev_clean/30s/wav.scp").write_text("a a.flac\n")
+    options = ["--datadir", "data", "--expdir", "exp", "--stage", "9"]
+    done = run_sh("librispeech_long", tmp_path, "--model", "transducer", *options)
+    assert f"{tmp_path}/exp/transducer/float is not finished" in done.stderr
+    for model, reason in (("whisper", "--model must be conformer"), ("streaming_conformer", "is not decoded here")):
+        done = run_sh("librispeech_long", tmp_path, "--model", model, *options)
+        assert done.returncode == 1 and reason in done.stderr

@@ -1,0 +1,45 @@
+"""Kaldi-style data directories, and what an interruption leaves of them."""
+
+import pytest
+
+from espnet_rand.atomic import replacing_directory
+from espnet_rand.kaldi import DataError, read_lines, write_data_dir
+
+ROWS = [("b-2", "b", "2.wav", "two  words"), ("a-1", "a", "1.wav", ""), ("b-1", "b", "3.wav", "line\u2028separator")]
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_data_dir(tmp_path, ROWS)
+    assert (tmp_path / "wav.scp").read_text() == "a-1 1.wav\nb-1 3.wav\nb-2 2.wav\n"
+    assert (tmp_path / "spk2utt").read_text() == "a a-1\nb b-1 b-2\n"
+    assert read_lines(tmp_path / "utt2spk") == {"a-1": "a", "b-1": "b", "b-2": "b"}
+    assert read_lines(tmp_path / "text") == {row[0]: row[3] for row in ROWS}
+
+
+@pytest.mark.parametrize("rows, reason", [([], "no utterances"), ([*ROWS, ROWS[0]], "b-2 comes twice")])
+def test_what_was_there_stays_if_the_new_one_is_wrong(tmp_path, rows, reason):
+    for content in (ROWS, rows):
+        try:
+            with replacing_directory(tmp_path / "set") as directory:
+                write_data_dir(directory, content)
+        except DataError as e:
+            assert reason in str(e)
+    assert list(read_lines(tmp_path / "set/text")) == ["a-1", "b-1", "b-2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_directory_is_replaced_as_a_whole_after_a_kill(tmp_path):
+    for name in ("set", ".set.unfinished"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with replacing_directory(tmp_path / "set") as directory:
+        (directory / "new").touch()
+        assert (tmp_path / "set/old").exists()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("content, reason", [(b"a x\na y\n", "a comes twice"), (b"a \xff\n", "not to be read")])
+def test_what_is_wrong_with_a_file_is_named(tmp_path, content, reason):
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(DataError, match=f"text: {reason}"):
+        read_lines(tmp_path / "text")
