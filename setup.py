@@ -1,5 +1,6 @@
 """Packaging of espnet_rand."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -8,15 +9,15 @@ here = Path(__file__).parent
 
 setup(
     name="espnet_rand",
-    version="0.1.0",
+    version=re.search('__version__ = "(.+)"', (here / "espnet_rand/__init__.py").read_text(encoding="utf-8"))[1],
     description="ESPnet plugin: train, pack and decode speech models with 2- to 8-bit weights, by RAND",
-    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_rand", "espnet_rand.*"]),
-    package_data={"espnet_rand": ["conf/*.yaml"], "espnet_rand.startup": ["*.py"]},
+    package_data={"espnet_rand": ["conf/*.yaml"]},
     python_requires=">=3.10",
-    install_requires=["psutil", "torch>=2.6", "pyyaml", "rich", "safetensors>=0.8"],
+    install_requires=["numpy", "psutil", "pyyaml", "rich", "safetensors>=0.8", "scipy", "torch>=2.6"],
     extras_require={
         # the toolkit, what its trainer imports, and what the recipes need
         "train": [
@@ -29,7 +30,6 @@ setup(
             "matplotlib",
             "openai-whisper==20250625",
             "requests",
-            "scipy",
             "sentencepiece",
             "tensorboard",
         ],

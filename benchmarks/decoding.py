@@ -35,7 +35,7 @@ from espnet_rand.packing import pack_model, weights_on_meta, write
 from espnet_rand.reporting import markdown
 
 espnet_rand.register()
-from espnet_rand.toolkit.checkpoints import find_task  # noqa: E402
+from espnet_rand.toolkit.commands.checkpoints import find_task  # noqa: E402
 
 TOKENS = ["<blank>", "<unk>", *(f"t{n}" for n in range(4997)), "<sos/eos>"]
 RECIPE = Path(__file__).resolve().parents[1] / "egs2/mini/asr1"

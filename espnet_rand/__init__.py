@@ -15,6 +15,7 @@ _HOMES = {
     "QuantizationError": "layers",
     "QuantizerConfig": "config",
     "Report": "layers",
+    "UserError": "errors",
     "WeightQuantizer": "quantizers",
     "disabled": "layers",
     "quantize": "layers",
@@ -34,7 +35,6 @@ def __getattr__(name):
 
 def register() -> None:
     """Give every ESPnet task in this process the options `--quantizer...`; see espnet_rand.toolkit."""
-    importlib.import_module("espnet2.tasks.abs_task")  # first: below espnet-rand, its import registers
-    from espnet_rand.toolkit.registration import register
+    from espnet_rand.toolkit.hooks.registration import register
 
     register()

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Dict, Iterable, List, Tuple, Union
 
+from espnet_rand.errors import UserError
 
-class DataError(Exception):
+
+class DataError(UserError):
     """What is wrong with a data directory, in one line."""
 
 

@@ -51,3 +51,4 @@ def test_installed_with_the_package(tmp_path):
     installed = tmp_path / "lib/espnet_rand/conf"
     assert {path.name: path.read_text() for path in installed.iterdir()} == {p.name: p.read_text() for p in PRESETS}
     assert not any(path.is_symlink() for path in (installed, *installed.iterdir()))
+    assert (tmp_path / "lib/espnet_rand/startup/sitecustomize.py").is_file()

@@ -17,12 +17,14 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from espnet_rand.allocation import BudgetError, Table, allocate, candidates, curvature, measured
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_text
 from espnet_rand.bin.command import run
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.packing import PackedModel, write
 from espnet_rand.packing.bits import row_bytes
-from espnet_rand.toolkit import checkpoints, options, validation
+from espnet_rand.quantizers.precision import a_precision
+from espnet_rand.toolkit import options
+from espnet_rand.toolkit.commands import checkpoints, validation
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -66,6 +68,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def allocate_bits(args: argparse.Namespace) -> None:
     """Write a plan for each budget, and say what it is predicted and found to cost."""
+    for bits in args.bits:
+        a_precision("--bits", bits)
     model, trained = checkpoints.load_quantized(args)
     model.eval()
     choices = candidates(model, args.bits)
@@ -157,8 +161,7 @@ def _say_agreement(measured: Table, estimated: Table) -> None:
 
 
 def _write(path: Path, about: str, content: Dict) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(f"# {about}\n{yaml.safe_dump(content, sort_keys=False)}", encoding="utf-8")
+    write_text(path, f"# {about}\n{yaml.safe_dump(content, sort_keys=False)}")
 
 
 def main(cmd=None) -> None:

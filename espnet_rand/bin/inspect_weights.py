@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from espnet_rand.bin.command import run, say
+from espnet_rand.bin.command import run
+from espnet_rand.bin.packed_file import say
 from espnet_rand.packing import read
 
 

@@ -1,13 +1,13 @@
 """Make long test sets: join consecutive utterances of a Kaldi-style data directory into long recordings."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import List, Optional
 
-from espnet_rand.kaldi import DataError
-from espnet_rand.longform.audio import AudioError, CommandError
+from espnet_rand.bin.command import run
+from espnet_rand.longform.audio import CommandError
 from espnet_rand.longform.data import GROUPS, join
+from espnet_rand.quantizers import OptionError
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,13 +30,17 @@ def join_utterances(args: argparse.Namespace) -> None:
 
     Raises:
         AudioError, DataError, OSError: see join
-        ValueError: a duration or pause is no number, or too small
+        OptionError: a duration or pause is no number, or too small
     """
-    seconds = {f"{d}s" if d != "whole" else d: None if d == "whole" else _number(d, "duration") for d in args.durations}
-    pause = None if args.pause == "natural" else _number(args.pause, "pause", least=0.0)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    seconds = {
+        f"{d}s" if d != "whole" else d: None if d == "whole" else _number("durations", d, 1.0) for d in args.durations
+    }
+    pause = None if args.pause == "natural" else _number("pause", args.pause, 0.0)
     for name, duration in seconds.items():
-        made = join(args.data_dir, args.output_dir / name, duration, args.by, pause, args.pipes)
+        try:
+            made = join(args.data_dir, args.output_dir / name, duration, args.by, pause, args.pipes)
+        except CommandError as e:
+            raise CommandError(f"{e}. Mend: --pipes, to run the commands in wav.scp") from None
         print(
             f"{args.output_dir / name}: {made['recordings']} recordings of {made['utterances']} utterances, "
             f"{made['seconds'] / 60:.1f} minutes; {made['left_out']} utterances left out",
@@ -44,21 +48,17 @@ def join_utterances(args: argparse.Namespace) -> None:
         )
 
 
-def _number(text: str, what: str, least: float = 1.0) -> float:
-    number = float(text)
-    if not least <= number < float("inf"):
-        raise ValueError(f"{what} {text}: {least:g} seconds or more")
-    return number
+def _number(option: str, text: str, least: float) -> float:
+    try:
+        if least <= float(text) < float("inf"):
+            return float(text)
+    except ValueError:
+        pass
+    raise OptionError(f"--{option}: {text} is not allowed, it must be {least:g} seconds or more")
 
 
 def main(cmd: Optional[List[str]] = None) -> None:
-    parser = get_parser()
-    try:
-        join_utterances(parser.parse_args(cmd))
-    except CommandError as e:
-        sys.exit(f"{parser.prog}: error: {e}. Mend: --pipes, to run the commands in wav.scp")
-    except (AudioError, DataError, OSError, ValueError) as e:
-        sys.exit(f"{parser.prog}: error: {e}")
+    run(join_utterances, get_parser(), cmd)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`espnet-rand`: Python, with espnet_rand registered in it and in every Python that it starts."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import List, NoReturn, Optional
@@ -40,11 +41,7 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
 
         link.main(arguments[1:])
         sys.exit()
-    for flag in arguments:
-        if not flag.startswith("-") or flag.startswith(("-m", "-c")):
-            break
-        if flag.startswith("-") and set(flag[1:]) & set("EIS") and not flag.startswith("--"):
-            _fail(f"Python's {flag} would keep espnet_rand from being registered: leave it out")
+    _check_flags(arguments)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = _joined(os.pathsep, str(STARTUP), environment.get("PYTHONPATH", ""))
     if given["--import"]:
@@ -56,6 +53,23 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
     if given["--packed_backend"]:
         environment["ESPNET_RAND_PACKED_BACKEND"] = given["--packed_backend"][-1]
     os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def _check_flags(arguments: List[str]) -> None:
+    """Fail where Python's own options (E, I, S, alone or among others as in -uE) would hide what is in startup/."""
+    rest = iter(arguments)
+    for flag in rest:
+        if not flag.startswith("-"):
+            return
+        if flag.startswith("--"):
+            continue
+        switches, last, value = re.fullmatch("-([^cmWX]*)(.?)(.*)", flag, re.DOTALL).groups()
+        if set(switches) & set("EIS"):
+            _fail(f"Python's {flag} would keep espnet_rand from being registered: leave it out")
+        if last in ("c", "m"):
+            return
+        if last and not value:
+            next(rest, None)  # the value of -W or -X
 
 
 def _joined(separator: str, *parts: str) -> str:

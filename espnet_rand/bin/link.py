@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Dict, Optional
 
+from espnet_rand.bin.command import run
 from espnet_rand.presets import presets
 
 _EXAMPLE = "rand_m3_ste_w4"
@@ -54,13 +55,13 @@ def training_option(recipe: Path) -> Optional[str]:
     return None
 
 
-def main(cmd=None) -> None:
-    parser = get_parser()
-    recipe = parser.parse_args(cmd).recipe
-    try:
-        links = link(recipe)
-    except OSError as e:
-        parser.exit(1, f"{parser.prog}: error: {e}\n")
+def link_presets(args: argparse.Namespace) -> None:
+    """Link, and say how to run the recipe."""
+    recipe, links = args.recipe, link(args.recipe)
     print(f"{len(links)} presets in {recipe / 'conf'}: {', '.join(path.stem for path in links)}\nRun, in {recipe}:\n")
     command = _ESPNET2 if (recipe / "run.sh").is_file() else _ESPNET3
     print(command.format(option=training_option(recipe) or "--<arguments of the training>", preset=_EXAMPLE))
+
+
+def main(cmd=None) -> None:
+    run(link_presets, get_parser(), cmd)

@@ -2,9 +2,10 @@
 
 import argparse
 
-from espnet_rand.bin.command import run, save
-from espnet_rand.toolkit import checkpoints
-from espnet_rand.toolkit.fitting import PretrainedError
+from espnet_rand.bin.command import run
+from espnet_rand.bin.packed_file import save
+from espnet_rand.toolkit.commands import checkpoints
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
 
 def get_parser() -> argparse.ArgumentParser:

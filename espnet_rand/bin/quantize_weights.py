@@ -2,9 +2,11 @@
 
 import argparse
 
-from espnet_rand.bin.command import run, save
+from espnet_rand.bin.command import run
+from espnet_rand.bin.packed_file import save
 from espnet_rand.layers import QuantizationError
-from espnet_rand.toolkit import checkpoints, options
+from espnet_rand.toolkit import options
+from espnet_rand.toolkit.commands import checkpoints
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -5,8 +5,8 @@ One file for each layer family; importing it here puts it into the registry.
 
 from espnet_rand.layers import attention, convolution, embedding, linear, recurrent  # noqa: F401
 from espnet_rand.layers.eval_bits import EvalBits, NamedWeight, evaluating_at, quantized_weights, set_eval_bits
-from espnet_rand.layers.layer import SCALE_SUFFIX, QuantizedLayer, quantized_layers, quantizes
-from espnet_rand.layers.quantize import QuantizationError, disabled, quantize, quantize_new_layers
+from espnet_rand.layers.layer import SCALE_SUFFIX, QuantizationError, QuantizedLayer, quantized_layers, quantizes
+from espnet_rand.layers.quantize import disabled, quantize, quantize_new_layers
 from espnet_rand.layers.report import Report
 
 __all__ = [

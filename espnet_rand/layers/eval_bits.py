@@ -5,8 +5,8 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 
 from torch import nn
 
-from espnet_rand.layers.layer import QuantizedLayer, quantized_layers
-from espnet_rand.layers.quantize import QuantizationError, matches, near
+from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, quantized_layers
+from espnet_rand.layers.quantize import matches, near
 from espnet_rand.layers.weight import QuantizedWeight
 from espnet_rand.quantizers import OptionError
 from espnet_rand.quantizers.precision import a_precision

@@ -13,12 +13,17 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
 import torch
 from torch import Tensor, nn
 
+from espnet_rand.errors import UserError
 from espnet_rand.layers.weight import Clock, QuantizedWeight
 
 #: A learned scale of the parameter `weight` is the parameter `weight` + SCALE_SUFFIX of the same layer.
 SCALE_SUFFIX = "_quantizer_scale"
 
 _REGISTRY: Dict[Type[nn.Module], Type["QuantizedLayer"]] = {}
+
+
+class QuantizationError(UserError, RuntimeError):
+    """The model cannot be quantized, or used, as asked."""
 
 
 def quantizes(*types: Type[nn.Module]) -> Callable:
@@ -127,7 +132,7 @@ class QuantizedLayer:
         return _close(scale, quantized.initial(weight))
 
     def _replicate_for_data_parallel(self):
-        raise RuntimeError(
+        raise QuantizationError(
             "nn.DataParallel cannot train or run a quantized model: use one process for each GPU "
             "(ESPnet: --multiprocessing_distributed true)"
         )
@@ -187,7 +192,7 @@ def _weight_property(name: str) -> property:
         return layer._parameters[name] if value is None else value
 
     def write(layer, value):
-        raise RuntimeError(
+        raise QuantizationError(
             f"{name} of a quantized layer must stay a parameter: FullyShardedDataParallel cannot train a quantized "
             "model (use DistributedDataParallel), and weight_norm comes before quantize()"
         )

@@ -11,6 +11,7 @@ from torch import nn
 
 from espnet_rand.config import Configuration, QuantizerConfig
 from espnet_rand.layers.layer import (
+    QuantizationError,
     QuantizedLayer,
     find_layer,
     quantized_layers,
@@ -19,10 +20,6 @@ from espnet_rand.layers.layer import (
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import Clock, QuantizedWeight
 from espnet_rand.quantizers import OptionError
-
-
-class QuantizationError(RuntimeError):
-    """The model cannot be quantized as asked."""
 
 
 class _Quantization(NamedTuple):
@@ -68,7 +65,7 @@ def quantize(model: nn.Module, config: Configuration) -> Report:
     if not plan:
         reasons = sorted({entry.reason for entry in left}) or ["it has no parameters"]
         raise QuantizationError(f"nothing to quantize in {type(model).__name__}: {'; '.join(reasons)}")
-    report = Report(_wrap(plan, clock), left)
+    report = Report(_wrap(plan, config, clock), left)
     model._quantization = _Quantization(config, clock)
     model.register_forward_pre_hook(_begin)
     model.register_forward_hook(_end, always_call=True)
@@ -89,7 +86,7 @@ def quantize_new_layers(model: nn.Module) -> Report:
     plan, left = _plan(model, quantization.config)
     there = [weight for _, layer in quantized_layers(model) for weight in layer._quantized.values()]
     first = 1 + max((max(weight.index, weight.layer) for weight in there), default=-1)
-    return Report(_wrap(plan, quantization.clock, first), left)
+    return Report(_wrap(plan, quantization.config, quantization.clock, first), left)
 
 
 @contextmanager
@@ -118,7 +115,6 @@ class _Planned(NamedTuple):
     module: nn.Module
     weights: Tuple[str, ...]
     overrides: Tuple[str, ...]
-    config: QuantizerConfig
 
 
 def _above(name: str) -> List[str]:
@@ -170,7 +166,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
         weights, reason = _quantizable(names, module, config)
         if weights:
             overrides = tuple(pattern for pattern in config.overrides if matches(pattern, names))
-            plan.append(_Planned(name, module, weights, overrides, config))
+            plan.append(_Planned(name, module, weights, overrides))
             quantized.update(id(module._parameters[weight]) for weight in weights)
         kept = [p for n, p in module._parameters.items() if p is not None and n not in weights]
         new = [p for p in kept if id(p) not in counted and id(p) not in quantized]
@@ -205,7 +201,7 @@ def _quantized_parameters(layer: QuantizedLayer) -> List[nn.Parameter]:
     return [layer._parameters[name] for name in layer._quantized]
 
 
-def _wrap(plan: List[_Planned], clock: Clock, first_number: int = 0) -> List[QuantizedEntry]:
+def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_number: int = 0) -> List[QuantizedEntry]:
     """Wrap the planned layers; one quantized weight, and one learned scale, for a shared parameter.
 
     Layers and weights are numbered from `first_number`.
@@ -214,7 +210,7 @@ def _wrap(plan: List[_Planned], clock: Clock, first_number: int = 0) -> List[Qua
     entries: List[QuantizedEntry] = []
     # every conflict is found before any layer is changed
     ready = []
-    for name, module, weights, overrides, config in plan:
+    for name, module, weights, overrides in plan:
         quantizer = config.weight_quantizer(list(overrides))
         fixed = len(quantizer.precision.all) == 1 and any("bits" in config.overrides[key] for key in overrides)
         quantized: Dict[str, QuantizedWeight] = {}

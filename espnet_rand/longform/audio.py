@@ -16,13 +16,15 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
+from espnet_rand.errors import UserError
+
 # a filter of torchaudio.functional.resample has so many values at most; odd rates such as 44101 Hz want gigabytes
 _LARGEST_FILTER = 4_000_000
 # what a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
 _REACH = 8
 
 
-class AudioError(Exception):
+class AudioError(UserError):
     """Why a recording cannot be read, in one line."""
 
 

@@ -11,6 +11,7 @@ from espnet_rand.longform.audio import Recording
 from espnet_rand.longform.joining import join
 from espnet_rand.longform.journal import Journal
 from espnet_rand.longform.pieces import Piece, packed, windows
+from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
 
 MODES = ("windows", "whole", "vad")
@@ -54,19 +55,19 @@ class LongForm:
         overlap: seconds, of windows; half a window at most. Default: a fifth of a window
 
     Raises:
-        ValueError: the options are off
-        VadError: mode is vad, and silero-vad is not installed
+        OptionError: the options are off
+        VadError: mode is vad, and silero-vad is not installed, or does not know the model's rate
     """
 
     def __init__(self, speech2text: Any, mode: str = "windows", window: float = 30.0, overlap: Optional[float] = None):
         if mode not in MODES:
-            raise ValueError(f"mode: {mode!r} is not one of {', '.join(MODES)}")
+            raise OptionError(f"mode: {mode!r} is not one of {', '.join(MODES)}")
         overlap = window / 5 if overlap is None else overlap
         if not 0 <= overlap <= window / 2 or window <= 0:
-            raise ValueError(f"window {window:g} and overlap {overlap:g}: the overlap must be 0 to half a window")
-        if mode == "vad":
-            vad.check()
+            raise OptionError(f"window {window:g} and overlap {overlap:g}: the overlap must be 0 to half a window")
         self.recognizer = Recognizer(speech2text) if hasattr(speech2text, "asr_model") else speech2text
+        if mode == "vad":
+            vad.check(self.recognizer.rate)
         self.mode = mode
         self.window = round(window * self.recognizer.rate)
         self.overlap = round(overlap * self.recognizer.rate)

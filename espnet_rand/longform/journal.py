@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
+from espnet_rand.errors import UserError
 from espnet_rand.longform.pieces import Piece
 from espnet_rand.toolkit.recognition import Heard, Word
 
 
-class JournalError(Exception):
+class JournalError(UserError):
     """A journal does not belong to this run, or is damaged, in one line."""
 
 

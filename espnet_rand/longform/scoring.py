@@ -7,6 +7,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import jiwer
 import numpy as np
 
+from espnet_rand.errors import UserError
 from espnet_rand.reporting import markdown, rate_interval
 
 #: A dropped stretch is so many reference words in a row, or more, that are all deleted.
@@ -18,7 +19,7 @@ REPEATED, PERIOD = 4, 20
 INTERVAL_FROM = 6
 
 
-class ScoringError(Exception):
+class ScoringError(UserError):
     """Reference and hypothesis do not belong together, in one line."""
 
 

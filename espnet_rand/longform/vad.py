@@ -4,6 +4,7 @@ from typing import List, Tuple
 
 import torch
 
+from espnet_rand.errors import UserError
 from espnet_rand.longform.audio import Recording
 
 # samples that the model takes at a time, at the rates it knows
@@ -12,7 +13,7 @@ _CHUNK = {16000: 512, 8000: 256}
 PAUSE, MARGIN = 500, 200
 
 
-class VadError(Exception):
+class VadError(UserError):
     """Voice activity cannot be detected: what is missing, in one line."""
 
 
@@ -20,12 +21,11 @@ def speech(recording: Recording) -> List[Tuple[int, int]]:
     """The stretches with speech, in samples; the recording is read a minute at a time.
 
     Raises:
-        VadError: silero-vad is not installed, or does not know the recording's rate
+        VadError: see check
         AudioError: see Recording.read
     """
-    chunk = _CHUNK.get(recording.rate)
-    if chunk is None:
-        raise VadError(f"--mode vad: silero-vad knows 8000 and 16000 Hz, the model has {recording.rate}: use windows")
+    check(recording.rate)
+    chunk = _CHUNK[recording.rate]
     detect = _detector(recording.rate)
     found: List[Tuple[int, int]] = []
     begun = None
@@ -42,8 +42,10 @@ def speech(recording: Recording) -> List[Tuple[int, int]]:
     return found if begun is None else [*found, (begun, recording.length)]
 
 
-def check() -> None:
-    """Raise VadError where silero-vad is not installed."""
+def check(rate: int) -> None:
+    """Raise VadError where silero-vad is not installed, or does not know the rate, in Hz."""
+    if rate not in _CHUNK:
+        raise VadError(f"--mode vad: silero-vad knows 8000 and 16000 Hz, the model has {rate}. Mend: --mode windows")
     _import()
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from espnet_rand.atomic import replacing
+from espnet_rand.errors import UserError
 from espnet_rand.layers.convolution import channels_second
 from espnet_rand.packing.bits import row_bytes, unpack
 from espnet_rand.quantizers import GRANULARITIES, OptionError, PerGroup
@@ -26,7 +27,7 @@ _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float
 _FLOATS = ("F32", "F64", "F16", "BF16")
 
 
-class PackedFileError(ValueError):
+class PackedFileError(UserError, ValueError):
     """The file is not a packed model, is damaged, or does not fit; the message says where."""
 
 
@@ -68,9 +69,7 @@ class PackedWeight:
 
     def values(self) -> Tensor:
         """scale * code, of `shape` and `dtype`."""
-        scales = self.wide_scales
-        codes = self.granularity.split(self.codes()).to(scales.dtype)
-        rows = self.granularity.join(codes.mul_(scales.unsqueeze(1)), torch.Size(self.rows)).to(self.dtype)
+        rows = self.granularity.scaled(self.codes(), self.wide_scales).to(self.dtype)
         return channels_second(rows, self.transposed) if self.transposed else rows
 
     @property

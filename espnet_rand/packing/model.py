@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from espnet_rand.layers.eval_bits import NamedWeight, quantized_weights
-from espnet_rand.layers.layer import SCALE_SUFFIX, find_layer, registered, wrap_layer
-from espnet_rand.layers.quantize import QuantizationError
+from espnet_rand.layers.layer import SCALE_SUFFIX, QuantizationError, find_layer, registered, wrap_layer
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import Clock
 from espnet_rand.packing.bits import pack

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_map_only
 
+from espnet_rand.layers.layer import QuantizationError
 from espnet_rand.packing.file import PackedWeight
 from espnet_rand.packing.kernels import Convolution, Kernel, choose
 
@@ -49,8 +50,7 @@ class Codes:
             return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
         if scales.numel() > 1:
             scales = scales.view(len(self._rows), -1).index_select(0, flat).reshape(-1)
-        groups = self._packed.granularity.split(codes).to(scales.dtype)
-        rows = self._packed.granularity.join(groups * scales.unsqueeze(1), codes.shape)
+        rows = self._packed.granularity.scaled(codes, scales)
         return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
 
 
@@ -209,7 +209,7 @@ class PackedReader:
     def read(self, layer: nn.Module, name: str) -> Any:
         """The IntegerWeight, or the float tensor."""
         if layer.training:
-            raise RuntimeError(
+            raise QuantizationError(
                 "a packed model decodes and does not train. Mend: call eval(); to train, unpack it "
                 "(python -m espnet_rand.bin.unpack_weights)"
             )
@@ -228,7 +228,7 @@ class PackedReader:
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
-        raise RuntimeError("a packed model has no float weights to compute with")
+        raise QuantizationError("a packed model has no float weights to compute with")
 
     def __deepcopy__(self, memo: Any) -> "PackedReader":
         return self  # what the layers compute with never changes

@@ -25,6 +25,11 @@ class Granularity(Options):
         """(groups, members) -> a weight of `shape`; undoes `split`."""
         return matrix.reshape(shape)
 
+    def scaled(self, codes: Tensor, scales: Tensor) -> Tensor:
+        """scale * code, in the shape of the codes, int8, (channels, ...), and the dtype of the scales, (groups,)."""
+        matrix = self.split(codes).to(scales.dtype)  # a copy: codes are integers
+        return self.join(matrix.mul_(scales.unsqueeze(1)), codes.shape)
+
     def members(self, weight: Tensor) -> Union[int, Tensor]:
         """Number of weights in a group: one for all, or (groups, 1) where they differ."""
         raise NotImplementedError

@@ -4,8 +4,10 @@ import dataclasses
 import math
 from typing import Any, Callable, NamedTuple
 
+from espnet_rand.errors import UserError
 
-class OptionError(ValueError):
+
+class OptionError(UserError, ValueError):
     """An option that cannot be used. The message names the key, the value and what is allowed."""
 
 

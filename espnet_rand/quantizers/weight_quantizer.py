@@ -19,6 +19,8 @@ class WeightQuantizer:
     A learned scale's parameter, of shape (groups,), is the caller's: `initial(weight)` gives
     its starting value, and the other methods take it. Left out, the starting value is used.
 
+    `start_step`, before which training computes with the float weight, is the caller's to heed: it counts the steps.
+
     Computes in float32 (float64 for float64 weights), whatever autocast says, and returns
     the weight's own dtype.
 
@@ -52,26 +54,21 @@ class WeightQuantizer:
         weight: Tensor,
         parameter: Optional[Tensor] = None,
         training: bool = True,
-        step: Optional[int] = None,
         generator: Optional[torch.Generator] = None,
         bits: Optional[int] = None,
     ) -> Tensor:
         """The weight that a forward computes with: fake-quantized, in the weight's shape and dtype.
 
-        In training this is the estimator's; before `start_step` (where `step` is given) it is
-        the weight itself. In evaluation it is the truly rounded weight, equal to
-        `decode(*encode(weight))` bit for bit, with a straight-through gradient.
+        In training this is the estimator's. In evaluation it is the truly rounded weight, equal
+        to `decode(*encode(weight))` bit for bit, with a straight-through gradient.
 
         Args:
             weight: (channels, ...), floating point
             parameter: the learned scale's, (groups,)
             training: whether the estimator is used
-            step: number of training forwards so far
             generator: source of the noise; None is torch's own
             bits: of this forward; None is the highest number of the precision
         """
-        if training and step is not None and step < self.start_step:
-            return weight
         with _no_autocast(weight):
             bits = bits or self.precision.highest
             w, s = self._matrix_and_step(weight, parameter, bits)
@@ -94,8 +91,7 @@ class WeightQuantizer:
     def decode(self, codes: Tensor, scales: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
         """Codes (int8, (channels, ...)) times scales (groups,), in `dtype` (that of the scales)."""
         with _no_autocast(codes):
-            values = self.granularity.split(codes).to(scales.dtype) * scales.unsqueeze(1)
-            return self.granularity.join(values, codes.shape).to(dtype or scales.dtype)
+            return self.granularity.scaled(codes, scales).to(dtype or scales.dtype)
 
     def _matrix(self, weight: Tensor) -> Tensor:
         wide = weight if weight.dtype == torch.float64 else weight.float()

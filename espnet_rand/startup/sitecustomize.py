@@ -2,9 +2,11 @@
 
 The launcher puts this folder on PYTHONPATH, so that not only its own process but every Python
 that it starts (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes.
+There, errors that a user can mend end a program with one line.
 It imports nothing big: espnet_rand and torch are loaded only where ESPnet's tasks are.
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -48,5 +50,14 @@ def _run_shadowed() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
+def _say(original, kind, error, trace):
+    """`sys.excepthook`, which was `original`: what a user can mend is one line, without a traceback."""
+    errors = sys.modules.get("espnet_rand.errors")
+    if errors is None or not issubclass(kind, errors.UserError):
+        return original(kind, error, trace)
+    print(f"espnet-rand: error: {error}", file=sys.stderr)
+
+
 sys.meta_path.insert(0, _RegisterAfterImport)
 _run_shadowed()
+sys.excepthook = functools.partial(_say, sys.excepthook)

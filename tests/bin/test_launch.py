@@ -48,7 +48,29 @@ def test_a_shadowed_sitecustomize_still_runs(run, tmp_path):
     assert said(done) == ["theirs", "theirs", "True"]
 
 
+def test_values_of_pythons_options_are_not_options(run):
+    for flags in (
+        ["-Wignore::ImportWarning"],
+        ["-W", "error::SyntaxWarning"],
+        ["-X", "dev"],
+        ["-uX", "frozen_modules"],
+    ):
+        assert run("espnet-rand", *flags, "-c", "print('IES')", "-I").stdout == "IES\n"
+
+
+def test_what_a_user_can_mend_is_one_line(run):
+    below = "from espnet_rand.errors import UserError; raise UserError('mend it')"
+    done = run("espnet-rand", "-c", below, check=False)
+    assert done.returncode == 1 and done.stderr == "espnet-rand: error: mend it\n"
+    done = run("espnet-rand", "-c", "raise ValueError('a bug')", check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    done = run("espnet-rand", "--packed_backend", "none", "-c", PROBE, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("espnet-rand: error: ESPNET_RAND_PACKED_BACKEND: 'none'")
+
+
 def test_wrong_command_lines(run):
-    for wrong in ([], ["--import"], ["-I", "-c", "1"], ["-E", "-m", "x"]):
+    isolated = (["-I", "-c", "1"], ["-uE", "-m", "x"], ["-W", "ignore", "-E", "x.py"], ["-uX", "dev", "-S", "x.py"])
+    for wrong in ([], ["--import"], *isolated):
         done = run("espnet-rand", *wrong, check=False)
         assert done.returncode == 2 and "usage" in done.stderr

@@ -121,7 +121,8 @@ def test_a_plan_for_a_float_checkpoint_and_a_file_size(experiments, tmp_path):
         ("rand", ["--target_mb", "0.001"], "--target_mb: 0.001 is not possible, it must be at least 0.0"),
         ("rand", ["--average_bits", "4", "--quantizer", "clip"], "has a quantizer of its own"),
         ("float", ["--average_bits", "4"], "give --quantizer"),
-        ("rand", ["--average_bits", "4", "--bits", "2", "9"], "9 is not allowed"),
+        ("rand", ["--average_bits", "4", "--bits", "2", "9"], "--bits: 9 is not allowed"),
+        ("rand", ["--average_bits", "4", "--bits", "1", "4"], "--bits: 1 is not allowed"),
         (
             "rand",
             ["--average_bits", "4", "--data_path_and_name_and_type", "/no/wav.scp,speech,sound"],
@@ -129,11 +130,11 @@ def test_a_plan_for_a_float_checkpoint_and_a_file_size(experiments, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_planned_is_said_in_one_line(experiments, tmp_path, capsys, exp, options, message):
+def test_what_cannot_be_planned_is_said_in_one_line(experiments, tmp_path, exp, options, message):
     with pytest.raises(SystemExit) as stopped:
         allocate_bits.main([*_arguments(experiments / exp, None)[:4], "--output_dir", str(tmp_path), *options])
-    said = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 1 and message in said[-1] and not list(tmp_path.iterdir())
+    said = stopped.value.code
+    assert message in said and "\n" not in said and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -141,34 +142,35 @@ def test_what_cannot_be_planned_is_said_in_one_line(experiments, tmp_path, capsy
     [
         (pack_weights, "rand", ["--eval_bits", "9"], "eval_bits: 9 is not allowed"),
         (pack_weights, "rand", ["--eval_bits", "/no/plan.yaml"], "no such file: /no/plan.yaml"),
+        (pack_weights, "rand", ["--task", "lm"], "--task lm cannot build the model of"),
+        (pack_weights, "rand", ["--task", "asr_transducer"], "Mend: --task"),
         (pack_weights, "float", ["--eval_bits", "4"], "not quantized"),
         (pack_weights, "float", [], "nothing to pack"),
         (quantize_weights, "float", [], "--quantizer is not given"),
         (quantize_weights, "rand", ["--quantizer", "absmax"], "use pack_weights"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(experiments, tmp_path, capsys, command, exp, options, message):
+def test_what_cannot_be_done_is_said_in_one_line(experiments, tmp_path, command, exp, options, message):
     with pytest.raises(SystemExit) as stopped:
         command.main(_arguments(experiments / exp, tmp_path / "out.safetensors", *options))
-    said = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 1 and message in said[-1] and not list(tmp_path.iterdir())
+    said = stopped.value.code
+    assert message in said and "\n" not in said and not list(tmp_path.iterdir())
 
 
-def test_weights_that_nobody_trained_are_not_packed_in_silence(experiments, tmp_path, capsys, caplog):
+def test_weights_that_nobody_trained_are_not_packed_in_silence(experiments, tmp_path, caplog):
     output = ["--output", str(tmp_path / "out.safetensors")]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="--model_file is not given"):
         pack_weights.main(["--train_config", str(experiments / "rand/config.yaml"), *output])
-    assert "--model_file is not given" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
     quantize_weights.main(["--train_config", str(experiments / "float/config.yaml"), *output, "--quantizer", "absmax"])
     assert "--model_file is not given: the weights are those that the model is built with" in caplog.text
 
 
-def test_a_missing_file_is_named(experiments, tmp_path, capsys):
+def test_a_missing_file_is_named(experiments, tmp_path):
     arguments = _arguments(experiments / "rand", tmp_path / "out.safetensors")
     arguments[3] = "/no/such.pth"
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="/no/such.pth"):
         pack_weights.main(arguments)
-    assert "/no/such.pth" in capsys.readouterr().err
 
 
 def test_the_configuration_lies_in_the_packed_file(experiments):

@@ -2,10 +2,12 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from rich.logging import RichHandler
 
 import espnet_rand
@@ -148,6 +150,31 @@ def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monk
     assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
+def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tune[1][:32000], 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
+    config = yaml.safe_load(Path(model[0]).read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "quantizer": "absmax"}))
+    quantized = (tmp_path / "config.yaml", model[1])
+
+    def run(bits, output="out", model=quantized):
+        monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", str(bits))
+        return decode(model, tmp_path / "wav.scp", tmp_path / output)
+
+    assert "is not quantized" in run(8, model=model)
+    assert run(8) is run(8) is None
+    assert "was begun with other eval_bits" in run(7)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("'*': 8\n")
+    assert run(plan, "planned") is None
+    plan.write_text("'*': 8\nctc: 7\n")
+    assert "was begun with other eval_bits" in run(plan, "planned")
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    assert "was begun with other packed_backend" in run(8)
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "none")
+    assert "ESPNET_RAND_PACKED_BACKEND: 'none' is not allowed" in run(8)
+
+
 def test_what_a_model_cannot_do_is_refused_and_the_others_go_on(model, tune, tmp_path, monkeypatch):
     text, samples = tune
     for name, content in (("a", samples[:80000]), ("b", samples)):
@@ -209,6 +236,8 @@ def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
         ("", [], "no recordings"),
         ("a x.wav\n", ["--overlap", "4"], "half a window"),
         ("a x.wav\n", ["--multi_asr", "true"], "--multi_asr"),
+        ("a x.wav\n", ["--ctc_greedy", "true", "--lm_file", "lm.pth"], "--lm_file is of the search"),
+        ("a x.wav\n", ["--ctc_greedy", "true", "--ngram_file", "x.arpa"], "--ngram_file is of the search"),
         ("a x.wav\n", ["--asr_model_file", "not_there.pth"], "not_there.pth"),
     ],
 )
@@ -216,6 +245,14 @@ def test_wrong_options_end_it_with_a_line(model, tmp_path, scp, options, reason)
     (tmp_path / "wav.scp").write_text(scp)
     error = decode(model, tmp_path / "wav.scp", tmp_path / "out", *options)
     assert error.startswith("asr_inference_long: error: ") and reason in error and "\n" not in error
+
+
+def test_a_model_of_another_task_is_refused(model, tmp_path):
+    (tmp_path / "wav.scp").write_text("a x.wav\n")
+    options = ["--task", "asr_transducer", "--asr_train_config", model[0], "--output_dir", tmp_path / "out"]
+    options += ["--asr_model_file", model[1], "--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
+    with pytest.raises(SystemExit, match="error: --task asr_transducer cannot build the model of .* Mend: --task"):
+        asr_inference_long.main([*map(str, options)])
 
 
 @pytest.mark.parametrize("task", ["asr", "asr_transducer"])

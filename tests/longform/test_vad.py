@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ def test_speech_is_packed_into_windows():
     assert packed([(5, 45), (44, 50)], 20, 4) == [Piece(5, 25), Piece(21, 41), Piece(37, 50)]
 
 
-def test_without_silero_vad_it_says_what_is_missing(monkeypatch):
+@pytest.mark.parametrize(
+    "rate, message", [(16000, "pip install silero-vad"), (22050, "has 22050. Mend: --mode windows")]
+)
+def test_what_is_missing_is_said_before_any_recording(monkeypatch, rate, message):
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    with pytest.raises(vad.VadError, match="pip install silero-vad"):
-        LongForm(object(), mode="vad")
+    with pytest.raises(vad.VadError, match=message):
+        LongForm(SimpleNamespace(rate=rate), mode="vad")
 
 
 def test_speech_is_found(monkeypatch):

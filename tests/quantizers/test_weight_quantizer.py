@@ -176,16 +176,6 @@ def test_evaluation_gradient_is_straight_through():
     assert torch.equal(weight.grad, torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("scale", reference.SCALES, ids=str)
-def test_before_start_step_training_is_float_and_evaluation_is_not(scale):
-    weight = torch.randn(3, 5)
-    quantizer = WeightQuantizer(scale, start_step=2)
-    assert all(quantizer(weight, step=step) is weight for step in (0, 1))
-    assert not torch.equal(quantizer(weight, step=2), weight)
-    assert not torch.equal(quantizer(weight), weight)
-    assert not torch.equal(quantizer(weight, training=False, step=0), weight)
-
-
 def test_all_zeros_stay_zeros():
     for scale in reference.SCALES:
         for estimator in reference.ESTIMATORS:

@@ -6,7 +6,7 @@ from typing import Any, Tuple
 
 import yaml
 
-from espnet_rand.toolkit.checkpoints import find_task
+from espnet_rand.toolkit.commands.checkpoints import find_task
 
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
 FRONTEND = {"frontend_conf": {"n_fft": 256, "hop_length": 128, "n_mels": 16}, "normalize": None}

@@ -14,7 +14,7 @@ from espnet2.layers.create_adapter import create_adapter_fn_table  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 from espnet_model_zoo.downloader import ModelDownloader  # noqa: E402
 
-from espnet_rand.toolkit import checkpoints  # noqa: E402
+from espnet_rand.toolkit.commands import checkpoints  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from espnet_rand.packing import pack_model, write
 from tests.toolkit import tasks
 
 espnet_rand.register()
-from espnet_rand.toolkit.checkpoints import find_task, task_names  # noqa: E402
+from espnet_rand.toolkit.commands.checkpoints import find_task, task_names  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from espnet2.bin import pack  # noqa: E402
 from espnet2.main_funcs import pack_funcs  # noqa: E402
 from espnet2.tasks import abs_task  # noqa: E402
 
-from espnet_rand.toolkit import init_param  # noqa: E402
 from espnet_rand.toolkit.context import setting  # noqa: E402
-from espnet_rand.toolkit.fitting import PretrainedError, fit  # noqa: E402
-from espnet_rand.toolkit.pretrained import opened  # noqa: E402
+from espnet_rand.toolkit.hooks import init_param  # noqa: E402
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit  # noqa: E402
+from espnet_rand.toolkit.pretrained.sources import opened  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
 
 #: The contents that espnet2.bin.pack makes of a task (it has none for mt and slu: the names of their inference).
@@ -296,7 +296,7 @@ def test_without_a_quantizer_a_checkpoint_is_left_to_espnet(zoo):
     assert same(model, given.state)
 
 
-def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zoo, tmp_path, capsys):
+def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zoo, tmp_path):
     _, folder = tasks.write_config("lm", tmp_path / "lm", **RAND)
     shutil.copy(zoo("lm").folder / "model.pth", folder)
     pack_as("asr", folder, tmp_path / "lm.tgz", "lm_file")
@@ -310,10 +310,10 @@ def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zo
         (["--model_file", asr, "--train_config", other], f"{asr} does not fit the model of {other}: "),
         ([], "--model_file is not given"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stopped:
             pack_weights.main([*map(str, options), "--output", output])
-        said = capsys.readouterr().err.strip().splitlines()
-        assert message in said[-1] and said[-1].startswith("pack_weights: error"), said
+        said = stopped.value.code
+        assert message in said and said.startswith("pack_weights: error"), said
 
 
 def test_the_statistics_in_an_archive_are_found(zoo, tmp_path, monkeypatch):
@@ -373,6 +373,9 @@ def _tar(path, members):
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
+            if content in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                info.type, info.linkname = content, "meta.yaml"
+                content = b""
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
 
@@ -389,6 +392,12 @@ META = b"files: {asr_model_file: model.pth}\nyaml_files: {}\n"
         ("cut.zip", lambda path: path.write_bytes(b"PK\x03\x04 cut"), "no archive of espnet2.bin.pack, or damaged"),
         ("none.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no archive of espnet2.bin.pack.*meta.yaml"),
         ("slip.tar", lambda path: _tar(path, {"meta.yaml": META, "../slip": b"x"}), "slip.tar: .*outside"),
+        (
+            "symbolic.tar",
+            lambda path: _tar(path, {"meta.yaml": META, "model.pth": tarfile.SYMTYPE}),
+            "pth is no file but",
+        ),
+        ("hard.tar", lambda path: _tar(path, {"meta.yaml": META, "model.pth": tarfile.LNKTYPE}), "pth is no file but"),
         ("lost.tar", lambda path: _tar(path, {"meta.yaml": META}), "asr_model_file is not in it"),
         (
             "away.tar",

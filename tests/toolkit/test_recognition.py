@@ -14,7 +14,8 @@ espnet_rand.register()
 from espnet2.bin import asr_inference, asr_transducer_inference  # noqa: E402
 
 from espnet_rand.packing import pack_model, write  # noqa: E402
-from espnet_rand.toolkit.recognition import Recognizer, Word, _word_tokens, join_text  # noqa: E402
+from espnet_rand.toolkit.recognition import Recognizer, Word, join_text  # noqa: E402
+from espnet_rand.toolkit.recognition.words import word_tokens  # noqa: E402
 
 from .tasks import write_config  # noqa: E402
 
@@ -127,7 +128,7 @@ def test_the_volume_is_set_as_in_training(tmp_path):
     ],
 )
 def test_tokens_of_words(text, tokens, words):
-    assert _word_tokens(text, tokens, "".join) == words
+    assert word_tokens(text, tokens, "".join) == words
 
 
 def test_tokens_of_words_with_sentencepiece(tmp_path):
@@ -139,7 +140,7 @@ def test_tokens_of_words_with_sentencepiece(tmp_path):
     )
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     tokens = processor.encode(text, out_type=str)
-    found = _word_tokens(text, tokens, processor.decode_pieces)
+    found = word_tokens(text, tokens, processor.decode_pieces)
     assert [word for word, _, _ in found] == text.split()
     for word, first, last in found:
         assert processor.decode_pieces(tokens[first : last + 1]) == word
@@ -148,6 +149,6 @@ def test_tokens_of_words_with_sentencepiece(tmp_path):
 def test_join_text():
     assert join_text([]) == "" and join_text([Word("a", 0, 1), Word("好", 1, 2), Word("的", 2, 3)]) == "a 好的"
     for text in ("人々は、今日も。", "「好」，的！"):  # punctuation, repetition marks, full-width forms
-        words = _word_tokens(text, list(text), "".join)
+        words = word_tokens(text, list(text), "".join)
         assert [word for word, _, _ in words] == list(text)
         assert join_text([Word(word, n, n + 1) for n, (word, _, _) in enumerate(words)]) == text

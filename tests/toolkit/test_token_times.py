@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from espnet_rand.toolkit.token_times import ctc_best_path, ctc_frames, transducer_frames
+from espnet_rand.toolkit.recognition.token_times import ctc_best_path, ctc_frames, transducer_frames
 
 
 def test_ctc_frames_are_those_of_the_best_path():

@@ -1,6 +1,7 @@
 """espnet2's own training and inference, with the plugin."""
 
 import logging
+import multiprocessing
 import signal
 from pathlib import Path
 
@@ -92,6 +93,20 @@ def test_stock_espnet_refuses_the_options(corpus, run, tmp_path):
     config = corpus.write_config({"quantizer": "rand"}, "unregistered.yaml")
     done = run("python", *STOCK, "--config", config, "--output_dir", tmp_path, check=False)
     assert done.returncode == 2 and "unrecognized arguments: quantizer" in done.stderr
+
+
+def test_a_mistake_ends_it_with_one_line(corpus, run, train, tmp_path, monkeypatch):
+    wrong = ("--config", corpus.config, "--output_dir", tmp_path, "--quantizer", "rand")
+    wrong += ("--quantizer_conf", "exclude=[decodr]")
+    done = run("espnet-rand", *STOCK, *wrong, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "espnet-rand: error: exclude: 'decodr' matches no layer" in done.stderr.splitlines()[-1]
+    # a program gets the error, but for those that a training spawns
+    with pytest.raises(espnet_rand.OptionError, match="decodr"):
+        train(*wrong)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "the training")
+    with pytest.raises(SystemExit, match="^espnet_rand: error: exclude: 'decodr'"):
+        train(*wrong)
 
 
 def test_resume_counts_on(corpus, train, tmp_path):

@@ -8,6 +8,7 @@ from typing import Callable, Collection, Dict, Iterable, List, Mapping, Tuple
 import torch
 from torch import Tensor
 
+from espnet_rand.errors import UserError
 from espnet_rand.layers import SCALE_SUFFIX
 
 #: What ESPnet's S3PRL frontend called its network, and calls it now.
@@ -15,7 +16,7 @@ _UPSTREAM = ("frontend.upstream.model.", "frontend.upstream.upstream.model.")
 _SHOWN = 5
 
 
-class PretrainedError(ValueError):
+class PretrainedError(UserError, ValueError):
     """What is given as a pretrained model is none, or does not fit; the message names it and the mend."""
 
 

@@ -16,9 +16,10 @@ import espnet_rand
 from espnet_rand.layers import QuantizationError, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
-from espnet_rand.toolkit.fitting import PretrainedError, fit
-from espnet_rand.toolkit.packed import check_adapter, empty_checkpoint
-from espnet_rand.toolkit.pretrained import opened, read
+from espnet_rand.toolkit.context import building
+from espnet_rand.toolkit.hooks.packed import check_adapter, empty_checkpoint
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained.sources import opened, read
 
 
 def task_names() -> list:
@@ -65,6 +66,7 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
         the model, and the options that it was trained with
 
     Raises:
+        OptionError: the configuration is of another task
         PretrainedError: there is no such model, or it does not fit the configuration
     """
     if args.train_config is not None and not args.train_config.is_file():
@@ -72,18 +74,17 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     if args.model_file is None and args.train_config is None:
         raise PretrainedError("--model_file and --train_config: give at least one")
     espnet_rand.register()
-    task = find_task(args.task)
     if args.model_file is None:
         logging.warning(
             "espnet_rand: --model_file is not given: the weights are those that the model is built with, "
             "random ones unless it loads its own, as Whisper does"
         )
-        return task.build_model_from_file(args.train_config)
+        return _build(args.task, args.train_config)
     with opened(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
         config = args.train_config or files.train_config
         if config is None:
             raise PretrainedError(f"--train_config: there is no config.yaml beside {args.model_file}: give it")
-        model, trained = task.build_model_from_file(config, empty)
+        model, trained = _build(args.task, config, empty)
         # a training may have saved no more than what it trained
         partial, merged = getattr(trained, "save_strategy", "all") != "all", set()
         if is_packed(files.model_file):
@@ -94,6 +95,11 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     if misfits := fitted.misfits():
         raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
     return model, trained
+
+
+def _build(task: str, config: Path, model_file: Optional[str] = None) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+    with building(task, config):
+        return find_task(task).build_model_from_file(config, model_file)
 
 
 def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:

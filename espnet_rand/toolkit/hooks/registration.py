@@ -4,7 +4,9 @@ import functools
 import importlib
 import importlib.util
 import logging
+import multiprocessing
 import os
+import sys
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Type
@@ -16,10 +18,12 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
 
 from espnet_rand.atomic import write_text
+from espnet_rand.errors import UserError
 from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import espnet3, eval_bits, init_param, options, packed, transducer_loss
+from espnet_rand.toolkit import backend, eval_bits, options
 from espnet_rand.toolkit.context import setting
+from espnet_rand.toolkit.hooks import espnet3, init_param, packed, precisions, transducer_loss
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
 IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
@@ -39,13 +43,13 @@ def register() -> None:
 
     Raises:
         ImportError: a module named by `espnet-rand --import` cannot be imported
-        ValueError: there is no backend as that of `espnet-rand --packed_backend`, or no plan as that of `--eval_bits`
+        OptionError: there is no backend as that of `espnet-rand --packed_backend`, or no plan as that of `--eval_bits`
     """
     global _registered
     espnet3.register()  # may have been loaded since the last call
     if _registered:
         return
-    packed.backend()
+    backend.asked()
     eval_bits.asked()
     _registered = True
     transducer_loss.stand_in()
@@ -57,9 +61,9 @@ def register() -> None:
         _wrap_build_model(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
     abs_task.load_pretrained_model = functools.partial(init_param.load_pretrained_model, abs_task.load_pretrained_model)
-    trainer.calculate_all_attentions = functools.partial(eval_bits.plotting, trainer.calculate_all_attentions)
+    trainer.calculate_all_attentions = functools.partial(precisions.plotting, trainer.calculate_all_attentions)
     if importlib.util.find_spec("loralib"):
-        importlib.import_module("espnet_rand.toolkit.lora")
+        importlib.import_module("espnet_rand.toolkit.hooks.lora")
     for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
         importlib.import_module(module)
 
@@ -116,7 +120,7 @@ def _build_model(original, args):
         _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get():
-        eval_bits.validate_at(model, config.eval_bits)
+        precisions.validate_at(model, config.eval_bits)
         if getattr(args, "dist_rank", None) in (None, 0):
             _write(report, args)
     return model
@@ -170,9 +174,14 @@ class _MainWorker:
 
 
 def _main_worker(task: Type[AbsTask], args: Any) -> None:
-    register()
-    eval_bits.refuse_in_training()
-    if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    with setting(init_param.training, args):
-        vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
+    try:
+        register()
+        eval_bits.refuse_in_training()
+        if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        with setting(init_param.training, args):
+            vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
+    except UserError as e:
+        if multiprocessing.parent_process() is None:  # a program's own; below espnet-rand, startup says it in one line
+            raise
+        sys.exit(f"espnet_rand: error: {e}")

@@ -8,11 +8,10 @@ from typing import Any, Callable, Dict, List, Optional
 
 import torch
 import yaml
-from espnet2.lm.espnet_model import ESPnetLanguageModel
-from espnet2.lm.espnet_model_multitask import ESPnetMultitaskLanguageModel
 
-from espnet_rand.toolkit.fitting import PretrainedError, fit
-from espnet_rand.toolkit.pretrained import is_checkpoint, opened, read
+from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read
 
 #: The options of the training that runs.
 training: ContextVar[Optional[argparse.Namespace]] = ContextVar("training", default=None)
@@ -28,7 +27,7 @@ def load_pretrained_model(
     """ESPnet's function of this name, which is `original`: checkpoints in a training without quantizer are left to it.
 
     Args:
-        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see espnet_rand.toolkit.pretrained.opened
+        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see `opened` of pretrained/sources.py
         ignore_init_mismatch: only warn where keys or shapes do not fit: those weights start anew
 
     Raises:
@@ -44,7 +43,7 @@ def load_pretrained_model(
         module = model.get_submodule(target)
     except AttributeError as e:
         raise PretrainedError(f"--init_param {init_param}: the model has no {target}: {e}") from None
-    with opened(given, isinstance(model, (ESPnetLanguageModel, ESPnetMultitaskLanguageModel))) as files:
+    with opened(given, isinstance(model, LANGUAGE_MODELS)) as files:
         state = read(files.model_file)
         other_tokens = "" if keys else _other_tokens(files.train_config)
     prefix, left_out = source and f"{source}.", tuple(filter(None, excluded.split(",")))

@@ -1,56 +1,14 @@
 """ESPnet's Speech2Text as something that hears words with times."""
 
 import argparse
-import importlib
-import inspect
-import logging
-import re
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import torch
 
-from espnet_rand.toolkit.token_times import ctc_best_path, ctc_frames, transducer_frames
-
-#: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
-TASKS = ("asr", "asr_transducer")
-# scripts that are written without spaces, where a character counts as a word: Thai, Lao, Burmese, Khmer, kana and the
-# punctuation of Chinese and Japanese, Han, full-width forms, further Han
-_UNSPACED = (
-    (0x0E00, 0x0EFF),
-    (0x1000, 0x109F),
-    (0x1780, 0x17FF),
-    (0x3000, 0x30FF),
-    (0x3400, 0x9FFF),
-    (0xFF00, 0xFFEF),
-    (0x20000, 0x3FFFF),
-)
-
-
-class Word(NamedTuple):
-    """A word, and when it is said, in seconds."""
-
-    text: str
-    start: float
-    end: float
-
-    @property
-    def middle(self) -> float:
-        return (self.start + self.end) / 2
-
-
-class Heard(NamedTuple):
-    """What is heard in a piece of a recording.
-
-    Attributes:
-        words: in order
-        timed: their times are those of an alignment; otherwise they are spread over the piece
-        note: what is to be said about it, or nothing
-    """
-
-    words: List[Word]
-    timed: bool = True
-    note: str = ""
+from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit.recognition.token_times import ctc_best_path, ctc_frames, transducer_frames
+from espnet_rand.toolkit.recognition.words import Heard, Word, word_tokens
 
 
 class Recognizer:
@@ -68,14 +26,14 @@ class Recognizer:
         rate: of the samples that it wants, in Hz
 
     Raises:
-        ValueError: ctc_greedy, and the model has no CTC
+        OptionError: ctc_greedy, and the model has no CTC
     """
 
     def __init__(self, speech2text: Any, ctc_greedy: bool = False):
         self.speech2text = speech2text
         self.model = speech2text.asr_model
         if ctc_greedy and getattr(self.model, "ctc", None) is None:
-            raise ValueError(
+            raise OptionError(
                 f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a "
                 "transducer. Mend: leave ctc_greedy out"
             )
@@ -111,7 +69,7 @@ class Recognizer:
         if not tokens:
             return Heard([])
         seconds = len(samples) / self.rate
-        stretches = _word_tokens(text, tokens, self._to_text)
+        stretches = word_tokens(text, tokens, self._to_text)
         if spans is None:
             spread = [i * seconds / len(tokens) for i in range(len(tokens) + 1)]
             words = [Word(word, spread[first], spread[last + 1]) for word, first, last in stretches]
@@ -157,39 +115,6 @@ class Recognizer:
         return shift / self.rate
 
 
-def join_text(words: List[Word]) -> str:
-    """The words as a text; no spaces between characters of scripts that are written without."""
-    text = ""
-    for word in words:
-        text += word.text if not text or (_unspaced(text[-1]) and _unspaced(word.text[0])) else " " + word.text
-    return text
-
-
-def _unspaced(character: str) -> bool:
-    return any(low <= ord(character) <= high for low, high in _UNSPACED)
-
-
-def _word_tokens(text: str, tokens: List[str], to_text) -> List[Tuple[str, int, int]]:
-    """The words of a text, with the numbers of their first and last tokens."""
-    # what a token adds to the text, seen with some tokens before it: a character may be of several
-    context = 8
-    owners: List[int] = []
-    for i in range(len(tokens)):
-        before = tokens[max(0, i - context) : i]
-        added = len(to_text([*before, tokens[i]])) - (len(to_text(before)) if before else 0)
-        owners += [i] * max(0, added)
-    owners += [len(tokens) - 1] * (len(text) - len(owners))
-    words, start = [], 0
-    for end in range(1, len(text) + 1):
-        whole = end == len(text) or text[end].isspace() or _unspaced(text[end]) or _unspaced(text[end - 1])
-        if text[start].isspace():
-            start = end
-        elif whole:
-            words.append((text[start:end], owners[start], owners[end - 1]))
-            start = end
-    return words
-
-
 def _rate(train_args: argparse.Namespace) -> int:
     """The rate that a model was trained with, in Hz: its frontend's `fs`, or ESPnet's default."""
     rate = (getattr(train_args, "frontend_conf", None) or {}).get("fs", 16000)
@@ -208,36 +133,3 @@ def _preprocessor(train_args: argparse.Namespace):
     if preprocess is None:
         return lambda samples: samples
     return lambda samples: preprocess("", {"speech": samples})["speech"]
-
-
-def get_parser(task: str) -> argparse.ArgumentParser:
-    """The options of espnet2.bin.<task>_inference."""
-    parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
-    for action in parser._actions:  # ESPnet 202611 has a "%" in a help, which ends --help with an error
-        action.help = re.sub(r"%(?![(%])", "%%", action.help or "")
-    return parser
-
-
-def build(task: str, args: argparse.Namespace) -> Recognizer:
-    """The model and search of those options.
-
-    Raises:
-        ValueError: an option wants what decoding long recordings does not do
-    """
-    from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
-
-    module = importlib.import_module(f"espnet2.bin.{task}_inference")
-    for name in ("multi_asr", "enh_s2t_task", "word_lm_train_config"):
-        if getattr(args, name, None):
-            raise ValueError(f"--{name} is not possible with long recordings")
-    if args.ngpu > 1:
-        raise ValueError("--ngpu: one GPU at most")
-    if args.batch_size > 1:
-        logging.info(f"espnet_rand: --batch_size {args.batch_size}: windows are decoded one by one")
-    set_all_random_seed(args.seed)
-    names = inspect.signature(module.Speech2Text.__init__).parameters
-    options = {name: value for name, value in vars(args).items() if name in names}
-    options.update(device="cuda" if args.ngpu else "cpu", nbest=1)
-    if "batch_size" in names:
-        options["batch_size"] = 1
-    return Recognizer(module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options), args.ctc_greedy)

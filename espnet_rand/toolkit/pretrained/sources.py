@@ -2,6 +2,7 @@
 
 import functools
 import re
+import tarfile
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,8 @@ from espnet2.main_funcs.pack_funcs import Archiver, unpack
 from torch import Tensor
 
 from espnet_rand import packing
-from espnet_rand.toolkit.fitting import PretrainedError
+from espnet_rand.errors import one_line
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
 try:
     from espnet2.torch_utils.safe_torch_load import safe_torch_load
@@ -62,10 +64,10 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
     elif path.is_file() and path.suffix in _ARCHIVES:
         with tempfile.TemporaryDirectory(prefix="espnet_rand.") as directory:
             try:
-                _check_names(path)
+                _check_contents(path)
                 unpack(path, directory)
             except Exception as e:
-                raise PretrainedError(f"{path}: no archive of espnet2.bin.pack, or damaged: {_line(e)}") from None
+                raise PretrainedError(f"{path}: no archive of espnet2.bin.pack, or damaged: {one_line(e)}") from None
             yield _choose(given, _contents(Path(directory)), language_model)
     elif path.is_file():
         beside = path.parent / "config.yaml"
@@ -76,12 +78,15 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
         raise PretrainedError(f"no such file or directory: {given} (and a tag of the model zoo reads user/name)")
 
 
-def _check_names(path: Path) -> None:
-    """Raises ValueError: a file would be written outside the directory, which ESPnet 202511 does."""
+def _check_contents(path: Path) -> None:
+    """Raises ValueError: something would be written outside the directory (ESPnet 202511 does), or is a link."""
     with Archiver(path) as archive:
-        for name in map(archive.get_name_from_info, archive):
+        for info in archive:
+            name = archive.get_name_from_info(info)
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"{name} would be written outside")
+            if isinstance(info, tarfile.TarInfo) and not (info.isfile() or info.isdir()):
+                raise ValueError(f"{name} is no file but a link or a device")
 
 
 def read(model_file: Path) -> Dict[str, Tensor]:
@@ -99,7 +104,7 @@ def read(model_file: Path) -> Dict[str, Tensor]:
         raise
     except Exception as e:
         raise PretrainedError(
-            f"{model_file}: no checkpoint of tensors alone, or damaged: {_line(e)} "
+            f"{model_file}: no checkpoint of tensors alone, or damaged: {one_line(e)} "
             "(ESPnet's ESPNET_ALLOW_UNSAFE_TORCH_LOAD=1 unpickles files that you trust)"
         ) from None
     for key in _NESTED:
@@ -121,7 +126,7 @@ def _contents(root: Path) -> Dict[str, Path]:
             f"{root}: there is no meta.yaml of espnet2.bin.pack: give the model file itself"
         ) from None
     except (yaml.YAMLError, UnicodeError, KeyError, TypeError, AttributeError) as e:
-        raise PretrainedError(f"{root}: meta.yaml is not one of espnet2.bin.pack: {_line(e)}") from None
+        raise PretrainedError(f"{root}: meta.yaml is not one of espnet2.bin.pack: {one_line(e)}") from None
     for path in paths.values():
         if ".." in path.parts:
             raise PretrainedError(f"{root}: meta.yaml names a file elsewhere: {path}")
@@ -148,12 +153,7 @@ def _download(tag: str) -> Dict[str, Path]:
         raise PretrainedError(f"{tag}: a tag of the model zoo needs `pip install espnet_model_zoo`") from None
     except Exception as e:  # whatever the network and the services raise
         raise PretrainedError(
-            f"{tag}: there is no such file, and as a tag of the model zoo it cannot be downloaded: {_line(e)}. "
+            f"{tag}: there is no such file, and as a tag of the model zoo it cannot be downloaded: {one_line(e)}. "
             "Mend: download it where there is a network, and give the archive or directory"
         ) from None
     return {name: Path(path) for name, path in files.items()}
-
-
-def _line(e: Exception) -> str:
-    """The first line of an error."""
-    return f"{type(e).__name__}: {str(e).strip()}".splitlines()[0]

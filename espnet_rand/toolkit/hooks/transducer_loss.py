@@ -7,6 +7,8 @@ import sys
 import torch
 import torchaudio
 
+from espnet_rand.quantizers import OptionError
+
 _NAME = "warprnnt_pytorch"
 
 
@@ -25,13 +27,13 @@ class RNNTLoss(torch.nn.Module):
         fastemit_lambda: 0; torchaudio's loss has no FastEmit term
 
     Raises:
-        ValueError: FastEmit is asked for
+        OptionError: FastEmit is asked for
     """
 
     def __init__(self, blank: int = 0, reduction: str = "mean", fastemit_lambda: float = 0.0):
         super().__init__()
         if fastemit_lambda != 0.0:
-            raise ValueError(
+            raise OptionError(
                 f"fastemit_lambda: {fastemit_lambda} is not possible with torchaudio's rnnt_loss, which stands in for "
                 f"{_NAME}. Mend: set it to 0, or install {_NAME}"
             )

@@ -10,7 +10,8 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.utils.types import str2triple_str
 
-from espnet_rand.toolkit.fitting import PretrainedError
+from espnet_rand.kaldi import read_lines
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ class Validation:
                 raise PretrainedError(
                     f"no such file: {path} (paths in a configuration are relative to the directory of its training)"
                 )
-        keys = [line.split(maxsplit=1)[0] for line in Path(data[0][0]).read_text("utf-8").splitlines() if line.strip()]
+        keys = [*read_lines(Path(data[0][0]))]
         if not keys:
             raise PretrainedError(f"{data[0][0]}: there is no utterance in it")
         device = next(model.parameters()).device.type

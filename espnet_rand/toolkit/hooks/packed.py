@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import tempfile
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,11 +10,9 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import torch
 
-from espnet_rand.packing import BACKENDS, PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
+from espnet_rand.packing import PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
+from espnet_rand.toolkit import backend
 from espnet_rand.toolkit.context import setting
-
-#: How packed layers compute (espnet_rand.packing.kernels.choose); set by `espnet-rand --packed_backend`.
-BACKEND_VARIABLE = "ESPNET_RAND_PACKED_BACKEND"
 
 
 class _Loading(NamedTuple):
@@ -70,7 +67,7 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
             logging.warning(f"espnet_rand: the model is built in float first, which takes its memory: {e}")
             model = original(args)
     try:
-        load_into(model, loading.packed, backend(), _place(loading.device))
+        load_into(model, loading.packed, backend.asked(), _place(loading.device))
     except PackedFileError as e:
         raise PackedFileError(f"{loading.path}: {e}") from None
     return model
@@ -84,18 +81,6 @@ def check_adapter(name: str) -> None:
     """
     if name != "lora":
         raise PackedFileError(f"{name} adapters cannot be packed: only those of lora are part of the weights")
-
-
-def backend() -> str:
-    """The backend that was asked for.
-
-    Raises:
-        ValueError: it is not one of BACKENDS
-    """
-    name = os.environ.get(BACKEND_VARIABLE, "auto")
-    if name not in BACKENDS:
-        raise ValueError(f"{BACKEND_VARIABLE}: {name!r} is not allowed, it must be one of {', '.join(BACKENDS)}")
-    return name
 
 
 def _place(device: str) -> str:

@@ -1,0 +1,13 @@
+"""What a user can mend."""
+
+
+class UserError(Exception):
+    """Base of all errors that a user can mend. The message is one line that names the thing and the mend.
+
+    Programs of `espnet_rand.bin`, and all that `espnet-rand` starts, end with that line, without a traceback.
+    """
+
+
+def one_line(error: BaseException) -> str:
+    """An error's class, and the first line of its message: of those that others raise."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]

@@ -1,0 +1,142 @@
+"""A list of recordings, decoded into a directory."""
+
+import argparse
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from espnet_rand.atomic import write_text
+from espnet_rand.kaldi import DataError, read_lines
+from espnet_rand.longform.audio import AudioError, CommandError, opened
+from espnet_rand.longform.decoding import LongForm, Transcript
+from espnet_rand.longform.formats import as_json, ctm, srt, vtt
+from espnet_rand.longform.journal import JournalError
+from espnet_rand.toolkit import backend, eval_bits
+
+_FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "ngram_file", "bpemodel", "eval_bits")
+# options that do not change what is decoded
+_FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
+_FREE |= {"key_file", "data_path_and_name_and_type"}
+
+
+def read_entries(data: Sequence[Tuple[str, str, str]], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:
+    """The entries of wav.scp that are asked for, by their keys, and whether they may be commands.
+
+    Args:
+        data: of `--data_path_and_name_and_type`: path, name and type of one list
+        key_file: its first words are the keys; None: all
+
+    Raises:
+        DataError: there is not one list of recordings, or it is not Kaldi's format, or lacks a key
+    """
+    if len(data) != 1:
+        raise DataError("--data_path_and_name_and_type: one is wanted: wav.scp,speech,sound")
+    path, name, kind = data[0]
+    if name != "speech" or kind not in ("sound", "kaldi_ark"):
+        raise DataError(f"--data_path_and_name_and_type: {path},{name},{kind}: speech of type sound or kaldi_ark")
+    entries = read_lines(Path(path))
+    if empty := [key for key, entry in entries.items() if not entry]:
+        raise DataError(f"{path}: {empty[0]} has no recording")
+    if key_file is not None:
+        keys = read_lines(Path(key_file))
+        if missing := [key for key in keys if key not in entries]:
+            raise DataError(f"{key_file}: {missing[0]} is not in {path}")
+        entries = {key: entries[key] for key in keys}
+    if not entries:
+        raise DataError(f"{path}: no recordings")
+    return entries, kind == "kaldi_ark"
+
+
+def identity(args: argparse.Namespace) -> Dict[str, Any]:
+    """What journals belong to: all options, those of `espnet-rand` too, and the files of the model."""
+    options = {name: value for name, value in vars(args).items() if name not in _FREE}
+    options.update(eval_bits=os.environ.get(eval_bits.VARIABLE), packed_backend=backend.asked())
+    for name in _FILES:
+        path = options.get(name)
+        if path is not None and os.path.isfile(path):
+            status = os.stat(path)
+            options[name] = [os.path.abspath(path), status.st_size, status.st_mtime]
+    return json.loads(json.dumps(options, default=str))
+
+
+def decode(
+    long_form: LongForm,
+    entries: Mapping[str, str],
+    output_dir: Path,
+    of: Optional[Dict[str, Any]] = None,
+    pipes: bool = False,
+    console: Optional[Console] = None,
+) -> int:
+    """Decode recordings into a directory; what cannot be decoded is refused in report.jsonl, and the others go on.
+
+    Args:
+        entries: of wav.scp, by their keys
+        output_dir: gets 1best_recog/{text,ctm}, srt/, vtt/, json/, report.jsonl, and windows/ with the journals
+        of: what the journals belong to besides the recording; see LongForm
+        pipes: whether entries may be commands
+        console: where progress is shown, if it is a terminal; default: stderr
+
+    Returns:
+        how many were refused
+
+    Raises:
+        JournalError: what is finished in output_dir is of other options; it stays as it is
+        OSError: output_dir cannot be written to
+    """
+    for directory in ("1best_recog", "windows", "srt", "vtt", "json"):
+        (output_dir / directory).mkdir(parents=True, exist_ok=True)
+    transcripts: Dict[str, Transcript] = {}
+    report = []
+    with _progress(console or Console(stderr=True)) as progress:
+        for n, (key, entry) in enumerate(entries.items(), 1):
+            task = progress.add_task(f"{n}/{len(entries)} {key}", total=None)
+
+            def show(done: float, total: float, key: str = key, task: Any = task) -> None:
+                progress.update(task, completed=done, total=total)
+                if progress.disable:
+                    logging.info(f"{key}: {done:.0f} of {total:.0f} s")
+
+            begun = time.perf_counter()
+            try:
+                journal = output_dir / "windows" / f"{_file_name(key)}.jsonl"
+                with opened(entry, pipes, long_form.recognizer.rate) as recording:
+                    transcript = transcripts[key] = long_form(recording, journal, of, show)
+                line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
+                line["took"] = round(time.perf_counter() - begun, 3)
+                logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
+            except JournalError:  # of the run, not of the recording
+                raise
+            except Exception as e:  # whatever a model raises: the other recordings go on
+                reason = (str(e) or type(e).__name__).splitlines()[0]
+                if isinstance(e, CommandError):
+                    reason += ". Mend: data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark"
+                line = {"key": key, "decoded": False, "reason": reason}
+                logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, AudioError))
+            progress.remove_task(task)
+            report.append(line)
+            if key in transcripts:
+                for kind, text in (("srt", srt), ("vtt", vtt)):
+                    write_text(output_dir / kind / f"{_file_name(key)}.{kind}", text(transcripts[key]))
+                write_text(output_dir / "json" / f"{_file_name(key)}.json", as_json(key, transcripts[key]))
+    texts = "".join(f"{key} {t.text}".rstrip() + "\n" for key, t in transcripts.items())
+    write_text(output_dir / "1best_recog/text", texts)
+    write_text(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in transcripts.items()))
+    write_text(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in report))
+    return len(entries) - len(transcripts)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} s"))
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+
+
+def _file_name(key: str) -> str:
+    """A name for a file, one for each key, whatever is in it."""
+    return quote(key, safe="")

@@ -1,0 +1,61 @@
+"""`quantizer_conf: eval_bits`: a model that is trained is validated at further precisions."""
+
+import functools
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Callable, Dict, Sequence, Union
+
+import torch
+
+from espnet_rand.layers import EvalBits, evaluating_at
+from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit.context import setting
+from espnet_rand.toolkit.eval_bits import read
+
+# while ESPnet collects attention weights, of one forward
+_plotting: ContextVar[bool] = ContextVar("plotting", default=False)
+
+
+def validate_at(model: torch.nn.Module, given: Sequence[Union[int, str]]) -> None:
+    """Let a quantized model that is trained report its statistics at further precisions whenever it is validated.
+
+    Its evaluation forwards without gradients compute once more at each, and add to the statistics those of it:
+    loss_w4 at 4 bits, loss_NAME for the plan file NAME.yaml. ESPnet logs them, and takes them as criteria.
+
+    Args:
+        given: numbers of bits and plan files
+
+    Raises:
+        OptionError: as `read` and `set_eval_bits`; two of one name
+    """
+    precisions: Dict[str, EvalBits] = {}
+    for one in given:
+        name = f"w{one}" if isinstance(one, int) else Path(one).stem
+        if name in precisions:
+            raise OptionError(f"eval_bits: {[*given]} is not allowed, two of its curves would be called loss_{name}")
+        precisions[name] = read(one)
+        with evaluating_at(model, precisions[name]):
+            pass  # it fits the model, or raises now
+    if precisions:
+        model.register_forward_hook(functools.partial(_validate, precisions), with_kwargs=True)
+
+
+def _validate(precisions: Dict[str, EvalBits], model: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    if model.training or torch.is_grad_enabled() or _plotting.get():
+        return
+    statistics = _statistics(output)
+    for name, bits in precisions.items():
+        with evaluating_at(model, bits):
+            further = _statistics(model.forward(*args, **kwargs))
+        statistics.update({f"{key}_{name}": value for key, value in further.items()})
+
+
+def _statistics(output: Any) -> Dict[str, Any]:
+    """Of what an ESPnet model returns: loss, statistics and weight, or a dict of them."""
+    return output["stats"] if isinstance(output, dict) else output[1]
+
+
+def plotting(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    """ESPnet's `calculate_all_attentions`, which is `original`: its forwards run once."""
+    with setting(_plotting, True):
+        return original(*args, **kwargs)

@@ -1,0 +1,63 @@
+"""The options of espnet2.bin.<task>_inference, and the model and search of them."""
+
+import argparse
+import importlib
+import inspect
+import logging
+import re
+
+from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit.context import building
+from espnet_rand.toolkit.recognition.recognizer import Recognizer
+
+#: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
+TASKS = ("asr", "asr_transducer")
+
+
+def get_parser(task: str) -> argparse.ArgumentParser:
+    """The options of espnet2.bin.<task>_inference, and `--ctc_greedy`."""
+    from espnet2.utils.types import str2bool
+
+    parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
+    for action in parser._actions:  # ESPnet 202611 has a "%" in a help, which ends --help with an error
+        action.help = re.sub(r"%(?![(%])", "%%", action.help or "")
+    parser.add_argument(
+        "--ctc_greedy",
+        type=str2bool,
+        default=False,
+        help="the best token of each frame by the model's CTC; no search, whose time grows with the square of a window",
+    )
+    return parser
+
+
+def build(task: str, args: argparse.Namespace) -> Recognizer:
+    """The model and search of those options.
+
+    Raises:
+        OptionError: an option wants what decoding long recordings does not do, or another leaves it unused;
+            see also context.building
+    """
+    from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
+
+    module = importlib.import_module(f"espnet2.bin.{task}_inference")
+    for name in ("multi_asr", "enh_s2t_task", "word_lm_train_config"):
+        if getattr(args, name, None):
+            raise OptionError(f"--{name} is not possible with long recordings")
+    for name in ("lm_file", "lm_train_config", "ngram_file"):
+        if args.ctc_greedy and getattr(args, name, None):
+            raise OptionError(
+                f"--{name} is of the search, which --ctc_greedy true leaves out. Mend: one without the other"
+            )
+    if args.ngpu > 1:
+        raise OptionError("--ngpu: one GPU at most")
+    if args.batch_size > 1:
+        logging.info(f"espnet_rand: --batch_size {args.batch_size}: windows are decoded one by one")
+    set_all_random_seed(args.seed)
+    names = inspect.signature(module.Speech2Text.__init__).parameters
+    options = {name: value for name, value in vars(args).items() if name in names}
+    options.update(device="cuda" if args.ngpu else "cpu", nbest=1)
+    if "batch_size" in names:
+        options["batch_size"] = 1
+    with building(task, args.asr_train_config):
+        speech2text = module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options)
+    return Recognizer(speech2text, args.ctc_greedy)
