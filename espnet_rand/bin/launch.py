@@ -18,8 +18,8 @@ Python processes started below. For example
   ./run.sh --python espnet-rand --asr_args "--quantizer_config rand_m3_ste_w4"
 
 --import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
---eval_bits BITS|PLAN  evaluate models at this number of bits, or as a plan file says (README.md)
---packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (README.md)
+--eval_bits BITS|PLAN  evaluate models at this number of bits, or as a plan file says (docs/precisions.md)
+--packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (docs/packed_files.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 """
 STARTUP = Path(__file__).resolve().parent.parent / "startup"
