@@ -96,11 +96,11 @@ def _torchao(model: nn.Module, names: List[str], bits: int, granularity: str) ->
     """The fake quantizer of torchao's QAT linear layers, on all weights."""
     from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
-    size = {"group": GROUP_SIZE} if granularity == "group" else {}
+    group = GROUP_SIZE if granularity == "group" else None
     config = IntxFakeQuantizeConfig(
-        getattr(torch, f"int{bits}"), f"per_{granularity}", is_symmetric=True, group_size=size.get("group")
+        getattr(torch, f"int{bits}"), f"per_{granularity}", is_symmetric=True, group_size=group
     )
-    _parametrize(model, names, lambda rows: IntxFakeQuantizer(config), **size)
+    _parametrize(model, names, lambda rows: IntxFakeQuantizer(config), group or 1)
 
 
 class _Brevitas(nn.Module):
