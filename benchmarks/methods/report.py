@@ -6,14 +6,13 @@ python benchmarks/methods/report.py
 import functools
 import statistics
 import sys
-import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
 
-from espnet_rand.reporting import markdown
+from espnet_rand.reporting import DRAWS, interval, markdown, rate_draws
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -27,7 +26,6 @@ from matplotlib import pyplot  # noqa: E402
 
 Line = Dict[str, Any]
 Cell = Tuple[str, int, str, bool]
-DRAWS = 5000  # of the bootstrap
 
 
 class Entry:
@@ -64,20 +62,8 @@ class Entry:
 
     @functools.cached_property
     def draws(self) -> np.ndarray:
-        """The error rate with sentences and seeds drawn anew, (DRAWS,): a bootstrap over both.
-
-        The sentences are the same in all methods; the seeds are drawn for each method by itself.
-        """
-        count = len(self.words)
-        sentences = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), DRAWS)
-        own = np.random.default_rng(zlib.crc32(self.method.encode()))
-        seeds = own.multinomial(len(self.lines), np.full(len(self.lines), 1 / len(self.lines)), DRAWS)
-        errors = (seeds @ self.errors / len(self.lines) * sentences).sum(1)
-        return 100 * errors / (sentences @ self.words)
-
-    def interval(self) -> Tuple[float, float]:
-        """95%, over sentences and seeds."""
-        return tuple(np.percentile(self.draws, [2.5, 97.5]))
+        """The error rate with sentences and seeds drawn anew, (DRAWS,)."""
+        return rate_draws(self.errors, self.words, self.method)
 
     def p_value(self, other: "Entry") -> Optional[float]:
         """Of the difference to another method, paired by sentence: twice the part of the draws with the other sign.
@@ -151,7 +137,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
     ]
     rows = []
     for entry, p, corrected in zip(found, tests, holm(tests)):
-        low, high = entry.interval()
+        low, high = interval(entry.draws)
         rows.append(
             [f"`{entry.method}`", METHODS[entry.method].text, entry.rate, str(len(entry.lines)), f"{entry.dev:.2f}"]
             + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{low:.2f}-{high:.2f}"]
@@ -174,7 +160,7 @@ def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
     """Error rate of each method with its interval."""
     figure, axes = pyplot.subplots(figsize=(7, 0.3 * len(found) + 1))
     for y, entry in enumerate(found):
-        low, high = entry.interval()
+        low, high = interval(entry.draws)
         axes.plot([low, high], [y, y], color="tab:red" if entry.method.startswith("rand") else "tab:gray")
         axes.plot(entry.rates, [y] * len(entry.rates), "k.", markersize=4)
     axes.set(yticks=range(len(found)), yticklabels=[e.method + "*" * ("tried" in e.rate) for e in found], xscale="log")

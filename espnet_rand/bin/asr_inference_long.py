@@ -8,12 +8,15 @@ Takes the options of espnet2.bin.asr_inference (or, with --task asr_transducer, 
   srt/ vtt/ json/       a file for each recording
   report.jsonl          a line for each recording: decoded, or refused and why
   windows/              what is finished: the same command goes on from there
+
+Of several lists (--data_path_and_name_and_type more than once) each has a folder of its own in --output_dir, with the
+name of the folder that the list is in.
 """
 
 import argparse
 import logging
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -21,6 +24,7 @@ from rich.logging import RichHandler
 import espnet_rand
 from espnet_rand.bin.command import run
 from espnet_rand.errors import UserError
+from espnet_rand.kaldi import DataError
 from espnet_rand.longform import LongForm, corpus
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.toolkit import recognition
@@ -50,11 +54,27 @@ def asr_inference_long(args: argparse.Namespace) -> None:
     console = Console(stderr=True)
     _log(args.log_level, console)
     espnet_rand.register()
-    entries, pipes = corpus.read_entries(args.data_path_and_name_and_type, args.key_file)
+    lists = {
+        directory: corpus.read_entries(data, args.key_file)
+        for directory, data in _directories(args.output_dir, args.data_path_and_name_and_type).items()
+    }
     long_form = LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
-    output_dir = Path(args.output_dir)
-    if refused := corpus.decode(long_form, entries, output_dir, corpus.identity(args), pipes, console):
-        raise UserError(f"{refused} recordings were refused: see {output_dir}/report.jsonl")
+    refused = []
+    for directory, (entries, pipes) in lists.items():
+        if number := corpus.decode(long_form, entries, directory, corpus.identity(args), pipes, console):
+            refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
+    if refused:
+        raise UserError("; ".join(refused))
+
+
+def _directories(output_dir: str, data: Sequence[Tuple[str, str, str]]) -> Dict[Path, Tuple[str, str, str]]:
+    """Where each list is decoded into."""
+    if len(data) == 1:
+        return {Path(output_dir): data[0]}
+    directories = {Path(output_dir, Path(path).absolute().parent.name): (path, *rest) for path, *rest in data}
+    if len(directories) < len(data):
+        raise DataError("--data_path_and_name_and_type: two lists are in folders of the same name: decode them apart")
+    return directories
 
 
 def _log(level: str, console: Console) -> None:

@@ -15,7 +15,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", type=Path, required=True, help="with wav.scp, text, utt2spk, segments or not")
     parser.add_argument("--output_dir", type=Path, required=True, help="gets a data directory for each duration")
     parser.add_argument(
-        "--durations", nargs="+", default=["30", "60", "120", "300", "600", "whole"], help="seconds, or whole groups"
+        "--durations",
+        nargs="+",
+        default=["30", "60", "120", "300", "600", "whole"],
+        help="seconds, whole (groups), or utterance (each by itself, to compare with)",
     )
     parser.add_argument("--by", choices=GROUPS, default="recording", help="chapter: names up to the last '-'")
     parser.add_argument(
@@ -26,15 +29,15 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def join_utterances(args: argparse.Namespace) -> None:
-    """Make <output_dir>/<seconds>s and <output_dir>/whole.
+    """Make <output_dir>/<seconds>s, <output_dir>/whole and <output_dir>/utterance.
 
     Raises:
         AudioError, DataError, OSError: see join
         OptionError: a duration or pause is no number, or too small
     """
-    seconds = {
-        f"{d}s" if d != "whole" else d: None if d == "whole" else _number("durations", d, 1.0) for d in args.durations
-    }
+    named = {"whole": None, "utterance": 0.0}
+    seconds = {d if d in named else f"{d}s": named[d] if d in named else _number("durations", d, 1.0)
+               for d in args.durations}  # fmt: skip
     pause = None if args.pause == "natural" else _number("pause", args.pause, 0.0)
     for name, duration in seconds.items():
         try:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 from urllib.parse import quote
 
 from rich.console import Console
@@ -26,19 +26,17 @@ _FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size
 _FREE |= {"key_file", "data_path_and_name_and_type"}
 
 
-def read_entries(data: Sequence[Tuple[str, str, str]], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:
+def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:
     """The entries of wav.scp that are asked for, by their keys, and whether they may be commands.
 
     Args:
-        data: of `--data_path_and_name_and_type`: path, name and type of one list
+        data: of `--data_path_and_name_and_type`: path, name and type of a list
         key_file: its first words are the keys; None: all
 
     Raises:
-        DataError: there is not one list of recordings, or it is not Kaldi's format, or lacks a key
+        DataError: it is no list of recordings, or not Kaldi's format, or lacks a key
     """
-    if len(data) != 1:
-        raise DataError("--data_path_and_name_and_type: one is wanted: wav.scp,speech,sound")
-    path, name, kind = data[0]
+    path, name, kind = data
     if name != "speech" or kind not in ("sound", "kaldi_ark"):
         raise DataError(f"--data_path_and_name_and_type: {path},{name},{kind}: speech of type sound or kaldi_ark")
     entries = read_lines(Path(path))

@@ -83,7 +83,7 @@ def join(
     Args:
         data_dir: wav.scp, text, utt2spk, and segments or not
         output_dir: is made anew
-        seconds: length of the recordings; None: all of a group in one
+        seconds: length of the recordings; None: all of a group in one; 0: nothing is joined, each utterance is one
         by: of GROUPS
         pause: seconds between utterances, filled with the quietest tenth of a second of the one before, backwards and
             forwards: digital silence is nothing that a model knows. None: what is between them in their recording
@@ -168,6 +168,9 @@ def _parts(
     for group in groups.values():
         if seconds is None:
             yield group
+            continue
+        if seconds == 0:
+            yield from ([utterance] for utterance in group)
             continue
         part: List[Utterance] = []
         for utterance in group:

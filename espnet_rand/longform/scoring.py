@@ -8,7 +8,7 @@ import jiwer
 import numpy as np
 
 from espnet_rand.errors import UserError
-from espnet_rand.reporting import markdown, rate_interval
+from espnet_rand.reporting import interval, markdown, rate_draws
 
 #: A dropped stretch is so many reference words in a row, or more, that are all deleted.
 DROPPED = 5
@@ -81,8 +81,8 @@ class Score:
         seconds: mean length of the recordings
         recordings: how many
         runs: the counts of each run, over all recordings
-        interval: 95% of the error rate in percent, over recordings, of the mean of the runs; None: of fewer than
-            INTERVAL_FROM
+        draws: the mean error rate in percent with recordings and runs drawn anew, (DRAWS,); None: of fewer recordings
+            than INTERVAL_FROM
     """
 
     system: str
@@ -90,7 +90,7 @@ class Score:
     seconds: float
     recordings: int
     runs: Sequence[Counts]
-    interval: Optional[Tuple[float, float]]
+    draws: Optional[np.ndarray]
 
     @property
     def rates(self) -> List[float]:
@@ -129,13 +129,13 @@ def score(
     words = [len(text.split()) for text in references.values()]
     if not sum(words):
         raise ScoringError(f"{test_set}: the reference has no words")
-    interval = None
+    draws = None
     if len(references) >= INTERVAL_FROM:
-        errors = np.mean([[c.errors for c in run.values()] for run in counts], axis=0)
-        interval = rate_interval(errors, words)
+        errors = np.array([[c.errors for c in run.values()] for run in counts])
+        draws = rate_draws(errors, np.array(words))
     mean_seconds = float(np.mean([seconds[key] for key in references]))
     runs = [sum(run.values(), Counts()) for run in counts]
-    return Score(system, test_set, mean_seconds, len(references), runs, interval)
+    return Score(system, test_set, mean_seconds, len(references), runs, draws)
 
 
 def tables(scores: Sequence[Score]) -> str:
@@ -155,11 +155,38 @@ def tables(scores: Sequence[Score]) -> str:
         rates = [f"{100 * s.mean(kind) / words:.2f}" for kind in kinds[:3]]
         rows2.append([s.system, s.test_set, str(words), *rates, *(f"{s.mean(kind):g}" for kind in kinds[3:])])
     return (
-        f"{markdown(header, rows)}\nIn brackets: 95% over recordings, by bootstrap, if there are {INTERVAL_FROM} or "
-        f"more; lowest-highest run, if there are several.\n\n{markdown(header2, rows2)}\nDropped stretch: {DROPPED} or "
-        f"more reference words in a row are all deleted. Repeated phrase: {REPEATED} or more wrong words in a row say "
-        f"once more what is said up to {PERIOD} words before or after them. Of several runs the mean.\n"
+        f"{markdown(header, rows)}\nIn brackets: 95% over recordings and runs, by bootstrap, if there are "
+        f"{INTERVAL_FROM} recordings or more; lowest-highest run, if there are several.\n\n{markdown(header2, rows2)}\n"
+        f"Dropped stretch: {DROPPED} or more reference words in a row are all deleted. Repeated phrase: {REPEATED} or "
+        f"more wrong words in a row say once more what is said up to {PERIOD} words before or after them. Of several "
+        "runs the mean.\n"
     )
+
+
+def differences(scores: Sequence[Score], baselines: Mapping[str, str]) -> str:
+    """A table in Markdown: by how much the error rate of a system is above that of another, on the same recordings.
+
+    Args:
+        baselines: for each system the one that it is compared with, if any
+    """
+    sets = _by_length(scores)
+    cells = {(s.system, s.test_set): s for s in scores}
+    rows = []
+    for system, baseline in baselines.items():
+        pairs = [(cells.get((system, name)), cells.get((baseline, name))) for name in sets]
+        rows.append([system, *("-" if None in pair else _difference(*pair) for pair in pairs)])
+    return (
+        f"{markdown(['WER, points above', *sets], rows)}\nCompared: {', '.join(dict.fromkeys(baselines.values()))}. In "
+        f"brackets: 95% over recordings and runs, which are drawn together, if there are {INTERVAL_FROM} recordings or "
+        "more. Of a hundred such intervals five leave out a difference of zero by chance.\n"
+    )
+
+
+def _difference(mine: Score, other: Score) -> str:
+    text = f"{np.mean(mine.rates) - np.mean(other.rates):+.2f}"
+    if mine.draws is None or other.draws is None:
+        return text
+    return text + " [{:+.2f}, {:+.2f}]".format(*interval(mine.draws - other.draws))
 
 
 def _by_length(scores: Sequence[Score]) -> Dict[str, Tuple[float, int]]:
@@ -169,8 +196,8 @@ def _by_length(scores: Sequence[Score]) -> Dict[str, Tuple[float, int]]:
 
 def _rate(s: Score) -> str:
     text = f"{np.mean(s.rates):.2f}"
-    if s.interval is not None:
-        text += f" [{s.interval[0]:.2f}-{s.interval[1]:.2f}]"
+    if s.draws is not None:
+        text += " [{:.2f}-{:.2f}]".format(*interval(s.draws))
     return text if len(s.rates) == 1 else f"{text} ({min(s.rates):.2f}-{max(s.rates):.2f})"
 
 
@@ -189,7 +216,7 @@ def plot(scores: Sequence[Score], path: Path) -> None:
     for (system, part), mine in lines.items():
         label = f"{system}, {part}" if several else system
         means = np.array([np.mean(s.rates) for s in mine])
-        ends = np.array([s.interval or (m, m) for s, m in zip(mine, means)])
+        ends = np.array([(m, m) if s.draws is None else interval(s.draws) for s, m in zip(mine, means)])
         bars = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
         axes.errorbar([s.seconds for s in mine], means, bars, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xscale="log", xlabel="length of a recording, s", ylabel="WER %")

@@ -60,12 +60,27 @@ def test_long_sets_decoding_scores(trained):
     again = run([*command, "--stop_stage", "9"])
     assert again.returncode == 0 and text.stat().st_mtime_ns == before
     # other durations are made beside those; what is missing is made by the stage that is named
-    longer = [*command, "--durations", "6 12"]
+    longer = [*command, "--durations", "6 12 utterance", "--whole_durations", "6 utterance"]
     assert "long_test/12s is not there: run stage 8 first" in run([*longer, "--stage", "9"]).stderr
     assert "long_test/12s/manifest.jsonl'. Mend: run stage 8 first" in run([*longer, "--stage", "10"]).stderr
     assert run([*longer, "--stop_stage", "8"]).returncode == 0
     assert len((trained / "data/long_test/12s/text").read_text().splitlines()) == 2
     assert "12s/1best_recog/text'. Mend: run stage 9 first" in run([*longer, "--stage", "10"]).stderr
+    # one process decodes all lengths; what was decoded before is not decoded again
+    journals = sorted((text.parent.parent / "windows").iterdir())
+    before = [journal.stat().st_mtime_ns for journal in journals]
+    (trained / "exp/other.1").mkdir()
+    for name in ("config.yaml", "valid.loss.ave.pth", "train.done"):
+        shutil.copy(trained / "exp/float.1" / name, trained / "exp/other.1")
+    both = ["--systems", "float.1 train - -\nother.1 train - -", "--baseline"]
+    assert "--baseline: none is not one of float, other" in run([*longer, *both, "none", "--stage", "10"]).stderr
+    done = run([*longer, *both, "float", "--stage", "9"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert before == [journal.stat().st_mtime_ns for journal in journals]
+    table = re.sub(" +", " ", (trained / "exp/RESULTS_long.md").read_text())
+    assert "| WER % | long_test/utterance (2 s x 12) | long_test/6s (" in table
+    assert "| other, whole | 0.00 [0.00-0.00] | 0.00 [0.00-0.00] | - |" in table
+    assert "| other, windows | +0.00 [+0.00, +0.00] | +0.00 [+0.00, +0.00] | +0.00 |" in table
 
 
 def test_commands_in_wav_scp(trained, tmp_path):
@@ -95,10 +110,15 @@ def test_options_of_mini_long_reach_decoding(trained, tmp_path):
     ]  # fmt: skip
     done = run([EGS2 / "mini_long/asr1/run.sh", *options])
     assert done.returncode == 0, done.stdout + done.stderr
-    (log,) = (tmp_path / "exp/float.2").glob("*/*/decode.log")
-    assert log.parent.relative_to(tmp_path) == Path("exp/float.2/windows_long_test/6s")
+    (log,) = (tmp_path / "exp/float.2").glob("*/decode*.log")
+    assert log.relative_to(tmp_path) == Path("exp/float.2/windows_long_test/decode_6s.log")
     said = log.read_text().splitlines()[-1]  # by echo
-    for option in ("--ngpu 1", "--mode windows --window 4 --overlap 1", "exp/float.2/other.pth"):
+    for option in (
+        "--ngpu 1",
+        "--mode windows --window 4 --overlap 1",
+        "exp/float.2/other.pth",
+        "exp/float.2/windows_long_test/6s",
+    ):
         assert option in said
 
 

@@ -150,6 +150,20 @@ def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monk
     assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
+def test_several_lists(model, tune, tmp_path):
+    lists = []
+    for name in ("one", "two", "more/two"):
+        (tmp_path / name).mkdir(parents=True)
+        soundfile.write(tmp_path / f"{name}.wav", tune[1][: 32000 * (1 + len(lists))], 16000)
+        (tmp_path / name / "wav.scp").write_text(f"a {tmp_path}/{name}.wav\n")
+        lists += ["--data_path_and_name_and_type", f"{tmp_path}/{name}/wav.scp,speech,sound"]
+    assert "folders of the same name" in decode(model, tmp_path / "two/wav.scp", tmp_path / "out", *lists[4:])
+    (tmp_path / "one.wav").rename(tmp_path / "away.wav")
+    error = decode(model, tmp_path / "one/wav.scp", tmp_path / "out", *lists[2:4])
+    assert error.endswith(f"1 recordings were refused: see {tmp_path}/out/one/report.jsonl")
+    assert texts(tmp_path / "out/one") == {} and tune[0].startswith(texts(tmp_path / "out/two")["a"])
+
+
 def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tune[1][:32000], 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
@@ -219,8 +233,6 @@ def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
     write(tmp_path / "packed.safetensors", pack_model(speech2text.asr_model))
     given = ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,kaldi_ark"]
     packed = (model[0], tmp_path / "packed.safetensors")
-    # of two lists, neither is chosen
-    assert "one is wanted" in decode(packed, tmp_path / "wav.scp", tmp_path / "out", *given)
     files = ["--asr_train_config", packed[0], "--asr_model_file", packed[1], "--output_dir", tmp_path / "out"]
     asr_inference_long.main(
         [str(x) for x in [*files, *given, "--ctc_weight", "1", "--beam_size", "1", "--mode", "whole"]]

@@ -75,6 +75,12 @@ def test_groups_and_durations(data, tmp_path):
     assert (tmp_path / "out/text").exists()  # what was there stays
 
 
+def test_utterances_by_themselves(data, tmp_path):
+    made = join(data, tmp_path / "out", 0, "chapter", 0.5)
+    assert (made["recordings"], made["left_out"], made["seconds"]) == (12, 0, 24.0)
+    assert list(read_lines(tmp_path / "out/text").values()) == [f"word{n}" for n in range(12)]
+
+
 def test_segments_keep_their_pauses(segmented, tmp_path):
     made = join(segmented, tmp_path / "out", 9.0, "recording", None)
     assert (made["recordings"], made["left_out"]) == (2, 0)
@@ -113,10 +119,11 @@ def test_segments_with_a_set_pause(segmented, tmp_path):
 
 
 def test_the_command(data, tmp_path, capsys):
-    main(["--data_dir", str(data), "--output_dir", str(tmp_path / "long"), "--durations", "5", "whole"]
+    main(["--data_dir", str(data), "--output_dir", str(tmp_path / "long"), "--durations", "5", "whole", "utterance"]
          + ["--by", "chapter", "--pause", "0.5"])  # fmt: skip
     assert "5s: 5 recordings of 10 utterances" in capsys.readouterr().out
     assert len(read_lines(tmp_path / "long/whole/text")) == 3
+    assert len(read_lines(tmp_path / "long/utterance/text")) == 12
 
 
 @pytest.mark.parametrize(

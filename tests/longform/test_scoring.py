@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from espnet_rand.longform.scoring import Counts, ScoringError, count, plot, score, tables
-from espnet_rand.reporting import rate_interval
+from espnet_rand.longform.scoring import Counts, ScoringError, count, differences, plot, score, tables
+from espnet_rand.reporting import interval, rate_draws
 
 PHRASE = "the quick brown fox jumps"
 
@@ -56,15 +57,28 @@ def test_runs_are_averaged():
     found = two_runs()
     assert found.rates == pytest.approx([100 / 19, 300 / 19]) and found.mean("deletions") == 2
     assert (found.seconds, found.recordings) == (35.0, 6)
-    low, high = found.interval
-    assert low < 200 / 19 < high and (low, high) == rate_interval([1, 0.5, 0, 0, 0, 0.5], [4, 6, 1, 1, 1, 6])
+    low, high = interval(found.draws)
+    assert low < 200 / 19 < high
+    # runs are drawn, too: they are further apart than the recordings of their mean
+    narrow = interval(rate_draws(np.array([[1, 0.5, 0, 0, 0, 0.5]]), np.array([4, 6, 1, 1, 1, 6])))
+    assert high - low > narrow[1] - narrow[0]
+
+
+def test_differences_are_of_the_same_recordings_and_runs():
+    base = two_runs()
+    texts = {"a": "x y z w", "b": "x y z w u v", "c": "x", "d": "x", "e": "x", "f": "x y z w u v"}
+    runs = [{**texts, "b": "x y z w u", "c": "y"}, {**texts, "a": "x y", "f": "x y z w u", "c": "y"}]
+    worse = score("worse", "test/35s", dict.fromkeys(texts, 35.0), texts, runs)
+    same = score("same", "test/35s", dict.fromkeys(texts, 35.0), texts, [{**t, "c": "x"} for t in runs])
+    text = " ".join(differences([base, worse, same], dict.fromkeys(["worse", "same", "none"], base.system)).split())
+    assert "| worse | +5.26 [+0.00, +" in text and "| same | +0.00 [+0.00, +0.00] |" in text and "| none | - |" in text
 
 
 def test_few_recordings_have_no_interval():
     texts = dict.fromkeys("abcde", "x y")
     found = score("s", "t", dict.fromkeys(texts, 9.0), texts, [{**texts, "a": "x"}])
-    assert found.interval is None and found.rates == [10.0]
-    assert "\n| s     | 10.00 " in tables([found]) and "if there are 6 or more" in tables([found])
+    assert found.draws is None and found.rates == [10.0]
+    assert "\n| s     | 10.00 " in tables([found]) and "if there are 6 recordings or more" in tables([found])
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -97,9 +111,9 @@ def test_tables_and_plot(tmp_path, monkeypatch):
 
 
 def test_intervals_are_the_same_every_time_and_hold_the_rate():
-    errors, words = [3, 0, 1, 8, 2], [20, 10, 30, 40, 10]
-    low, high = rate_interval(errors, words)
-    assert (low, high) == rate_interval(errors, words)
+    errors, words = np.array([[3, 0, 1, 8, 2]]), np.array([20, 10, 30, 40, 10])
+    low, high = interval(rate_draws(errors, words))
+    assert (low, high) == interval(rate_draws(errors, words))
     assert low < 100 * 14 / 110 < high
 
 

@@ -20,13 +20,14 @@ systems=             # the list: see asr.sh
 test_sets=test       # data directories whose utterances are joined
 by=chapter           # what is joined: recording, speaker, chapter, all
 pause=0.5            # seconds between two utterances; natural: as in their recording
-durations="30 60 120 300 600 whole" # of the recordings, in seconds; whole: all of a chapter, speaker ...
+durations="30 60 120 300 600 whole" # of the recordings, in seconds; whole: all of a chapter, speaker ...; utterance
 pipes=false          # true: run the commands ("COMMAND |") in wav.scp
 further_sets=        # long test sets that are made already: directories in datadir with a manifest.jsonl
+baseline=            # the system, without the number of a run, that the others are compared with
 
 # Decoding
 modes="windows whole" # and vad
-whole_durations="30 60 120 300" # what is decoded whole, too: memory grows with the square
+whole_durations="utterance 30 60 120 300" # what is decoded whole, too: memory grows with the square
 window=30            # seconds
 overlap=6            # seconds
 inference_config=conf/decode_asr.yaml
@@ -36,24 +37,22 @@ inference_args=      # more options for decoding
 template=$(cd "$(dirname "$0")" && pwd)
 . "${template}/utils/jobs.sh"
 
-sets() {  # <mode> <test set>: the directories, below datadir, that are decoded in a mode
+lengths() {  # <mode>: the directories of a long test set that are decoded in a mode
     local duration
     for duration in ${durations}; do
         [ "$1" != whole ] || [[ " ${whole_durations} " == *" ${duration} "* ]] || continue
-        [ "${duration}" = whole ] && echo "long_$2/whole" || echo "long_$2/${duration}s"
+        case ${duration} in whole | utterance) echo "${duration}" ;; *) echo "${duration}s" ;; esac
     done
 }
 
-for_sets() {  # <function> ...: calls it with ... and each mode and set
-    local mode name test_set
+for_sets() {  # <function> ...: calls it with ... and each mode, long test set, and its directories
+    local mode name
     for mode in ${modes}; do
         for name in ${test_sets}; do
-            for test_set in $(sets "${mode}" "${name}"); do
-                "$@" "${mode}" "${test_set}"
-            done
+            [ -z "$(lengths "${mode}")" ] || "$@" "${mode}" "long_${name}" $(lengths "${mode}")
         done
-        for test_set in ${further_sets}; do
-            [ "${mode}" = whole ] || "$@" "${mode}" "${test_set}"
+        for name in ${further_sets}; do
+            [ "${mode}" = whole ] || "$@" "${mode}" "${name}" .
         done
     done
 }
@@ -69,14 +68,18 @@ $([ "${pipes}" = false ] || echo " --pipes")"
     run_jobs "long test sets" "${list}"
 fi
 
-decode_job() {  # <name> <mode> <config> <init> <options> <decoding mode> <set>
-    local dir=${expdir}/$1/$6_$7 type=sound files
-    [ "${pipes}" = false ] || type=kaldi_ark  # which may have commands
-    [ -s "${datadir}/$7/wav.scp" ] || die "${datadir}/$7 is not there: run stage 8 first"
+decode_job() {  # <name> <mode> <config> <init> <options> <decoding mode> <set> <length> ...: in one process
+    local dir=${expdir}/$1/$6_$7 lengths=("${@:8}") type=sound files length lists=
     files=$(model_files "$1" "$2" "$4") || exit 1
-    job "${dir}/decode.log" 0 - "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long \
---config ${inference_config} --ngpu $((ngpu > 0)) --mode $6 --window ${window} --overlap ${overlap} \
---data_path_and_name_and_type ${datadir}/$7/wav.scp,speech,${type} ${files} --output_dir ${dir} ${inference_args}"
+    [ "${pipes}" = false ] || type=kaldi_ark  # which may have commands
+    for length in "${lengths[@]}"; do
+        [ -s "${datadir}/$7/${length}/wav.scp" ] || die "${datadir}/$7/${length} is not there: run stage 8 first"
+        lists+=" --data_path_and_name_and_type ${datadir}/$7/${length}/wav.scp,speech,${type}"
+    done
+    job "${dir}/decode_$(IFS=_; echo "${lengths[*]}").log" 0 - \
+        "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long --config ${inference_config} \
+--ngpu $((ngpu > 0)) --mode $6 --window ${window} --overlap ${overlap} ${lists} ${files} \
+--output_dir ${dir}$([ ${#lengths[@]} -gt 1 ] || echo "/${lengths[0]}") ${inference_args}"
 }
 
 decode_jobs() {  # <name> <mode> <config> <init> <options>
@@ -88,11 +91,11 @@ if selected 9; then
     run_jobs "decoding long recordings" "${list}"
 fi
 
-decoded() {  # <mode> <set>
-    echo "$1:$2"
+decoded() {  # <mode> <set> <length> ...
+    printf "$1:$2/%s\n" "${@:3}"
 }
 
 if selected 10; then
     python3 "${template}/pyscripts/score_long.py" --expdir "${expdir}" --datadir "${datadir}" \
-        --systems $(for_systems model_name) --decoded $(for_sets decoded)
+        --systems $(for_systems model_name) --decoded $(for_sets decoded) --baseline "${baseline}"
 fi

@@ -5,9 +5,9 @@
 #   --corpus_size tiny   only shows that all stages run, with one seed, 4 bits and 10 and 20 seconds
 #   --seeds "1 2 3"      runs of each system
 #   --precisions "4 8"   bits of what is quantized
-#   --durations "30 60 120 300 600"  seconds of the long recordings
+#   --durations "utterance 30 60 120 300 600"  seconds of the long recordings, and the short ones as they are
 #   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
-#   --stage, --stop_stage  1 to 7 of asr.sh (training, short recordings), 8 to 10 of asr_long.sh (long ones)
+#   --stage, --stop_stage  1 to 5 of asr.sh (training, packing), 8 to 10 of asr_long.sh (decoding)
 #   --modes "windows whole", --window 10, --overlap 3  of asr_long.sh
 #   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here
 #   --nj N, --ngpu N, --python ..., --inference_model ...  of both
@@ -45,11 +45,11 @@ if [ "${corpus_size}" = tiny ]; then
     asr_args="--max_epoch 1"
     seeds=${seeds:-1}
     precisions=${precisions:-4}
-    durations=${durations:-10 20}
+    durations=${durations:-utterance 10 20}
 fi
 seeds=${seeds:-1 2 3}
 precisions=${precisions:-4 8}
-durations=${durations:-30 60 120 300 600}
+durations=${durations:-utterance 30 60 120 300 600}
 
 config=../../mini/asr1/conf/train_asr.yaml
 tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
@@ -91,8 +91,9 @@ done
 
 common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj "${nj}"
     --ngpu "${ngpu}" --python "${python}" --inference_model "${inference_model}"
-    --stage "${stage}" --stop_stage "${stop_stage}" --inference_config ../../mini/asr1/conf/decode_asr.yaml)
+    --stage "${stage}" --inference_config ../../mini/asr1/conf/decode_asr.yaml)
 ../../TEMPLATE/asr1/asr.sh "${common[@]}" \
+    --stop_stage $((stop_stage < 5 ? stop_stage : 5)) \
     --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
     --token_type bpe --nbpe 30 \
     --asr_args "${asr_args}" \
@@ -100,10 +101,12 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
 # Voices follow one another, each with the noise around its words as the pause. Windows are a few utterances long, and
 # memory suffices for five minutes at once.
 ../../TEMPLATE/asr1/asr_long.sh "${common[@]}" \
+    --stop_stage "${stop_stage}" \
+    --baseline float_tuned \
     --by all \
     --pause 0 \
     --durations "${durations}" \
-    --whole_durations "10 20 30 60 120 300" \
+    --whole_durations "utterance 10 20 30 60 120 300" \
     --modes "${modes}" \
     --window "${window}" \
     --overlap "${overlap}" \

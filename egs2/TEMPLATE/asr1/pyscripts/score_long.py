@@ -6,12 +6,13 @@ Runs of one system (NAME.1, NAME.2 ...) share a row, as in score.py.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from espnet_rand.atomic import replacing, write_text
 from espnet_rand.kaldi import DataError, read_lines
-from espnet_rand.longform.scoring import ScoringError, plot, score, tables
+from espnet_rand.longform.scoring import ScoringError, differences, plot, score, tables
 from espnet_rand.reporting import runs_of
 
 
@@ -34,11 +35,16 @@ def main():
     parser.add_argument("--expdir", type=Path, required=True, help="has SYSTEM/MODE_SET/1best_recog/text")
     parser.add_argument("--datadir", type=Path, required=True, help="has SET/manifest.jsonl and SET/text")
     parser.add_argument("--systems", nargs="+", required=True)
-    parser.add_argument("--decoded", nargs="+", required=True, metavar="MODE:SET", help="e.g. windows:30s whole:30s")
+    parser.add_argument("--decoded", nargs="+", required=True, metavar="MODE:SET", help="e.g. windows:long_test/30s")
+    parser.add_argument("--baseline", default="", metavar="SYSTEM", help="what the others are compared with")
     args = parser.parse_args()
+    named = runs_of(args.systems)
+    if args.baseline and args.baseline not in named:
+        sys.exit(f"score_long.py: --baseline: {args.baseline} is not one of {', '.join(named)}")
     scores = []
-    for name, systems in runs_of(args.systems).items():
+    for name, systems in named.items():
         for mode, _, test_set in (pair.partition(":") for pair in args.decoded):
+            test_set = os.path.normpath(test_set)  # of a set that is made already: NAME/.
             data = args.datadir / test_set
             seconds, references = read(read_seconds, data / "manifest.jsonl", 8), read(read_lines, data / "text", 8)
             hypotheses = [
@@ -49,6 +55,12 @@ def main():
             except ScoringError as e:
                 sys.exit(f"score_long.py: {e}")
     text = tables(scores)
+    if args.baseline:
+        modes = dict.fromkeys(pair.partition(":")[0] for pair in args.decoded)
+        others = [name for name in named if name != args.baseline]
+        text += "\n" + differences(
+            scores, {f"{n}, {mode}": f"{args.baseline}, {mode}" for n in others for mode in modes}
+        )
     write_text(args.expdir / "RESULTS_long.md", f"{text}\n![WER against length](RESULTS_long.png)\n")
     with replacing(args.expdir / "RESULTS_long.png") as temporary:
         plot(scores, temporary)
