@@ -9,7 +9,8 @@ Standard input has one job a line, in four columns separated by tabs:
     after    the log of the job that must be finished first, or -
     command  run by bash
 
-A finished job leaves train.done beside train.log, and is skipped from then on.
+A finished job leaves train.done beside train.log, with its command, and is skipped from then on; if the command is
+another by now, this is said.
 When a job fails, the end of its log is printed and the others are stopped.
 """
 
@@ -50,6 +51,10 @@ class Job:
     @property
     def done(self) -> Path:
         return self.log.with_suffix(".done")
+
+    def of_another_command(self) -> bool:
+        """Of a finished job. (The file is empty where its command was not noted.)"""
+        return self.done.read_text(encoding="utf-8") not in ("", self.command)
 
     def ready(self) -> bool:
         return self.after == "-" or Path(self.after).with_suffix(".done").exists()
@@ -93,6 +98,9 @@ def run(jobs: list, at_a_time: int, title: str) -> Job | None:
     running = {}
     if len(waiting) < len(jobs):
         console.print(f"{title}: {len(jobs) - len(waiting)} of {len(jobs)} are there")
+    for job in jobs:
+        if job.done.exists() and job.of_another_command():
+            console.print(f"{title}: {job.done} is of another command, and is kept. To run it again, remove this file")
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -127,7 +135,7 @@ def run(jobs: list, at_a_time: int, title: str) -> Job | None:
                     progress.remove_task(task)
                     if code != 0:
                         return job
-                    job.done.touch()
+                    job.done.write_text(job.command, encoding="utf-8")
                     seconds = time.time() - job.started
                     console.print(f"{title}: {job.log} ({seconds:.0f} s)")
                 progress.update(whole, completed=len(jobs) - len(waiting) - len(running))
