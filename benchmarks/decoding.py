@@ -30,6 +30,7 @@ from rich.progress import track
 from table import circumstances
 
 import espnet_rand
+from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import read_lines
 from espnet_rand.packing import pack_model, weights_on_meta, write
 from espnet_rand.reporting import markdown
@@ -260,7 +261,7 @@ def main() -> None:
         "many times faster than float32 in the same round. decode: encoding and search "
         f"({', '.join(f'{k} {v:g}' for k, v in model.search.items())}).\n\n" + markdown(header, rows)
     )
-    Path(__file__).with_name(f"decoding_{args.model}.md").write_text(text, encoding="utf-8")
+    write_text(Path(__file__).with_name(f"decoding_{args.model}.md"), text)
     print(text)
 
 

@@ -22,6 +22,7 @@ from rich.progress import track
 from table import circumstances
 
 import espnet_rand
+from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import read_lines
 from espnet_rand.reporting import markdown
 
@@ -114,7 +115,7 @@ def main() -> None:
         "the process, and what decoding adds to it.\n\n"
         + markdown(["seconds", "mode", "model", "real-time factor", "peak MB", "of decoding MB"], rows)
     )
-    HERE.with_name("longform.md").write_text(text, encoding="utf-8")
+    write_text(HERE.with_name("longform.md"), text)
     print(text)
 
 

@@ -20,6 +20,7 @@ from table import circumstances
 from torch import nn
 
 import espnet_rand
+from espnet_rand.atomic import write_text
 from espnet_rand.reporting import markdown
 
 METHODS = {
@@ -179,7 +180,7 @@ def main() -> None:
         "Ratios are to float in the same round (median, range).\n\n"
         + markdown(["method", "step, s", "ratio", "rounds' ratios", "peak, MiB", "ratio"], rows)
     )
-    Path(__file__).with_name("qat_step.md").write_text(text, encoding="utf-8")
+    write_text(Path(__file__).with_name("qat_step.md"), text)
     print(text)
 
 
