@@ -1,12 +1,12 @@
 """What reports share: runs, tables, confidence intervals."""
 
-import zlib
-from typing import Dict, Iterable, List, Sequence, Tuple
+import math
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
+from scipy.stats import t as student
 
-#: Of the bootstrap.
-DRAWS = 5000
+_DRAWS = 5000  # of the bootstrap
 
 
 def runs_of(systems: Iterable[str]) -> Dict[str, List[str]]:
@@ -26,24 +26,47 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(map(str.ljust, row, widths)) + " |\n" for row in table)
 
 
-def rate_draws(errors: np.ndarray, words: np.ndarray, drawn_for: str = "") -> np.ndarray:
-    """100 * errors / words with sentences and runs drawn anew, by bootstrap (Bisani and Ney, 2004), (DRAWS,).
+class Estimate(NamedTuple):
+    """An error rate or a difference of two, in percent, of some sentences and of some runs (seeds).
 
-    The draws of two systems, subtracted, are paired: the same sentences are drawn in each call, and the same runs.
+    Attributes:
+        value: the mean of the runs
+        error: its standard error, from the sentences (by bootstrap) and the runs, whose variances are added: what
+            other sentences and other runs would give. Of a single run: from the sentences alone
+        freedom: degrees of freedom, after Satterthwaite (1946): three runs say little of how far runs lie apart
+    """
+
+    value: float
+    error: float
+    freedom: float
+
+    @property
+    def interval(self) -> Tuple[float, float]:
+        """95%, of Student's t distribution."""
+        half = float(student.ppf(0.975, self.freedom)) * self.error
+        return self.value - half, self.value + half
+
+    @property
+    def p(self) -> float:
+        """Of a value of zero, on both sides."""
+        if self.error == 0:
+            return float(self.value == 0)
+        return float(2 * student.sf(abs(self.value) / self.error, self.freedom))
+
+
+def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
+    """100 * errors / words. Of the differences of two systems' errors it is paired, by sentence and run.
 
     Args:
-        errors: of each run (seed) and sentence or recording, (runs, sentences)
+        errors: of each run and sentence, (runs, sentences)
         words: of each sentence, (sentences,)
-        drawn_for: a system whose runs are drawn by themselves: they share nothing with the same runs of others
     """
     runs, count = errors.shape
-    sentences = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), DRAWS)
-    own = np.random.default_rng(zlib.crc32(drawn_for.encode()))
-    means = own.multinomial(runs, np.full(runs, 1 / runs), DRAWS) @ errors / runs
-    return 100 * (means * sentences).sum(1) / (sentences @ words)
-
-
-def interval(draws: np.ndarray) -> Tuple[float, float]:
-    """95% of what was drawn."""
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    rates = 100 * errors.sum(1) / words.sum()
+    # (Bisani and Ney, 2004)
+    drawn = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS)
+    of_sentences = np.var(100 * (drawn @ errors.mean(0)) / (drawn @ words))
+    of_runs = rates.var(ddof=1) / runs if runs > 1 else 0.0
+    both = of_sentences + of_runs
+    freedom = (runs - 1) * (both / of_runs) ** 2 if of_runs else math.inf
+    return Estimate(float(rates.mean()), math.sqrt(both), float(freedom))

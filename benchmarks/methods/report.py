@@ -12,7 +12,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import matplotlib
 import numpy as np
 
-from espnet_rand.reporting import DRAWS, interval, markdown, rate_draws
+from espnet_rand.atomic import write_text
+from espnet_rand.reporting import Estimate, estimate, markdown
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -61,19 +62,16 @@ class Entry:
         return f"{rate:g}" + {self.tried[0]: " (lowest tried)", self.tried[-1]: " (highest tried)"}.get(rate, "")
 
     @functools.cached_property
-    def draws(self) -> np.ndarray:
-        """The error rate with sentences and seeds drawn anew, (DRAWS,)."""
-        return rate_draws(self.errors, self.words, self.method)
+    def estimate(self) -> Estimate:
+        """The error rate, of sentences and seeds."""
+        return estimate(self.errors, self.words)
 
     def p_value(self, other: "Entry") -> Optional[float]:
-        """Of the difference to another method, paired by sentence: twice the part of the draws with the other sign.
+        """Of the difference to another method, paired by sentence and seed.
 
         None: the methods do not have the same seeds.
         """
-        if self.seeds != other.seeds:
-            return None
-        difference = self.draws - other.draws
-        return min(1.0, 2 * max(1 / DRAWS, min((difference <= 0).mean(), (difference >= 0).mean())))
+        return estimate(self.errors - other.errors, self.words).p if self.seeds == other.seeds else None
 
 
 def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
@@ -102,10 +100,9 @@ def entries(lines: Dict, cell: Cell) -> List[Entry]:
             seed = min(line["seed"] for runs in rates.values() for line in runs)
             tried = tuple(rate for rate, runs in rates.items() if any(line["seed"] == seed for line in runs))
             best = best_rate(lines, where, method, tried, seed)
+            if found and found[0].method == "float" and not METHODS[method].trains:
+                tried = found[0].tried  # what only rounds has the rate of the float model
             found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"]), tried))
-    for entry in found:  # what only rounds has the rate of the float model
-        if not METHODS[entry.method].trains:
-            entry.tried = next((e.tried for e in found if e.method == "float"), [])
     return found
 
 
@@ -114,7 +111,7 @@ def name(cell: Cell) -> str:
 
 
 def _p(p: Optional[float]) -> str:
-    return "-" if p is None else f"{p:.3f}" if p > 2 / DRAWS else f"<{2 / DRAWS:g}"
+    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def table(cell: Cell, found: List[Entry]) -> str:
@@ -137,10 +134,10 @@ def table(cell: Cell, found: List[Entry]) -> str:
     ]
     rows = []
     for entry, p, corrected in zip(found, tests, holm(tests)):
-        low, high = interval(entry.draws)
+        low, high = entry.estimate.interval
         rows.append(
             [f"`{entry.method}`", METHODS[entry.method].text, entry.rate, str(len(entry.lines)), f"{entry.dev:.2f}"]
-            + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{low:.2f}-{high:.2f}"]
+            + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{max(low, 0):.2f}-{high:.2f}"]
             + (["†", ""] if entry is rand else [_p(p), _p(corrected)])
         )
     return f"\n## {name(cell)}\n\n{markdown(header, rows)}"
@@ -160,8 +157,8 @@ def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
     """Error rate of each method with its interval."""
     figure, axes = pyplot.subplots(figsize=(7, 0.3 * len(found) + 1))
     for y, entry in enumerate(found):
-        low, high = interval(entry.draws)
-        axes.plot([low, high], [y, y], color="tab:red" if entry.method.startswith("rand") else "tab:gray")
+        low, high = entry.estimate.interval
+        axes.plot([max(low, 0.01), high], [y, y], color="tab:red" if entry.method.startswith("rand") else "tab:gray")
         axes.plot(entry.rates, [y] * len(entry.rates), "k.", markersize=4)
     axes.set(yticks=range(len(found)), yticklabels=[e.method + "*" * ("tried" in e.rate) for e in found], xscale="log")
     axes.set(
@@ -211,7 +208,7 @@ def main() -> None:
                 path = results.parent / f"{name(cell)}.{kind}.png"
                 plot(cell, main_ones, path)
                 text += f"\n![{kind}](results/{path.name})\n"
-    (HERE / "RESULTS.md").write_text(text)
+    write_text(HERE / "RESULTS.md", text)
     print(text)
 
 

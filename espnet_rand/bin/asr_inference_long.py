@@ -15,6 +15,7 @@ name of the folder that the list is in.
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -54,6 +55,8 @@ def asr_inference_long(args: argparse.Namespace) -> None:
     console = Console(stderr=True)
     _log(args.log_level, console)
     espnet_rand.register()
+    if args.key_file is not None and len(args.data_path_and_name_and_type) > 1:
+        raise DataError("--key_file: it is for one list, not for several: decode them apart")
     lists = {
         directory: corpus.read_entries(data, args.key_file)
         for directory, data in _directories(args.output_dir, args.data_path_and_name_and_type).items()
@@ -71,7 +74,7 @@ def _directories(output_dir: str, data: Sequence[Tuple[str, str, str]]) -> Dict[
     """Where each list is decoded into."""
     if len(data) == 1:
         return {Path(output_dir): data[0]}
-    directories = {Path(output_dir, Path(path).absolute().parent.name): (path, *rest) for path, *rest in data}
+    directories = {Path(output_dir, Path(os.path.abspath(path)).parent.name): (path, *rest) for path, *rest in data}
     if len(directories) < len(data):
         raise DataError("--data_path_and_name_and_type: two lists are in folders of the same name: decode them apart")
     return directories

@@ -225,13 +225,13 @@ class QuantizedWeight:
     def _evaluation(self, layer: Any, name: str) -> Tensor:
         sources = layer.sources(name)
         if _needs_graph(sources):
-            self.follow(layer, name)
+            self.follow(layer, name, self.eval_bits)
             return self._quantize(layer, name, training=False)
         # while a learned scale follows the weight, it changes with it and not by itself
         watched = sources[:1] if self.follows else sources
         stamp = (self.eval_bits, torch.is_inference_mode_enabled(), *map(_version, watched))
         if not self._good(False, stamp):
-            self.follow(layer, name)
+            self.follow(layer, name, self.eval_bits)
             self._kept = {False: _Kept(stamp, self._quantize(layer, name, training=False))}
         return self._kept[False].value
 
@@ -253,21 +253,21 @@ class QuantizedWeight:
 
     def encode(self, layer: Any, name: str, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
         """Codes, output channels first, and scales of evaluation (see WeightQuantizer.encode); `bits`: of others."""
-        self.follow(layer, name)
+        self.follow(layer, name, self.eval_bits)
         rows = self.rows(layer.source(name))
         return self.quantizer.encode(rows, layer.scale_parameter(name), bits or self.bits)
 
     @torch.no_grad()
-    def follow(self, layer: Any, name: str) -> None:
-        """Set a learned scale that nobody trained or loaded to what the present weights give."""
+    def follow(self, layer: Any, name: str, bits: Optional[int] = None) -> None:
+        """Set a learned scale that nobody trained or loaded to what the present weights give (at other `bits`)."""
         if self.follows:
-            scale, initial = layer.scale_parameter(name), self.initial(layer.source(name))
+            scale, initial = layer.scale_parameter(name), self.initial(layer.source(name), bits)
             if not torch.equal(scale, initial):
                 scale.copy_(initial)
 
-    def initial(self, weight: Tensor) -> Tensor:
+    def initial(self, weight: Tensor, bits: Optional[int] = None) -> Tensor:
         """The learned scale that a weight in the layer's own layout starts with, in the weight's dtype."""
-        return self.quantizer.initial(self.rows(weight), self.eval_bits).to(weight.dtype)
+        return self.quantizer.initial(self.rows(weight), bits).to(weight.dtype)
 
 
 def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:

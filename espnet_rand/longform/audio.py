@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Union
 
 import numpy as np
 import soundfile
@@ -163,25 +163,53 @@ class Recording:
 
 @contextmanager
 def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Recording]:
-    """The recording of an entry of wav.scp: a file or, where `pipes` are allowed, `COMMAND |`.
+    """The recording of an entry of wav.scp: a file; FILE:OFFSET of an archive; where `pipes` are allowed, `COMMAND |`.
 
-    What a command writes is stored in $TMPDIR while it is read.
+    What a command writes, or an archive holds, is stored in $TMPDIR while it is read.
 
     Raises:
         CommandError: it is a command, and `pipes` is False
-        AudioError: see Recording; or the command fails
+        AudioError: see Recording; or the command fails, or the archive has no sound there
     """
-    if not entry.endswith("|"):
+    command = entry.endswith("|")
+    archive = re.fullmatch(r"(.+):(\d+)", entry)
+    in_archive = archive is not None and os.path.isfile(archive[1]) and not os.path.isfile(entry)
+    if not command and not in_archive:
         with Recording(entry, rate) as recording:
             yield recording
         return
-    if not pipes:
+    if command and not pipes:
         raise CommandError(f"{entry}: a command, which is not allowed here")
     with tempfile.NamedTemporaryFile(prefix="espnet_rand.", suffix=".wav") as file:
-        with subprocess.Popen(entry[:-1], shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-            shutil.copyfileobj(process.stdout, file)
+        if command:
+            _run(entry[:-1], file)
+        else:
+            _extract(entry, archive[1], int(archive[2]), file)
         file.flush()
-        if process.returncode != 0:
-            raise AudioError(f"{entry}: the command ends with status {process.returncode}")
         with Recording(file.name, rate, name=entry) as recording:
             yield recording
+
+
+def _run(command: str, file: BinaryIO) -> None:
+    """Write what a command writes."""
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        shutil.copyfileobj(process.stdout, file)
+    if process.returncode != 0:
+        raise AudioError(f"{command}|: the command ends with status {process.returncode}")
+
+
+def _extract(entry: str, path: str, offset: int, file: BinaryIO) -> None:
+    """Write a recording of an archive, as WAV."""
+    try:
+        import kaldiio
+    except ImportError:
+        raise AudioError(f"{entry}: in an archive of Kaldi. Mend: pip install kaldiio") from None
+    with open(path, "rb") as archive:
+        archive.seek(offset)
+        if not archive.read(5).startswith((b"RIFF", b"AUDIO")):  # kaldiio would unpickle what is marked as a pickle
+            raise AudioError(f"{entry}: no sound there: neither WAV nor what kaldiio marks as AUDIO")
+    try:
+        rate, samples = kaldiio.load_mat(entry)
+        soundfile.write(file, samples, rate, "FLOAT" if samples.dtype.kind == "f" else "PCM_16", format="WAV")
+    except Exception as e:  # of whatever is at that place
+        raise AudioError(f"{entry}: no sound there: {(str(e) or type(e).__name__).splitlines()[0]}") from None

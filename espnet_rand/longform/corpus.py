@@ -24,6 +24,7 @@ _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "n
 # options that do not change what is decoded
 _FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
 _FREE |= {"key_file", "data_path_and_name_and_type"}
+_FREE |= {"mode", "window", "overlap"}  # of which LongForm says what its mode depends on
 
 
 def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:

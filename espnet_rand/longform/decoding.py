@@ -94,7 +94,9 @@ class LongForm:
         if not isinstance(audio, Recording):
             with Recording(audio, self.recognizer.rate) as recording:
                 return self(recording, journal, of, progress)
-        how = {"mode": self.mode, "window": self.window, "overlap": self.overlap, "rate": self.recognizer.rate}
+        how = {"mode": self.mode, "rate": self.recognizer.rate}
+        if self.mode != "whole":
+            how.update(window=self.window, overlap=self.overlap)
         kept = Journal(journal, {"recording": audio.identity(), **how, **(of or {})})
         if kept.pieces is None:
             kept.begin(self.pieces(audio))

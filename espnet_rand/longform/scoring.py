@@ -8,7 +8,7 @@ import jiwer
 import numpy as np
 
 from espnet_rand.errors import UserError
-from espnet_rand.reporting import interval, markdown, rate_draws
+from espnet_rand.reporting import Estimate, estimate, markdown
 
 #: A dropped stretch is so many reference words in a row, or more, that are all deleted.
 DROPPED = 5
@@ -80,26 +80,41 @@ class Score:
         system, test_set: names
         seconds: mean length of the recordings
         recordings: how many
-        runs: the counts of each run, over all recordings
-        draws: the mean error rate in percent with recordings and runs drawn anew, (DRAWS,); None: of fewer recordings
-            than INTERVAL_FROM
+        runs: the counts of each run, over all recordings, by the run's name
+        words: of each recording's reference, (recordings,)
+        errors: of each run and recording, (runs, recordings)
     """
 
     system: str
     test_set: str
     seconds: float
     recordings: int
-    runs: Sequence[Counts]
-    draws: Optional[np.ndarray]
+    runs: Mapping[str, Counts]
+    words: np.ndarray
+    errors: np.ndarray
 
     @property
     def rates(self) -> List[float]:
         """Word error rate of each run, in percent."""
-        return [100 * run.errors / run.words for run in self.runs]
+        return [100 * run.errors / run.words for run in self.runs.values()]
+
+    @property
+    def estimate(self) -> Optional[Estimate]:
+        """Of the mean of the runs; None: of fewer recordings than INTERVAL_FROM."""
+        return estimate(self.errors, self.words) if self.recordings >= INTERVAL_FROM else None
+
+    def above(self, other: "Score") -> Optional[Estimate]:
+        """By how much the error rate is above that of another system on the same recordings.
+
+        None: there are fewer recordings than INTERVAL_FROM, or the runs are not the same, which would be compared.
+        """
+        if self.recordings < INTERVAL_FROM or self.runs.keys() != other.runs.keys():
+            return None
+        return estimate(self.errors - other.errors, self.words)
 
     def mean(self, name: str) -> float:
         """Mean over the runs of one of the counts."""
-        return float(np.mean([getattr(run, name) for run in self.runs]))
+        return float(np.mean([getattr(run, name) for run in self.runs.values()]))
 
 
 def score(
@@ -107,35 +122,35 @@ def score(
     test_set: str,
     seconds: Mapping[str, float],
     references: Mapping[str, str],
-    hypotheses: Sequence[Mapping[str, str]],
+    hypotheses: Mapping[str, Mapping[str, str]],
 ) -> Score:
     """Score one or more runs of a system.
 
     Args:
         seconds: length of each recording
         references: text of each recording
-        hypotheses: of each run, text of each recording
+        hypotheses: of each run, by its name, text of each recording
 
     Raises:
         ScoringError: a run lacks a recording or has another, or there are no words
     """
-    for hypothesis in hypotheses:
+    for hypothesis in hypotheses.values():
         if missing := sorted(references.keys() ^ hypothesis.keys()):
             raise ScoringError(
                 f"{system}, {test_set}: {len(hypothesis)} of {len(references)} recordings are decoded; the first that "
                 f"differs is {missing[0]}. Mend: see report.jsonl beside it, and decode again"
             )
-    counts = [{key: count(text, hypothesis[key]) for key, text in references.items()} for hypothesis in hypotheses]
-    words = [len(text.split()) for text in references.values()]
-    if not sum(words):
+    counts = {
+        run: [count(text, hypothesis[key]) for key, text in references.items()]
+        for run, hypothesis in hypotheses.items()
+    }
+    words = np.array([len(text.split()) for text in references.values()])
+    if not words.sum():
         raise ScoringError(f"{test_set}: the reference has no words")
-    draws = None
-    if len(references) >= INTERVAL_FROM:
-        errors = np.array([[c.errors for c in run.values()] for run in counts])
-        draws = rate_draws(errors, np.array(words))
     mean_seconds = float(np.mean([seconds[key] for key in references]))
-    runs = [sum(run.values(), Counts()) for run in counts]
-    return Score(system, test_set, mean_seconds, len(references), runs, draws)
+    errors = np.array([[c.errors for c in run] for run in counts.values()])
+    runs = {name: sum(run, Counts()) for name, run in counts.items()}
+    return Score(system, test_set, mean_seconds, len(references), runs, words, errors)
 
 
 def tables(scores: Sequence[Score]) -> str:
@@ -151,11 +166,11 @@ def tables(scores: Sequence[Score]) -> str:
     header2 = ["system", "set", "words", "ins %", "del %", "sub %", "dropped stretches", "repeated phrases"]
     rows2 = []
     for s in scores:
-        words = s.runs[0].words
+        words = s.words.sum()
         rates = [f"{100 * s.mean(kind) / words:.2f}" for kind in kinds[:3]]
         rows2.append([s.system, s.test_set, str(words), *rates, *(f"{s.mean(kind):g}" for kind in kinds[3:])])
     return (
-        f"{markdown(header, rows)}\nIn brackets: 95% over recordings and runs, by bootstrap, if there are "
+        f"{markdown(header, rows)}\nIn brackets: 95% over recordings (and runs, if there are several), if there are "
         f"{INTERVAL_FROM} recordings or more; lowest-highest run, if there are several.\n\n{markdown(header2, rows2)}\n"
         f"Dropped stretch: {DROPPED} or more reference words in a row are all deleted. Repeated phrase: {REPEATED} or "
         f"more wrong words in a row say once more what is said up to {PERIOD} words before or after them. Of several "
@@ -177,16 +192,15 @@ def differences(scores: Sequence[Score], baselines: Mapping[str, str]) -> str:
         rows.append([system, *("-" if None in pair else _difference(*pair) for pair in pairs)])
     return (
         f"{markdown(['WER, points above', *sets], rows)}\nCompared: {', '.join(dict.fromkeys(baselines.values()))}. In "
-        f"brackets: 95% over recordings and runs, which are drawn together, if there are {INTERVAL_FROM} recordings or "
-        "more. Of a hundred such intervals five leave out a difference of zero by chance.\n"
+        f"brackets: 95% over recordings and runs, paired, if there are {INTERVAL_FROM} recordings or more and the runs "
+        "have the same numbers. One in twenty such intervals leaves out the truth.\n"
     )
 
 
 def _difference(mine: Score, other: Score) -> str:
     text = f"{np.mean(mine.rates) - np.mean(other.rates):+.2f}"
-    if mine.draws is None or other.draws is None:
-        return text
-    return text + " [{:+.2f}, {:+.2f}]".format(*interval(mine.draws - other.draws))
+    found = mine.above(other)
+    return text if found is None else text + " [{:+.2f}, {:+.2f}]".format(*found.interval)
 
 
 def _by_length(scores: Sequence[Score]) -> Dict[str, Tuple[float, int]]:
@@ -196,8 +210,9 @@ def _by_length(scores: Sequence[Score]) -> Dict[str, Tuple[float, int]]:
 
 def _rate(s: Score) -> str:
     text = f"{np.mean(s.rates):.2f}"
-    if s.draws is not None:
-        text += " [{:.2f}-{:.2f}]".format(*interval(s.draws))
+    if s.estimate is not None:
+        low, high = s.estimate.interval
+        text += f" [{max(low, 0):.2f}-{high:.2f}]"
     return text if len(s.rates) == 1 else f"{text} ({min(s.rates):.2f}-{max(s.rates):.2f})"
 
 
@@ -206,9 +221,12 @@ def plot(scores: Sequence[Score], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from cycler import cycler
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(9, 6))
+    # forty looks; of two modes one has whole lines, the other dashes
+    axes.set_prop_cycle(cycler(color=pyplot.get_cmap("tab20").colors) * cycler(linestyle=["-", "--"]))
     lines: Dict[Tuple[str, str], List[Score]] = {}
     for s in sorted(scores, key=lambda s: s.seconds):
         lines.setdefault((s.system, s.test_set.partition("/")[0]), []).append(s)
@@ -216,7 +234,7 @@ def plot(scores: Sequence[Score], path: Path) -> None:
     for (system, part), mine in lines.items():
         label = f"{system}, {part}" if several else system
         means = np.array([np.mean(s.rates) for s in mine])
-        ends = np.array([(m, m) if s.draws is None else interval(s.draws) for s, m in zip(mine, means)])
+        ends = np.array([(m, m) if s.estimate is None else s.estimate.interval for s, m in zip(mine, means)])
         bars = np.clip([means - ends[:, 0], ends[:, 1] - means], 0, None)
         axes.errorbar([s.seconds for s in mine], means, bars, marker="o", markersize=3, capsize=2, label=label)
     axes.set(xscale="log", xlabel="length of a recording, s", ylabel="WER %")
@@ -224,6 +242,6 @@ def plot(scores: Sequence[Score], path: Path) -> None:
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6, ncols=2)
     figure.savefig(path, format="png", bbox_inches="tight", dpi=110)
     pyplot.close(figure)

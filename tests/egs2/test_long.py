@@ -66,6 +66,9 @@ def test_long_sets_decoding_scores(trained):
     assert run([*longer, "--stop_stage", "8"]).returncode == 0
     assert len((trained / "data/long_test/12s/text").read_text().splitlines()) == 2
     assert "12s/1best_recog/text'. Mend: run stage 9 first" in run([*longer, "--stage", "10"]).stderr
+    # what was removed, or is of another state of the data, is made again
+    shutil.rmtree(trained / "data/long_test/12s")
+    assert run([*longer, "--stop_stage", "8"]).returncode == 0 and (trained / "data/long_test/12s/text").exists()
     # one process decodes all lengths; what was decoded before is not decoded again
     journals = sorted((text.parent.parent / "windows").iterdir())
     before = [journal.stat().st_mtime_ns for journal in journals]
@@ -81,6 +84,26 @@ def test_long_sets_decoding_scores(trained):
     assert "| WER % | long_test/utterance (2 s x 12) | long_test/6s (" in table
     assert "| other, whole | 0.00 [0.00-0.00] | 0.00 [0.00-0.00] | - |" in table
     assert "| other, windows | +0.00 [+0.00, +0.00] | +0.00 [+0.00, +0.00] | +0.00 |" in table
+
+
+def test_decodings_of_other_recordings_are_not_scored(trained, tmp_path):
+    shutil.copytree(trained / "data/test", tmp_path / "data/test")
+    (tmp_path / "exp/float.1").mkdir(parents=True)
+    for name in ("config.yaml", "valid.loss.ave.pth", "train.done"):
+        shutil.copy(trained / "exp/float.1" / name, tmp_path / "exp/float.1")
+    command = [
+        EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", tmp_path / "data", "--expdir", tmp_path / "exp",
+        "--systems", "float.1 train - -", "--by", "all", "--pause", "0.1", "--durations", "12", "--modes", "windows",
+        "--window", "4", "--overlap", "1", "--inference_config", trained / "decode.yaml",
+    ]  # fmt: skip
+    done = run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "data/long_test/join_12.done").unlink()
+    done = run([*command, "--pause", "0.2"])
+    assert done.returncode == 1 and "was begun with other recording. Mend: choose another" in done.stderr
+    shutil.rmtree(tmp_path / "exp/float.1/windows_long_test/12s")  # its mark is beside it
+    done = run([*command, "--pause", "0.2"])
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_commands_in_wav_scp(trained, tmp_path):

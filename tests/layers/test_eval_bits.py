@@ -239,6 +239,17 @@ def test_an_untrained_scale_is_that_of_the_bits():
         assert torch.equal(model(X), default)
 
 
+def test_training_starts_the_same_whatever_it_is_to_evaluate_at():
+    options = {"mode": 3, "init": "clip", "estimator": "ste"}
+    plain, asked = (models.quantized(stack(), QuantizerConfig(bits=BITS, **options))[0] for _ in range(2))
+    set_eval_bits(asked, 2)
+    with torch.no_grad():
+        asked.eval()(X)
+    assert plain.state_dict().keys() == asked.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), asked.state_dict().values()))
+    assert torch.equal(plain.train()(X), asked.train()(X))
+
+
 def test_layers_that_come_later_draw_for_themselves():
     model, _ = models.quantized(stack(2), QuantizerConfig(bits=BITS, estimator="ste", per="layer"))
     model.extend(stack(2))

@@ -1,11 +1,13 @@
 """Recordings as they come."""
 
+import kaldiio
 import numpy as np
 import pytest
 import soundfile
 import torch
 from torchaudio.functional import resample
 
+from espnet_rand.kaldi import read_lines
 from espnet_rand.longform.audio import AudioError, Recording, opened
 
 
@@ -106,5 +108,32 @@ def test_commands_run_only_where_they_are_wanted(tmp_path, noise):
         ("true |", True, "not to be read"),
     ):
         with pytest.raises(AudioError, match=reason), opened(entry, pipes, 16000):
+            pass
+    assert not marked.exists()
+
+
+@pytest.mark.parametrize("kind", [None, "soundfile"])
+def test_recordings_in_archives(tmp_path, noise, kind):
+    samples = np.round(noise * 2**15).astype(np.int16)
+    keys = {"a": samples[:9000], "b": samples}
+    with kaldiio.WriteHelper(f"ark,scp:{tmp_path}/all.ark,{tmp_path}/wav.scp", write_function=kind) as writer:
+        for key, part in keys.items():
+            writer[key] = (16000, part)
+    for key, entry in read_lines(tmp_path / "wav.scp").items():
+        with opened(entry, False) as recording:
+            assert (recording.rate, recording.length) == (16000, len(keys[key]))
+            np.testing.assert_array_equal(recording.read(10, 8000) * 2**15, keys[key][10:8000])
+
+
+def test_archives_without_sound_are_refused_and_not_unpickled(tmp_path):
+    marked = tmp_path / "ran"
+    harm = b"cposix\nsystem\n(S'touch " + bytes(marked) + b"'\ntR."
+    (tmp_path / "all.ark").write_bytes(b"a PKL" + harm)
+    for entry, reason in (
+        ("all.ark:2", "no sound there: neither"),
+        ("all.ark:999", "no sound"),
+        ("b.ark:2", "no such file"),
+    ):
+        with pytest.raises(AudioError, match=reason), opened(f"{tmp_path}/{entry}", True, 16000):
             pass
     assert not marked.exists()

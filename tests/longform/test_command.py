@@ -158,6 +158,8 @@ def test_several_lists(model, tune, tmp_path):
         (tmp_path / name / "wav.scp").write_text(f"a {tmp_path}/{name}.wav\n")
         lists += ["--data_path_and_name_and_type", f"{tmp_path}/{name}/wav.scp,speech,sound"]
     assert "folders of the same name" in decode(model, tmp_path / "two/wav.scp", tmp_path / "out", *lists[4:])
+    given = ["--key_file", tmp_path / "two/wav.scp", *lists[2:4]]
+    assert "it is for one list" in decode(model, tmp_path / "one/wav.scp", tmp_path / "out", *given)
     (tmp_path / "one.wav").rename(tmp_path / "away.wav")
     error = decode(model, tmp_path / "one/wav.scp", tmp_path / "out", *lists[2:4])
     assert error.endswith(f"1 recordings were refused: see {tmp_path}/out/one/report.jsonl")
@@ -187,6 +189,17 @@ def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch
     assert "was begun with other packed_backend" in run(8)
     monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "none")
     assert "ESPNET_RAND_PACKED_BACKEND: 'none' is not allowed" in run(8)
+
+
+def test_whole_is_the_same_whatever_the_windows_of_other_decodings(model, tune, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tune[1][:64000], 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
+    data, output = tmp_path / "wav.scp", tmp_path / "out"
+    assert decode(model, data, output, "--mode", "whole") is None
+    assert decode(model, data, output, "--mode", "whole", "--window", "9", "--overlap", "1") is None
+    assert "other mode, overlap, window" in decode(model, data, output)
+    assert decode(model, data, tmp_path / "windows") is None
+    assert "other overlap, window" in decode(model, data, tmp_path / "windows", "--window", "9", "--overlap", "1")
 
 
 def test_what_a_model_cannot_do_is_refused_and_the_others_go_on(model, tune, tmp_path, monkeypatch):

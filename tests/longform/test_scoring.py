@@ -1,13 +1,12 @@
 """Scores against cases made by hand."""
 
 import json
+import re
 
-import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
 from espnet_rand.longform.scoring import Counts, ScoringError, count, differences, plot, score, tables
-from espnet_rand.reporting import interval, rate_draws
 
 PHRASE = "the quick brown fox jumps"
 
@@ -46,52 +45,60 @@ def test_counts(reference, hypothesis, counts):
     assert count(reference, hypothesis) == counts
 
 
+def named(runs):
+    return {f".{n}": run for n, run in enumerate(runs, 1)}
+
+
 def two_runs():
     seconds = {"a": 30.0, "b": 40.0, **dict.fromkeys("cdef", 35.0)}
     references = {"a": "x y z w", "b": "x y z w u v", "c": "x", "d": "x", "e": "x", "f": "x y z w u v"}
     runs = [{**references, "b": "x y z w u"}, {**references, "a": "x y", "f": "x y z w u"}]
-    return score("mine, windows", "test/35s", seconds, references, runs)
+    return score("mine, windows", "test/35s", seconds, references, named(runs))
 
 
 def test_runs_are_averaged():
     found = two_runs()
     assert found.rates == pytest.approx([100 / 19, 300 / 19]) and found.mean("deletions") == 2
     assert (found.seconds, found.recordings) == (35.0, 6)
-    low, high = interval(found.draws)
+    low, high = found.estimate.interval
     assert low < 200 / 19 < high
-    # runs are drawn, too: they are further apart than the recordings of their mean
-    narrow = interval(rate_draws(np.array([[1, 0.5, 0, 0, 0, 0.5]]), np.array([4, 6, 1, 1, 1, 6])))
-    assert high - low > narrow[1] - narrow[0]
+    assert re.search(r"\| 10.53 \[0.00-[\d.]+\] \(5.26-15.79\) \|", tables([found]))
 
 
 def test_differences_are_of_the_same_recordings_and_runs():
     base = two_runs()
-    texts = {"a": "x y z w", "b": "x y z w u v", "c": "x", "d": "x", "e": "x", "f": "x y z w u v"}
+    seconds, texts = dict.fromkeys("abcdef", 35.0), {"a": "x y z w", "b": "x y z w u v", "c": "x", "d": "x", "e": "x"}
+    texts["f"] = texts["b"]
     runs = [{**texts, "b": "x y z w u", "c": "y"}, {**texts, "a": "x y", "f": "x y z w u", "c": "y"}]
-    worse = score("worse", "test/35s", dict.fromkeys(texts, 35.0), texts, runs)
-    same = score("same", "test/35s", dict.fromkeys(texts, 35.0), texts, [{**t, "c": "x"} for t in runs])
-    text = " ".join(differences([base, worse, same], dict.fromkeys(["worse", "same", "none"], base.system)).split())
-    assert "| worse | +5.26 [+0.00, +" in text and "| same | +0.00 [+0.00, +0.00] |" in text and "| none | - |" in text
+    worse = score("worse", "test/35s", seconds, texts, named(runs))
+    same = score("same", "test/35s", seconds, texts, named([{**run, "c": "x"} for run in runs]))
+    other = score("other", "test/35s", seconds, texts, {".2": runs[0], ".3": runs[1]})
+    systems = ["worse", "same", "other", "none"]
+    text = " ".join(differences([base, worse, same, other], dict.fromkeys(systems, base.system)).split())
+    # both runs of `worse` have one error more, the same: runs add nothing to the interval, chance of recordings does
+    low, high = worse.above(base).interval
+    assert low < 0 < high and f"| worse | +5.26 [{low:+.2f}, {high:+.2f}] |" in text
+    assert "| same | +0.00 [+0.00, +0.00] |" in text and "| other | +5.26 | | none | - |" in text
 
 
 def test_few_recordings_have_no_interval():
     texts = dict.fromkeys("abcde", "x y")
-    found = score("s", "t", dict.fromkeys(texts, 9.0), texts, [{**texts, "a": "x"}])
-    assert found.draws is None and found.rates == [10.0]
+    found = score("s", "t", dict.fromkeys(texts, 9.0), texts, {"": {**texts, "a": "x"}})
+    assert found.estimate is None and found.rates == [10.0]
     assert "\n| s     | 10.00 " in tables([found]) and "if there are 6 recordings or more" in tables([found])
 
 
 def test_what_does_not_belong_together_is_refused():
     with pytest.raises(ScoringError, match="1 of 2 recordings.*b"):
-        score("s", "t", {"a": 1, "b": 1}, {"a": "x", "b": "y"}, [{"a": "x"}])
+        score("s", "t", {"a": 1, "b": 1}, {"a": "x", "b": "y"}, {"": {"a": "x"}})
     with pytest.raises(ScoringError, match="no words"):
-        score("s", "t", {"a": 1}, {"a": ""}, [{"a": "x"}])
+        score("s", "t", {"a": 1}, {"a": ""}, {"": {"a": "x"}})
 
 
 def test_tables_and_plot(tmp_path, monkeypatch):
-    shorter = score("mine, windows", "test/9s", {"a": 9.0}, {"a": "x y"}, [{"a": "x"}])
-    other = score("other, whole", "test/35s", {"a": 30.0, "b": 40.0}, {"a": "x", "b": "y"}, [{"a": "x", "b": "y"}])
-    dev = score("mine, windows", "dev/9s", {"a": 9.0}, {"a": "x y"}, [{"a": "x"}])
+    shorter = score("mine, windows", "test/9s", {"a": 9.0}, {"a": "x y"}, {"": {"a": "x"}})
+    other = score("other, whole", "test/35s", {"a": 30.0, "b": 40.0}, {"a": "x", "b": "y"}, {"": {"a": "x", "b": "y"}})
+    dev = score("mine, windows", "dev/9s", {"a": 9.0}, {"a": "x y"}, {"": {"a": "x"}})
     text = tables([two_runs(), shorter, other])
     header, _, mine, theirs = (" ".join(line.split()) for line in text.splitlines()[:4])
     assert header.split(" | ")[1:] == ["test/9s (9 s x 1)", "test/35s (35 s x 2) |"]
@@ -108,13 +115,6 @@ def test_tables_and_plot(tmp_path, monkeypatch):
     lines.clear()
     plot([two_runs(), shorter, dev], tmp_path / "plot")  # the sets of a part make a line
     assert sorted(lines) == [("mine, windows, dev", [9.0]), ("mine, windows, test", [9.0, 35.0])]
-
-
-def test_intervals_are_the_same_every_time_and_hold_the_rate():
-    errors, words = np.array([[3, 0, 1, 8, 2]]), np.array([20, 10, 30, 40, 10])
-    low, high = interval(rate_draws(errors, words))
-    assert (low, high) == interval(rate_draws(errors, words))
-    assert low < 100 * 14 / 110 < high
 
 
 def test_json_of_formats_is_read_back():

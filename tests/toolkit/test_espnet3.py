@@ -50,6 +50,12 @@ def test_options_beside_the_model_are_refused(config, tmp_path):
     assert not (tmp_path / "config.yaml").exists()
 
 
+def test_eval_bits_of_the_launcher_are_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", "3")
+    with pytest.raises(espnet_rand.OptionError, match="started with it for a training"):
+        training.save_espnet_config(ASR, config, str(tmp_path))
+
+
 def test_without_options_nothing_changes(config, tmp_path):
     before = omegaconf.OmegaConf.to_container(config)
     training.save_espnet_config(ASR, config, str(tmp_path))

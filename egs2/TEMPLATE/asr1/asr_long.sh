@@ -37,11 +37,15 @@ inference_args=      # more options for decoding
 template=$(cd "$(dirname "$0")" && pwd)
 . "${template}/utils/jobs.sh"
 
+length() {  # <duration>: the directory of a long test set
+    case $1 in whole | utterance) echo "$1" ;; *) echo "$1s" ;; esac
+}
+
 lengths() {  # <mode>: the directories of a long test set that are decoded in a mode
     local duration
     for duration in ${durations}; do
         [ "$1" != whole ] || [[ " ${whole_durations} " == *" ${duration} "* ]] || continue
-        case ${duration} in whole | utterance) echo "${duration}" ;; *) echo "${duration}s" ;; esac
+        length "${duration}"
     done
 }
 
@@ -57,10 +61,20 @@ for_sets() {  # <function> ...: calls it with ... and each mode, long test set, 
     done
 }
 
+outdated() {  # <log> <output> <input> ...: a job is not done if its output is not there, or older than an input
+    local input
+    for input in "${@:3}"; do
+        [ "$2" -nt "${input}" ] || rm -f "${1%.log}.done"
+    done
+}
+
 if selected 8; then
     list=$(for name in ${test_sets}; do
         for duration in ${durations}; do
-            job "${datadir}/long_${name}/join_${duration}.log" 0 - "python3 -m espnet_rand.bin.join_utterances \
+            log=${datadir}/long_${name}/join_${duration}.log
+            outdated "${log}" "${datadir}/long_${name}/$(length "${duration}")/manifest.jsonl" \
+                "${datadir}/${name}/"{wav.scp,text}
+            job "${log}" 0 - "python3 -m espnet_rand.bin.join_utterances \
 --data_dir ${datadir}/${name} --output_dir ${datadir}/long_${name} --durations ${duration} --by ${by} --pause ${pause}\
 $([ "${pipes}" = false ] || echo " --pipes")"
         done
@@ -69,15 +83,17 @@ $([ "${pipes}" = false ] || echo " --pipes")"
 fi
 
 decode_job() {  # <name> <mode> <config> <init> <options> <decoding mode> <set> <length> ...: in one process
-    local dir=${expdir}/$1/$6_$7 lengths=("${@:8}") type=sound files length lists=
+    local dir=${expdir}/$1/$6_$7 lengths=("${@:8}") type=sound files length lists= log
+    log=${dir}/decode_$(IFS=_; echo "${lengths[*]}").log
     files=$(model_files "$1" "$2" "$4") || exit 1
     [ "${pipes}" = false ] || type=kaldi_ark  # which may have commands
     for length in "${lengths[@]}"; do
         [ -s "${datadir}/$7/${length}/wav.scp" ] || die "${datadir}/$7/${length} is not there: run stage 8 first"
+        outdated "${log}" "${dir}/${length}/1best_recog/text" "${datadir}/$7/${length}/wav.scp" "${inference_config}" \
+            "${files##* }"
         lists+=" --data_path_and_name_and_type ${datadir}/$7/${length}/wav.scp,speech,${type}"
     done
-    job "${dir}/decode_$(IFS=_; echo "${lengths[*]}").log" 0 - \
-        "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long --config ${inference_config} \
+    job "${log}" 0 - "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long --config ${inference_config} \
 --ngpu $((ngpu > 0)) --mode $6 --window ${window} --overlap ${overlap} ${lists} ${files} \
 --output_dir ${dir}$([ ${#lengths[@]} -gt 1 ] || echo "/${lengths[0]}") ${inference_args}"
 }

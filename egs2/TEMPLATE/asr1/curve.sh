@@ -49,7 +49,7 @@ for seed in ${seeds}; do
         add "round_w${b}.${seed} round - tuned.${seed} ${round} --eval_bits ${b}"
     done
     for b in ${average_bits}; do
-        plan=average_${b}.yaml
+        plan=$(LC_ALL=C printf 'average_%g.yaml' "${b}")
         name=${b/./p}.${seed}  # what follows the last dot is the run's number
         add "mixed_b${name} pack plans.${seed} multi_w8.${seed} --eval_bits ${expdir}/plans.${seed}/${plan}"
         add "round_mixed_b${name} round round_plans.${seed} tuned.${seed} ${round}" \

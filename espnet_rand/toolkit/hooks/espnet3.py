@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping
 from espnet2.tasks import abs_task
 
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import options
+from espnet_rand.toolkit import eval_bits, options
 
 
 def register() -> None:
@@ -26,8 +26,10 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
     no preset. The report goes to `output_dir`, unless `config.model` has one.
 
     Raises:
-        OptionError: see options.resolve; an option stands beside `model:`, where the model does not get it
+        OptionError: see options.resolve; an option stands beside `model:`, where the model does not get it; espnet-rand
+            was started with --eval_bits, which does nothing in training
     """
+    eval_bits.refuse_in_training()
     from espnet3.utils.task_utils import get_task_class
     from omegaconf import OmegaConf, open_dict
 

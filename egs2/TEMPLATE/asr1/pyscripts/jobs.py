@@ -100,7 +100,9 @@ def run(jobs: list, at_a_time: int, title: str) -> Job | None:
         console.print(f"{title}: {len(jobs) - len(waiting)} of {len(jobs)} are there")
     for job in jobs:
         if job.done.exists() and job.of_another_command():
-            console.print(f"{title}: {job.done} is of another command, and is kept. To run it again, remove this file")
+            # a training without its mark would go on from its last epoch
+            mark = job.log.parent if job.log.stem == "train" else job.done
+            console.print(f"{title}: {job.log} is of another command, and is kept. To run it again, remove {mark}")
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -47,9 +47,12 @@ def main():
             test_set = os.path.normpath(test_set)  # of a set that is made already: NAME/.
             data = args.datadir / test_set
             seconds, references = read(read_seconds, data / "manifest.jsonl", 8), read(read_lines, data / "text", 8)
-            hypotheses = [
-                read(read_lines, args.expdir / system / f"{mode}_{test_set}/1best_recog/text", 9) for system in systems
-            ]
+            hypotheses = {
+                system.removeprefix(name): read(
+                    read_lines, args.expdir / system / f"{mode}_{test_set}/1best_recog/text", 9
+                )
+                for system in systems
+            }
             try:
                 scores.append(score(f"{name}, {mode}", test_set, seconds, references, hypotheses))
             except ScoringError as e:
