@@ -33,7 +33,8 @@ class Estimate(NamedTuple):
         value: the mean of the runs
         error: its standard error, from the sentences (by bootstrap) and the runs, whose variances are added: what
             other sentences and other runs would give. Of a single run: from the sentences alone
-        freedom: degrees of freedom, after Satterthwaite (1946): three runs say little of how far runs lie apart
+        freedom: degrees of freedom, after Satterthwaite (1946): a few runs or recordings say little of how far they lie
+            apart
     """
 
     value: float
@@ -58,7 +59,7 @@ def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
     """100 * errors / words. Of the differences of two systems' errors it is paired, by sentence and run.
 
     Args:
-        errors: of each run and sentence, (runs, sentences)
+        errors: of each run and sentence, (runs, sentences); two sentences or more
         words: of each sentence, (sentences,)
     """
     runs, count = errors.shape
@@ -68,5 +69,5 @@ def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
     of_sentences = np.var(100 * (drawn @ errors.mean(0)) / (drawn @ words))
     of_runs = rates.var(ddof=1) / runs if runs > 1 else 0.0
     both = of_sentences + of_runs
-    freedom = (runs - 1) * (both / of_runs) ** 2 if of_runs else math.inf
-    return Estimate(float(rates.mean()), math.sqrt(both), float(freedom))
+    parts = of_sentences**2 / (count - 1) + (of_runs**2 / (runs - 1) if runs > 1 else 0.0)
+    return Estimate(float(rates.mean()), math.sqrt(both), float(both**2 / parts) if parts else math.inf)

@@ -15,7 +15,7 @@ def test_one_run_is_the_bootstrap_over_sentences():
     residual = errors[0] - words * 14 / 110
     assert found.error == pytest.approx(100 * np.sqrt((residual**2).sum()) / 110, rel=0.1)
     low, high = found.interval
-    assert (high - low) / 2 == pytest.approx(1.96 * found.error, rel=1e-3)
+    assert (high - low) / 2 == pytest.approx(2.7764 * found.error, rel=1e-3)  # of five
 
 
 def test_where_runs_differ_it_is_the_t_interval_of_their_mean():

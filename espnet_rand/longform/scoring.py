@@ -1,5 +1,6 @@
 """Word errors of long recordings, and the two ways in which long-form recognition fails."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
@@ -98,7 +99,7 @@ class Score:
         """Word error rate of each run, in percent."""
         return [100 * run.errors / run.words for run in self.runs.values()]
 
-    @property
+    @functools.cached_property
     def estimate(self) -> Optional[Estimate]:
         """Of the mean of the runs; None: of fewer recordings than INTERVAL_FROM."""
         return estimate(self.errors, self.words) if self.recordings >= INTERVAL_FROM else None
