@@ -34,16 +34,7 @@ setup(
             "tensorboard",
         ],
         # dask: ESPnet3 decodes with it
-        "test": [
-            "dask[distributed]",
-            "dask_jobqueue",
-            "hypothesis",
-            "lightning",
-            "loralib",
-            "pytest",
-            "pytest-xdist",
-            "ruff",
-        ],
+        "test": ["dask[distributed]", "dask_jobqueue", "hypothesis", "lightning", "loralib", "pytest", "ruff"],
         "bench": ["brevitas", "torchao"],
         # long recordings, --mode vad
         "vad": ["silero-vad"],
