@@ -62,9 +62,10 @@ def asr_inference_long(args: argparse.Namespace) -> None:
         for directory, data in _directories(args.output_dir, args.data_path_and_name_and_type).items()
     }
     long_form = LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
+    of = corpus.identity(args)
     refused = []
     for directory, (entries, pipes) in lists.items():
-        if number := corpus.decode(long_form, entries, directory, corpus.identity(args), pipes, console):
+        if number := corpus.decode(long_form, entries, directory, of, pipes, console):
             refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
     if refused:
         raise UserError("; ".join(refused))

@@ -36,8 +36,12 @@ def join_utterances(args: argparse.Namespace) -> None:
         OptionError: a duration or pause is no number, or too small
     """
     named = {"whole": None, "utterance": 0.0}
-    seconds = {d if d in named else f"{d}s": named[d] if d in named else _number("durations", d, 1.0)
-               for d in args.durations}  # fmt: skip
+    seconds = {}
+    for duration in args.durations:
+        if duration in named:
+            seconds[duration] = named[duration]
+        else:
+            seconds[f"{duration}s"] = _number("durations", duration, 1.0)
     pause = None if args.pause == "natural" else _number("pause", args.pause, 0.0)
     for name, duration in seconds.items():
         try:
