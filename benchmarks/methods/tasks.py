@@ -1,7 +1,7 @@
 """The tasks of the comparison: a recipe's model and data, in memory.
 
 A recipe gives the configuration and the data directories; its stages 1 to 4 must have been run
-(egs2/mini/asr1: for the float model; egs2/prompts/asr1: `--stage 1 --stop_stage 4`, any system).
+(egs2/mini/asr1: `--corpus_size bench`, the system `float`; egs2/prompts/asr1: `--stage 1 --stop_stage 4`, any system).
 """
 
 import argparse
@@ -145,9 +145,9 @@ class Mini(Task):
     """The digits Conformer, CTC, decoded greedily."""
 
     recipe = "mini/asr1"
-    config = "exp/full/float/config.yaml"
-    data = "data/full"
-    checkpoint = "exp/full/float/valid.loss.ave.pth"
+    config = "exp/bench/float/config.yaml"
+    data = "data/bench"
+    checkpoint = "exp/bench/float/valid.loss.ave.pth"
     batch_size = 12
     steps = 252  # 3 epochs
     scratch_steps = 756
