@@ -191,6 +191,10 @@ for _step in (50, 150):
         f"RAND mode 3, straight-through, float before step {_step}",
         _ours("rand", mode=3, init="clip", start_step=_step),
     )
+for _p in (2, 4):
+    METHODS[f"rand_m3_ste_p{_p}"] = Method(
+        f"RAND mode 3, straight-through, p = {_p}", _ours("rand", mode=3, init="clip", p=_p)
+    )
 METHODS["rand_m2_pqn_normal"] = Method("RAND mode 2, normal noise", _ours("rand", "pqn", mode=2, noise="normal"))
 
 # What may close the gap to float

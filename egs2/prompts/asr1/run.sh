@@ -68,7 +68,7 @@ stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}")
 if [ "${curve}" = true ]; then
     data="--data_path_and_name_and_type ${datadir}/train"
     stages=(../../TEMPLATE/asr1/curve.sh --float "dry ${config}" --tune "${config} -" --seeds "${seeds}"
-        --bits "3 4 5 6 8" --single_bits "3 4" --average_bits "3.25 3.5 4 4.5 5.5"
+        --bits "2 3 4 5 6 8" --single_bits "3 4" --average_bits "3.25 3.5 4 4.5 5.5"
         --multi_args "--quantizer_conf bits=[3,4,8]"
         --quantizer_args "--quantizer_conf granularity=group --quantizer_conf group_size=32"
         --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text --num_utterances 12 --bits 3 4 5 6 8")

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 datadir=data
-corpus_size=full     # full, tiny
+corpus_size=full     # full, tiny, long, bench
 . ../../TEMPLATE/asr1/utils/parse_options.sh
 . ./path.sh
 
