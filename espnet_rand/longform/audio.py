@@ -1,5 +1,6 @@
 """Recordings, read from disk a stretch at a time."""
 
+import functools
 import math
 import os
 import re
@@ -171,20 +172,19 @@ def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Reco
         CommandError: it is a command, and `pipes` is False
         AudioError: see Recording; or the command fails, or the archive has no sound there
     """
-    command = entry.endswith("|")
     archive = re.fullmatch(r"(.+):(\d+)", entry)
-    in_archive = archive is not None and os.path.isfile(archive[1]) and not os.path.isfile(entry)
-    if not command and not in_archive:
+    if entry.endswith("|"):
+        if not pipes:
+            raise CommandError(f"{entry}: a command, which is not allowed here")
+        write = functools.partial(_run, entry[:-1])
+    elif archive and os.path.isfile(archive[1]) and not os.path.isfile(entry):
+        write = functools.partial(_extract, archive[1], int(archive[2]))
+    else:
         with Recording(entry, rate) as recording:
             yield recording
         return
-    if command and not pipes:
-        raise CommandError(f"{entry}: a command, which is not allowed here")
     with tempfile.NamedTemporaryFile(prefix="espnet_rand.", suffix=".wav") as file:
-        if command:
-            _run(entry[:-1], file)
-        else:
-            _extract(entry, archive[1], int(archive[2]), file)
+        write(file)
         file.flush()
         with Recording(file.name, rate, name=entry) as recording:
             yield recording
@@ -198,8 +198,9 @@ def _run(command: str, file: BinaryIO) -> None:
         raise AudioError(f"{command}|: the command ends with status {process.returncode}")
 
 
-def _extract(entry: str, path: str, offset: int, file: BinaryIO) -> None:
+def _extract(path: str, offset: int, file: BinaryIO) -> None:
     """Write a recording of an archive, as WAV."""
+    entry = f"{path}:{offset}"
     try:
         import kaldiio
     except ImportError:

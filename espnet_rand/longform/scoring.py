@@ -80,7 +80,6 @@ class Score:
     Attributes:
         system, test_set: names
         seconds: mean length of the recordings
-        recordings: how many
         runs: the counts of each run, over all recordings, by the run's name
         words: of each recording's reference, (recordings,)
         errors: of each run and recording, (runs, recordings)
@@ -89,10 +88,14 @@ class Score:
     system: str
     test_set: str
     seconds: float
-    recordings: int
     runs: Mapping[str, Counts]
     words: np.ndarray
     errors: np.ndarray
+
+    @property
+    def recordings(self) -> int:
+        """How many."""
+        return len(self.words)
 
     @property
     def rates(self) -> List[float]:
@@ -151,7 +154,7 @@ def score(
     mean_seconds = float(np.mean([seconds[key] for key in references]))
     errors = np.array([[c.errors for c in run] for run in counts.values()])
     runs = {name: sum(run, Counts()) for name, run in counts.items()}
-    return Score(system, test_set, mean_seconds, len(references), runs, words, errors)
+    return Score(system, test_set, mean_seconds, runs, words, errors)
 
 
 def tables(scores: Sequence[Score]) -> str:

@@ -42,6 +42,13 @@ def trained(tmp_path_factory):
     return root
 
 
+def copy_system(trained, to):
+    """The trained system, without what was decoded with it."""
+    to.mkdir(parents=True)
+    for name in ("config.yaml", "valid.loss.ave.pth", "train.done"):
+        shutil.copy(trained / "exp/float.1" / name, to)
+
+
 def test_long_sets_decoding_scores(trained):
     command = [
         EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", trained / "data", "--expdir", trained / "exp",
@@ -72,9 +79,7 @@ def test_long_sets_decoding_scores(trained):
     # one process decodes all lengths; what was decoded before is not decoded again
     journals = sorted((text.parent.parent / "windows").iterdir())
     before = [journal.stat().st_mtime_ns for journal in journals]
-    (trained / "exp/other.1").mkdir()
-    for name in ("config.yaml", "valid.loss.ave.pth", "train.done"):
-        shutil.copy(trained / "exp/float.1" / name, trained / "exp/other.1")
+    copy_system(trained, trained / "exp/other.1")
     both = ["--systems", "float.1 train - -\nother.1 train - -", "--baseline"]
     assert "--baseline: none is not one of float, other" in run([*longer, *both, "none", "--stage", "10"]).stderr
     done = run([*longer, *both, "float", "--stage", "9"])
@@ -88,9 +93,7 @@ def test_long_sets_decoding_scores(trained):
 
 def test_decodings_of_other_recordings_are_not_scored(trained, tmp_path):
     shutil.copytree(trained / "data/test", tmp_path / "data/test")
-    (tmp_path / "exp/float.1").mkdir(parents=True)
-    for name in ("config.yaml", "valid.loss.ave.pth", "train.done"):
-        shutil.copy(trained / "exp/float.1" / name, tmp_path / "exp/float.1")
+    copy_system(trained, tmp_path / "exp/float.1")
     command = [
         EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", tmp_path / "data", "--expdir", tmp_path / "exp",
         "--systems", "float.1 train - -", "--by", "all", "--pause", "0.1", "--durations", "12", "--modes", "windows",
