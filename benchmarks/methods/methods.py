@@ -170,7 +170,6 @@ METHODS: Dict[str, Method] = {
     "rand_m1_ste": Method("RAND mode 1, straight-through", _ours("rand", mode=1)),
     "rand_m2_ste": Method("RAND mode 2, straight-through", _ours("rand", mode=2)),
     "rand_m3_ste": Method("RAND mode 3, straight-through", _ours("rand", mode=3, init="clip")),
-    "least_squares": Method("differentiable clip search, straight-through", _ours("least_squares")),
     "torchao": Method("torchao's fake quantization", other=_torchao, granularities=("channel", "group")),
     "brevitas": Method("brevitas, learned scale", other=_brevitas, granularities=("channel", "tensor")),
     "diffq": Method("DiffQ, bits fixed", other=_diffq, granularities=("tensor",)),

@@ -67,11 +67,12 @@ class Entry:
         return estimate(self.errors, self.words)
 
     def p_value(self, other: "Entry") -> Optional[float]:
-        """Of the difference to another method, paired by sentence and seed.
-
-        None: the methods do not have the same seeds.
-        """
-        return estimate(self.errors - other.errors, self.words).p if self.seeds == other.seeds else None
+        """Of the difference to another method, paired by sentence and seed (those that both have; None: none)."""
+        both = set(self.seeds) & set(other.seeds)
+        if not both:
+            return None
+        mine, others = (e.errors[[seed in both for seed in e.seeds]] for e in (self, other))
+        return estimate(mine - others, self.words).p
 
 
 def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:

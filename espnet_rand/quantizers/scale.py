@@ -173,29 +173,11 @@ def _clip_search(w: Tensor, q: int, options: Clip) -> Tensor:
     return best * largest / q
 
 
-@dataclass(frozen=True)
-class LeastSquares(Clip):
-    """The step with the least squared error for the codes that clip search finds, differentiable in the weights.
-
-    With codes q = clip(round(w / s0), -Q-1, Q) of clip search's s0, sum (w - s q)^2 is least at s = <w, q> / <q, q>. Between
-    two roundings q is constant, so that the gradient of s to w is q / <q, q>: the weights with the largest codes are
-    regularized, as in RAND (arXiv 2305.15536), by a scale that clip search puts. This project's own.
-    """
-
-    def step(self, w, q, members, parameter):
-        with torch.no_grad():
-            tiny = torch.finfo(w.dtype).tiny
-            codes = round_to_grid(w, super().step(w, q, members, parameter).clamp(min=tiny), q)
-            codes /= codes.square().sum(1, keepdim=True).clamp(min=1)
-        return (w * codes).sum(1, keepdim=True)
-
-
 SCALES: Dict[str, Type[Scale]] = {
     "rand": Rand,
     "absmax": AbsMax,
     "lsc": LearnedScale,
     "clip": Clip,
-    "least_squares": LeastSquares,
 }
 
 

@@ -281,7 +281,9 @@ def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
     assert lucky.wer < steady.wer and lucky.p_value(steady) > 0.2
     low, high = lucky.estimate.interval
     assert high - low > 50  # of three seeds
-    assert lucky.p_value(entry("clip", [[2] * 40])) is None  # other seeds
+    four = entry("clip", [[2] * 40] * 4)  # compared on the seeds that both have
+    assert four.p_value(lucky) == lucky.p_value(four) == lucky.p_value(steady)
+    assert lucky.p_value(report.Entry("clip", four.lines[3:])) is None
 
 
 def test_rates_that_do_not_bracket_the_best_are_marked():
