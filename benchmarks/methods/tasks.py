@@ -51,6 +51,7 @@ class Task:
     """
 
     recipe: str  # below egs2/
+    made_by: str  # the recipe's command
     config: str  # of the model that the recipe trained
     data: str  # its data directory
     checkpoint: str  # float weights that training starts from
@@ -67,7 +68,8 @@ class Task:
         self.directory = ROOT / "egs2" / self.recipe
         for path in (self.config, self.data, self.checkpoint):
             if not (self.directory / path).exists():
-                raise TaskError(f"{self.directory / path} is not there. Mend: run {self.directory}/run.sh first")
+                command = f"{self.directory}/{self.made_by}"
+                raise TaskError(f"{self.directory / path} is not there. Mend: run {command} first")
         with open(self.directory / self.checkpoint, "rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         digest.update(repr((self.batch_size, self.steps, self.scratch_steps, self.warmup, self.grad_clip)).encode())
@@ -145,6 +147,7 @@ class Mini(Task):
     """The digits Conformer, CTC, decoded greedily."""
 
     recipe = "mini/asr1"
+    made_by = 'run.sh --corpus_size bench --systems "float train conf/train_asr.yaml -" --stop_stage 4'
     config = "exp/bench/float/config.yaml"
     data = "data/bench"
     checkpoint = "exp/bench/float/valid.loss.ave.pth"
@@ -171,6 +174,7 @@ class Prompts(Task):
     """Whisper tiny.en on Asterisk's prompts, decoded greedily as in the recipe."""
 
     recipe = "prompts/asr1"
+    made_by = "run.sh"
     config = "exp/float/config.yaml"
     data = "data"
     checkpoint = "downloads/tiny.en.pt"
