@@ -33,17 +33,20 @@ Lines = Dict[Run, Dict[str, Any]]
 FIELDS = tuple(Run.__dataclass_fields__)
 
 
-def read(path: Path, start: Optional[str] = None) -> Lines:
-    """Finished runs from a start; None: that of the last line. A line that was cut off by a kill is dropped."""
+def finished(path: Path) -> List[Dict[str, Any]]:
+    """The lines, from the oldest. A line that was cut off by a kill is dropped."""
     found = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
             found.append(json.loads(text))
         except json.JSONDecodeError:
             continue
-    if start is None and found:
-        start = found[-1]["start"]
-    return {Run(**{field: line[field] for field in FIELDS}): line for line in found if line["start"] == start}
+    return found
+
+
+def read(path: Path, start: str) -> Lines:
+    """Finished runs from a start."""
+    return {Run(**{field: line[field] for field in FIELDS}): line for line in finished(path) if line["start"] == start}
 
 
 def append(path: Path, line: Dict[str, Any]) -> None:

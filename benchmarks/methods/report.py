@@ -18,7 +18,7 @@ from espnet_rand.reporting import Estimate, estimate, markdown
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from grid import best_rate, float_cell, read  # noqa: E402
+from grid import Lines, best_rate, finished, float_cell, read  # noqa: E402
 from methods import MAIN, METHODS  # noqa: E402
 from training import EDGES  # noqa: E402
 
@@ -86,7 +86,17 @@ def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
     return corrected
 
 
-def entries(lines: Dict, cell: Cell) -> List[Entry]:
+def cells(path: Path) -> Dict[Cell, Lines]:
+    """The cells of a file of results, each with the runs from the start that its last line has."""
+    latest = {
+        (line["task"], line["bits"], line["granularity"], line["scratch"]): line["start"]
+        for line in finished(path)
+        if line["bits"]
+    }
+    return {cell: read(path, start) for cell, start in sorted(latest.items())}
+
+
+def entries(lines: Lines, cell: Cell) -> List[Entry]:
     """The methods that have results in a cell; a method with several rates counts with its best on dev."""
     groups: Dict[str, Dict[float, List[Line]]] = {}
     for run, line in lines.items():
@@ -194,13 +204,14 @@ def plot_weights(cell: Cell, found: List[Entry], path: Path) -> None:
 def main() -> None:
     text = "# Results\n\nMade by `python benchmarks/methods/report.py`; README.md says what they show.\n"
     for results in sorted((HERE / "results").glob("*.jsonl")):
-        lines = read(results)
-        if not lines:
+        by_cell = cells(results)
+        counted = {(line["start"], run): line for lines in by_cell.values() for run, line in lines.items()}.values()
+        if not counted:
             continue
-        seconds = sum(line["seconds"] for line in lines.values())
-        machines = sorted({f"torch {line['torch']}, {line['machine']}" for line in lines.values()})
-        text += f"\n{results.stem}: {len(lines)} runs, {seconds / 3600:.1f} hours of them; {'; '.join(machines)}\n"
-        for cell in sorted({(r.task, r.bits, r.granularity, r.scratch) for r in lines if r.bits}):
+        hours = sum(line["seconds"] for line in counted) / 3600
+        machines = sorted({f"torch {line['torch']}, {line['machine']}" for line in counted})
+        text += f"\n{results.stem}: {len(counted)} runs, {hours:.1f} hours of them; {'; '.join(machines)}\n"
+        for cell, lines in by_cell.items():
             found = entries(lines, cell)
             text += table(cell, found)
             text += pairs(found)

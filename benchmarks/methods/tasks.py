@@ -40,6 +40,15 @@ class Sentence:
     features: Dict[str, np.ndarray]
 
 
+def fingerprint(checkpoint: Path):
+    """SHA-256 of the names and numbers in a checkpoint: torch.save also writes the file's own name into it."""
+    digest = hashlib.sha256()
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, tensor in state.get("model_state_dict", state).items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest
+
+
 class Task:
     """A model, its training, development and test sentences, and how it is decoded.
 
@@ -70,8 +79,7 @@ class Task:
             if not (self.directory / path).exists():
                 command = f"{self.directory}/{self.made_by}"
                 raise TaskError(f"{self.directory / path} is not there. Mend: run {command} first")
-        with open(self.directory / self.checkpoint, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
+        digest = fingerprint(self.directory / self.checkpoint)
         digest.update(repr((self.batch_size, self.steps, self.scratch_steps, self.warmup, self.grad_clip)).encode())
         self.start = digest.hexdigest()[:12]
         self.prepare()

@@ -13,7 +13,9 @@ from torch import nn
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "methods")]
-grid, methods, report, training = map(importlib.import_module, ("grid", "methods", "report", "training"))
+grid, methods, report, tasks, training = map(
+    importlib.import_module, ("grid", "methods", "report", "tasks", "training")
+)
 Run = training.Run
 
 CELL = ("mini", 4, "channel", False)
@@ -102,10 +104,10 @@ def test_a_granularity_that_a_method_lacks_is_left_out():
 def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path):
     path = tmp_path / "mini.jsonl"
     path.write_text(json.dumps(line(spec("ste"))) + "\n" + json.dumps(line(spec("pqn")))[:30])
-    assert list(grid.read(path)) == [spec("ste")]
+    assert list(grid.read(path, "here")) == [spec("ste")]
     grid.append(path, line(spec("clip")))
     grid.append(path, line(spec("pqn")))
-    assert list(grid.read(path)) == [spec("ste"), spec("clip"), spec("pqn")]
+    assert list(grid.read(path, "here")) == [spec("ste"), spec("clip"), spec("pqn")]
 
 
 def test_lines_that_began_elsewhere_do_not_count(tmp_path):
@@ -113,8 +115,27 @@ def test_lines_that_began_elsewhere_do_not_count(tmp_path):
     grid.append(path, line(spec("ste")))
     grid.append(path, line(spec("clip"), start="elsewhere"))
     assert list(grid.read(path, "here")) == [spec("ste")]
-    assert list(grid.read(path)) == [spec("clip")]
     assert not grid.read(path, "nowhere")
+
+
+def test_each_cell_counts_from_the_start_of_its_last_line(tmp_path):
+    path = tmp_path / "mini.jsonl"
+    old, new = spec("ste", bits=4), spec("ste", bits=4, granularity="tensor")
+    for run, start in ((old, "here"), (spec("float", bits=0), "here"), (new, "here"), (new, "elsewhere")):
+        grid.append(path, line(run, start=start))
+    found = report.cells(path)
+    assert list(found) == [CELL, ("mini", 4, "tensor", False)]
+    assert old in found[CELL] and found[CELL][old]["start"] == "here"
+    assert {line["start"] for line in found["mini", 4, "tensor", False].values()} == {"elsewhere"}
+
+
+def test_a_start_is_known_by_its_numbers_whatever_the_file(tmp_path):
+    state = {"w": torch.arange(4.0).view(2, 2), "n": torch.tensor(3)}
+    torch.save(state, tmp_path / "a.pth")
+    torch.save({"model_state_dict": state}, tmp_path / "b.pth")
+    torch.save({**state, "w": state["w"] + 1}, tmp_path / "c.pth")
+    a, b, c = (tasks.fingerprint(tmp_path / f"{name}.pth").hexdigest() for name in "abc")
+    assert a == b != c
 
 
 def test_two_grids_on_the_same_results_are_refused(tmp_path):
@@ -159,7 +180,7 @@ def test_a_run_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys
     with pytest.raises(SystemExit, match="1 runs failed"):
         grid.main()
     assert asked == ["ste", "pqn"] and "broken" in capsys.readouterr().out
-    assert {run.method for run in grid.read(tmp_path / "results/mini.jsonl")} == {"ste", "pqn"}
+    assert {run.method for run in grid.read(tmp_path / "results/mini.jsonl", "here")} == {"ste", "pqn"}
 
 
 def test_rounding_without_float_models_is_refused(monkeypatch, tmp_path):
