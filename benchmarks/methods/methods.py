@@ -186,6 +186,10 @@ for _estimator in ("ste", "pqn"):
         METHODS[f"rand_m2_{_estimator}_k{_k}"] = Method(
             f"RAND mode 2, {_estimator}, k = {_k}", _ours("rand", _estimator, mode=2, k=_k)
         )
+    for _k in (1, 2):
+        METHODS[f"rand_m2_{_estimator}_mean{_k}"] = Method(
+            f"RAND mode 2, {_estimator}, {_k} times the 8-mean", _ours("rand", _estimator, mode=2, c="mean", k=_k)
+        )
 for _step in (50, 150):
     METHODS[f"rand_m3_ste_from{_step}"] = Method(
         f"RAND mode 3, straight-through, float before step {_step}",

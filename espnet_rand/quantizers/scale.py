@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from espnet_rand.quantizers.estimator import round_to_grid
-from espnet_rand.quantizers.options import Options, integer, number, one_of, option
+from espnet_rand.quantizers.options import OptionError, Options, integer, number, one_of, option
 from espnet_rand.quantizers.rows import rowwise
 
 
@@ -61,34 +61,47 @@ class Rand(Scale):
     """S = c ||w||_p, differentiable in the weights (RAND, arXiv 2305.15536, abstract).
 
     mode 1: p = infinity, c = 1: the largest weight
-    mode 2: c = k^(-1/p), exact when k weights tie for the largest
+    mode 2: c from k (`c`): `ties`, c = k^(-1/p), exact when k weights tie for the largest; `mean`,
+        c = k d^(-1/p) with d the members of a group, so that S is k times the p-mean of the weights, however
+        many share it. The two are the same at d = 512, k = 2, p = 8
     mode 3: c learned, log domain, starting as in mode 2 (`init: norm`) or where clip search
         puts it (`init: clip`)
-    c = k^(-1/p) and a learned c are this project's reading of the paper.
+    Both c and a learned one are this project's readings of the paper.
     """
 
     mode: int = option(2, one_of(1, 2, 3))
     p: float = option(8, number(1))
     k: float = option(2, number(1, 1000000))
     init: str = option("norm", one_of("norm", "clip"))
+    c: str = option("ties", one_of("ties", "mean"))
 
     @property
     def learned(self) -> bool:
         return self.mode == 3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode == 1 and self.c != "ties":
+            raise OptionError(f"c: {self.c} is of modes 2 and 3: in mode 1 S is the largest weight")
+
     def _order(self) -> float:
         return math.inf if self.mode == 1 else self.p
 
-    def _log_c(self) -> float:
-        return -math.log(self.k) / self._order()
+    def _c(self, w: Tensor, members: Union[int, Tensor]) -> Union[float, Tensor]:
+        """What is not learned: one for all groups, or (groups, 1)."""
+        if self.c == "ties":
+            return self.k ** (-1 / self._order())
+        if isinstance(members, int):
+            return self.k * members ** (-1 / self._order())
+        return self.k * members.to(w.dtype) ** (-1 / self._order())
 
     def step(self, w, q, members, parameter):
-        c = parameter.unsqueeze(1).exp() if self.learned else math.exp(self._log_c())
+        c = parameter.unsqueeze(1).exp() if self.learned else self._c(w, members)
         return norm(w, self._order()) * (c / q)
 
     def initial(self, w, q, members):
         if self.init == "norm":
-            return w.new_full((w.shape[0],), self._log_c())
+            return (w.new_ones(w.shape[0], 1) * self._c(w, members)).log().squeeze(1)
         ranges = Clip().step(w, q, members, None) * q
         tiny = torch.finfo(w.dtype).tiny
         ratio = ranges.clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)

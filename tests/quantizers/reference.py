@@ -22,7 +22,9 @@ SCALES = [
     Rand(mode=1),
     Rand(mode=2),
     Rand(mode=2, p=3.5, k=4),
+    Rand(mode=2, c="mean"),
     Rand(mode=3),
+    Rand(mode=3, c="mean", k=1.5),
     Rand(mode=3, init="clip"),
     LearnedScale(),
     LearnedScale(init="lsq"),
@@ -71,13 +73,18 @@ def step(scale, w, q, parameter=None):
         return w.detach().abs().max() / q
     if isinstance(scale, Rand):
         norm = w.abs().max() if scale.mode == 1 else (w.abs() ** scale.p).sum() ** (1 / scale.p)
-        c = parameter.exp() if scale.mode == 3 else 1 if scale.mode == 1 else scale.k ** (-1 / scale.p)
+        c = parameter.exp() if scale.mode == 3 else 1 if scale.mode == 1 else rand_c(scale, d)
         return c * norm / q
     if isinstance(scale, LearnedScale):
         factor = 1 / math.sqrt(d * q)
         return parameter * factor + (parameter - parameter * factor).detach()
     steps = [a * w.detach().abs().max() / q for a in np.linspace(1, scale.a_min, scale.candidates)]
     return min(steps, key=lambda s: error(scale, w.detach(), s, q))
+
+
+def rand_c(scale, d):
+    """c of mode 2."""
+    return scale.k ** (-1 / scale.p) if scale.c == "ties" else scale.k / d ** (1 / scale.p)
 
 
 def error(scale, w, s, q):
@@ -91,7 +98,7 @@ def initial(scale, w, q):
     w = w.detach()
     if isinstance(scale, Rand):
         if scale.init == "norm":
-            return torch.tensor(-math.log(scale.k) / scale.p, dtype=w.dtype)
+            return torch.tensor(math.log(rand_c(scale, w.numel())), dtype=w.dtype)
         return (step(Clip(), w, q) * q / (w.abs() ** scale.p).sum() ** (1 / scale.p)).log()
     if scale.init in ("absmax", "clip"):
         return step(AbsMax() if scale.init == "absmax" else Clip(), w, q)

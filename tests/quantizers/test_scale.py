@@ -5,10 +5,11 @@ import reference
 import torch
 from torch.autograd import gradcheck
 
-from espnet_rand.quantizers import AbsMax, Clip, LearnedScale, Rand
+from espnet_rand.quantizers import AbsMax, Clip, LearnedScale, OptionError, Rand
 
 Q = 7
 RAND = [Rand(mode=1), Rand(mode=2), Rand(mode=2, p=1), Rand(mode=2, p=3.5, k=4), Rand(mode=2, p=100)]
+RAND += [Rand(mode=2, c="mean"), Rand(mode=2, c="mean", p=3.5, k=4)]
 
 
 @pytest.fixture
@@ -106,6 +107,27 @@ def test_mode_2_is_exact_where_k_weights_tie_for_the_largest(k):
     w = torch.zeros(1, 9)
     w[0, :k] = torch.tensor([3.0, -3.0, 3.0, -3.0, 3.0])[:k]
     torch.testing.assert_close(Rand(mode=2, k=k).step(w, Q, 9, None), torch.tensor([[3.0 / Q]]))
+
+
+def test_the_mean_spans_as_much_however_many_weights_share_a_scale():
+    row = torch.randn(512)
+    one, many = Rand(mode=2, c="mean"), row.repeat(40)[None]
+    torch.testing.assert_close(one.step(many, Q, 20480, None), one.step(row[None], Q, 512, None))
+    # and at 512 members it is the default's
+    torch.testing.assert_close(one.step(row[None], Q, 512, None), Rand(mode=2).step(row[None], Q, 512, None))
+
+
+def test_the_mean_of_a_short_group_is_of_its_own_members():
+    full, short = torch.randn(5), torch.randn(3)
+    w = torch.stack([full, torch.nn.functional.pad(short, (0, 2))])
+    steps = Rand(mode=2, c="mean").step(w, Q, torch.tensor([[5], [3]]), None)
+    alone = [Rand(mode=2, c="mean").step(x[None], Q, len(x), None)[0] for x in (full, short)]
+    torch.testing.assert_close(steps, torch.stack(alone))
+
+
+def test_mode_1_has_no_mean():
+    with pytest.raises(OptionError, match="c: mean is of modes 2 and 3"):
+        Rand(mode=1, c="mean")
 
 
 def test_mode_1_shares_the_gradient_among_tied_weights():
