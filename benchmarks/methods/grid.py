@@ -44,9 +44,9 @@ def finished(path: Path) -> List[Dict[str, Any]]:
     return found
 
 
-def read(path: Path, start: str) -> Lines:
-    """Finished runs from a start."""
-    return {Run(**{field: line[field] for field in FIELDS}): line for line in finished(path) if line["start"] == start}
+def begun_at(start: str, found: List[Dict[str, Any]]) -> Lines:
+    """The runs from a start, among the lines."""
+    return {Run(**{field: line[field] for field in FIELDS}): line for line in found if line["start"] == start}
 
 
 def append(path: Path, line: Dict[str, Any]) -> None:
@@ -177,7 +177,7 @@ def main() -> None:
         bar = progress.add_task(args.task)
         running: Dict[Any, Run] = {}
         while True:
-            lines = read(results, start)
+            lines = begun_at(start, finished(results))
             todo, done, total = plan(lines, cells, args.methods, rates, args.seeds)
             progress.update(bar, total=total, completed=done)
             todo = [spec for spec in todo if spec not in running.values() and spec not in failed]

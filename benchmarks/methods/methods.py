@@ -186,7 +186,7 @@ for _estimator in ("ste", "pqn"):
         METHODS[f"rand_m2_{_estimator}_k{_k}"] = Method(
             f"RAND mode 2, {_estimator}, k = {_k}", _ours("rand", _estimator, mode=2, k=_k)
         )
-    for _k in (1, 2):
+    for _k in (1, 1.25, 2):
         METHODS[f"rand_m2_{_estimator}_mean{_k}"] = Method(
             f"RAND mode 2, {_estimator}, {_k} times the 8-mean", _ours("rand", _estimator, mode=2, c="mean", k=_k)
         )
@@ -212,11 +212,18 @@ METHODS["rand_m3_ste_scales"] = replace(
     METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
 )
 METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
-for _name, _text, _conf in (
-    ("e8", "embedding in 8 bits", {"bits": 8}),
-    ("eg32", "embedding in groups of 32", {"granularity": "group", "group_size": 32}),
+for _names, _key, _text, _conf in (
+    (("rand_m3_ste",), "e8", "embedding in 8 bits", {"bits": 8}),
+    (
+        ("ste", "clip", "lsc_clip", "rand_m2_ste_mean1.25", "rand_m3_ste"),
+        "eg32",
+        "embedding in groups of 32",
+        {"granularity": "group", "group_size": 32},
+    ),
 ):
-    METHODS[f"rand_m3_ste_{_name}"] = Method(
-        f"RAND mode 3, straight-through, {_text}",
-        _ours("rand", mode=3, init="clip", overrides={"*token_embedding": _conf}),
-    )
+    for _name in _names:
+        _method = METHODS[_name]
+        _parts = {**_method.options["quantizer_conf"], "overrides": {"*token_embedding": _conf}}
+        METHODS[f"{_name}_{_key}"] = replace(
+            _method, text=f"{_method.text}, {_text}", options={**_method.options, "quantizer_conf": _parts}
+        )

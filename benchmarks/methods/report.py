@@ -18,7 +18,7 @@ from espnet_rand.reporting import Estimate, estimate, markdown
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from grid import Lines, best_rate, finished, float_cell, read  # noqa: E402
+from grid import Lines, begun_at, best_rate, finished, float_cell  # noqa: E402
 from methods import MAIN, METHODS  # noqa: E402
 from training import EDGES  # noqa: E402
 
@@ -88,12 +88,13 @@ def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
 
 def cells(path: Path) -> Dict[Cell, Lines]:
     """The cells of a file of results, each with the runs from the start that its last line has."""
+    found = finished(path)
     latest = {
         (line["task"], line["bits"], line["granularity"], line["scratch"]): line["start"]
-        for line in finished(path)
+        for line in found
         if line["bits"]
     }
-    return {cell: read(path, start) for cell, start in sorted(latest.items())}
+    return {cell: begun_at(start, found) for cell, start in sorted(latest.items())}
 
 
 def entries(lines: Lines, cell: Cell) -> List[Entry]:

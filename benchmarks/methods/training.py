@@ -83,7 +83,7 @@ def train(task: Task, model: nn.Module, spec: Run, teacher: Optional[nn.Module] 
     scales = [p for name, p in named if name.endswith(SCALE_SUFFIX)]
     others = [p for name, p in named if not name.endswith(SCALE_SUFFIX)]
     groups = [{"params": others}, {"params": scales, "lr": method.scale_rate * spec.rate}]
-    optimizer = torch.optim.AdamW(groups, spec.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, spec.rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(steps - warmup, 1))
     )

@@ -104,18 +104,18 @@ def test_a_granularity_that_a_method_lacks_is_left_out():
 def test_a_line_that_a_kill_cut_off_is_run_again(tmp_path):
     path = tmp_path / "mini.jsonl"
     path.write_text(json.dumps(line(spec("ste"))) + "\n" + json.dumps(line(spec("pqn")))[:30])
-    assert list(grid.read(path, "here")) == [spec("ste")]
+    assert list(grid.begun_at("here", grid.finished(path))) == [spec("ste")]
     grid.append(path, line(spec("clip")))
     grid.append(path, line(spec("pqn")))
-    assert list(grid.read(path, "here")) == [spec("ste"), spec("clip"), spec("pqn")]
+    assert list(grid.begun_at("here", grid.finished(path))) == [spec("ste"), spec("clip"), spec("pqn")]
 
 
 def test_lines_that_began_elsewhere_do_not_count(tmp_path):
     path = tmp_path / "mini.jsonl"
     grid.append(path, line(spec("ste")))
     grid.append(path, line(spec("clip"), start="elsewhere"))
-    assert list(grid.read(path, "here")) == [spec("ste")]
-    assert not grid.read(path, "nowhere")
+    assert list(grid.begun_at("here", grid.finished(path))) == [spec("ste")]
+    assert not grid.begun_at("nowhere", grid.finished(path))
 
 
 def test_each_cell_counts_from_the_start_of_its_last_line(tmp_path):
@@ -180,7 +180,10 @@ def test_a_run_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys
     with pytest.raises(SystemExit, match="1 runs failed"):
         grid.main()
     assert asked == ["ste", "pqn"] and "broken" in capsys.readouterr().out
-    assert {run.method for run in grid.read(tmp_path / "results/mini.jsonl", "here")} == {"ste", "pqn"}
+    assert {run.method for run in grid.begun_at("here", grid.finished(tmp_path / "results/mini.jsonl"))} == {
+        "ste",
+        "pqn",
+    }
 
 
 def test_rounding_without_float_models_is_refused(monkeypatch, tmp_path):
