@@ -2,7 +2,7 @@
 
     python benchmarks/methods/grid.py --task mini --cells w2.channel w2.tensor --seeds 1 2 3 --jobs 2
 
-A cell is wBITS.GRANULARITY, with `.scratch` for training from new weights. For each method the
+A cell is wBITS.GRANULARITY (methods.py), with `.scratch` for training from new weights. For each method the
 learning rates are tried with the first seed, the best on the development set is used for the others.
 Safe to kill: a run is one line of results/TASK.jsonl, and only finished runs are written. A run that fails is
 named, and tried again when grid.py is started again. Lines that began elsewhere (other float weights or steps)
@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from methods import MAIN, METHODS  # noqa: E402
+from methods import GRANULARITIES, MAIN, METHODS  # noqa: E402
 from tasks import TASKS, TaskError  # noqa: E402
 from training import Run, run  # noqa: E402
 
@@ -115,7 +115,7 @@ def summary(line: Dict[str, Any]) -> str:
 def parse_cell(task: str, text: str) -> Tuple:
     """w4.channel, w2.tensor.scratch ... as (task, bits, granularity, from scratch)."""
     bits, granularity, *rest = text.split(".")
-    if not (bits[:1] == "w" and bits[1:].isdigit() and granularity in ("channel", "tensor", "group")):
+    if not (bits[:1] == "w" and bits[1:].isdigit() and granularity in GRANULARITIES):
         raise SystemExit(f"grid.py: --cells: {text} is not of the form w4.channel, w2.tensor.scratch, w4.group")
     if rest not in ([], ["scratch"]) or (rest and TASKS[task].scratch_steps is None):
         raise SystemExit(f"grid.py: --cells: {text}: {task} has no such cell")

@@ -11,6 +11,10 @@ from torch.nn.utils.parametrize import register_parametrization
 import espnet_rand
 
 GROUP_SIZE = 64
+EMBEDDING, EMBEDDING_GROUP = "*token_embedding", 32  # of Whisper; its groups in the granularity `mixed`
+
+# mixed: a scale a channel, but for the embedding one for each 32 weights of a row
+GRANULARITIES = ("channel", "tensor", "group", "mixed")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Method:
     options: Optional[Dict[str, Any]] = None
     trains: bool = True
     other: Optional[Callable[[nn.Module, List[str], int, str], Optional[Callable[[], Any]]]] = None
-    granularities: Tuple[str, ...] = ("channel", "tensor", "group")
+    granularities: Tuple[str, ...] = GRANULARITIES
     scale_rate: float = 1.0
     distillation: float = 0.0
 
@@ -49,8 +53,12 @@ def _nothing() -> None:
 
 
 def _with_precision(options: Dict[str, Any], bits: int, granularity: str) -> Dict[str, Any]:
-    size = {"group_size": GROUP_SIZE} if granularity == "group" else {}
-    conf = {"bits": bits, "granularity": granularity, **size, **options.get("quantizer_conf", {})}
+    grouped = {"granularity": "group", "group_size": GROUP_SIZE}
+    if granularity == "mixed":
+        where = {"granularity": "channel", "overrides": {EMBEDDING: {**grouped, "group_size": EMBEDDING_GROUP}}}
+    else:
+        where = grouped if granularity == "group" else {"granularity": granularity}
+    conf = {"bits": bits, **where, **options.get("quantizer_conf", {})}
     return {"quantizer": options["quantizer"], "quantizer_conf": conf}
 
 
@@ -212,18 +220,7 @@ METHODS["rand_m3_ste_scales"] = replace(
     METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
 )
 METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
-for _names, _key, _text, _conf in (
-    (("rand_m3_ste",), "e8", "embedding in 8 bits", {"bits": 8}),
-    (
-        ("ste", "clip", "lsc_clip", "rand_m2_ste_mean1.25", "rand_m3_ste"),
-        "eg32",
-        "embedding in groups of 32",
-        {"granularity": "group", "group_size": 32},
-    ),
-):
-    for _name in _names:
-        _method = METHODS[_name]
-        _parts = {**_method.options["quantizer_conf"], "overrides": {"*token_embedding": _conf}}
-        METHODS[f"{_name}_{_key}"] = replace(
-            _method, text=f"{_method.text}, {_text}", options={**_method.options, "quantizer_conf": _parts}
-        )
+METHODS["rand_m3_ste_e8"] = Method(
+    "RAND mode 3, straight-through, embedding in 8 bits",
+    _ours("rand", mode=3, init="clip", overrides={EMBEDDING: {"bits": 8}}),
+)

@@ -43,6 +43,7 @@ class Entry:
         self.words = np.array(lines[0]["test"]["words"])
         self.errors = np.array([line["test"]["errors"] for line in lines])  # (seeds, sentences)
         self.dev = statistics.mean(100 * sum(line["dev"]["errors"]) / sum(line["dev"]["words"]) for line in lines)
+        self.loss = statistics.mean(line["dev"]["loss"] for line in lines)
         self.rates = [100 * sum(line["test"]["errors"]) / self.words.sum() for line in lines]
 
     @property
@@ -137,6 +138,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
         "",
         "learning rate",
         "seeds",
+        "dev loss",
         "dev WER %",
         "WER %",
         "lowest-highest",
@@ -148,8 +150,13 @@ def table(cell: Cell, found: List[Entry]) -> str:
     for entry, p, corrected in zip(found, tests, holm(tests)):
         low, high = entry.estimate.interval
         rows.append(
-            [f"`{entry.method}`", METHODS[entry.method].text, entry.rate, str(len(entry.lines)), f"{entry.dev:.2f}"]
-            + [f"{entry.wer:.2f}", f"{min(entry.rates):.2f}-{max(entry.rates):.2f}", f"{max(low, 0):.2f}-{high:.2f}"]
+            [f"`{entry.method}`", METHODS[entry.method].text, entry.rate, str(len(entry.lines)), f"{entry.loss:.2f}"]
+            + [
+                f"{entry.dev:.2f}",
+                f"{entry.wer:.2f}",
+                f"{min(entry.rates):.2f}-{max(entry.rates):.2f}",
+                f"{max(low, 0):.2f}-{high:.2f}",
+            ]
             + (["†", ""] if entry is rand else [_p(p), _p(corrected)])
         )
     return f"\n## {name(cell)}\n\n{markdown(header, rows)}"

@@ -239,6 +239,16 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     assert all(len(row.unique()) <= 8 for row in rows)
 
 
+def test_mixed_has_a_scale_for_each_32_weights_of_the_embedding():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"token_embedding": nn.Embedding(5, 96), "out": nn.Linear(96, 5)})
+    methods.METHODS["ste"].apply(model, 2, "mixed")
+    model.eval()
+    for layer, scales in (("token_embedding", 3), ("out", 1)):
+        row = model[layer].weight.detach()[0].abs()
+        assert len(row[row > 0].unique()) == scales
+
+
 @pytest.mark.parametrize("name", ["lsc_clip", "rand_m3_ste", "brevitas"])
 def test_all_codes_are_used(name):
     """At 2 bits a code less is a quarter of the grid."""
@@ -294,7 +304,7 @@ def test_the_table_tests_pairs_of_sentences():
     low, high = worse.estimate.interval
     assert low < worse.wer < high
     text = " ".join(report.table(CELL, [same, worse, also]).split())
-    assert "| `ste` | straight-through | 0.01 | 1 | 10.00 | 10.00 |" in text and "| † |" in text
+    assert "| `ste` | straight-through | 0.01 | 1 | 1.00 | 10.00 | 10.00 |" in text and "| † |" in text
     assert "| `ste` | <0.001 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
 
 
