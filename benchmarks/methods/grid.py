@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -130,12 +131,19 @@ def _begin(name: str, threads: int) -> None:
     import torch
 
     global _task
+    threading.Thread(target=_end_with_the_grid, daemon=True).start()
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
     try:
         _task = TASKS[name]()
     except TaskError as e:
         _task = e
+
+
+def _end_with_the_grid() -> None:
+    """Else a killed grid's runs would go on, on cores that the next grid counts on, and their results be lost."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _start() -> str:

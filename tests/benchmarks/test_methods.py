@@ -3,6 +3,7 @@
 import concurrent.futures
 import importlib
 import json
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -190,6 +191,24 @@ def test_rounding_without_float_models_is_refused(monkeypatch, tmp_path):
     run_grid(monkeypatch, tmp_path, "--rates", "0.1", "--methods", "round")
     with pytest.raises(SystemExit, match="Mend: add float"):
         grid.main()
+
+
+def test_the_runs_of_a_killed_grid_end_with_it(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import multiprocessing, os, sys, time\n"
+        f"sys.path[:0] = {[str(BENCHMARKS), str(BENCHMARKS / 'methods')]}\n"
+        "import grid\n"
+        "if __name__ == '__main__':\n"
+        "    pool = grid.ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), grid._begin, ('mini', 1))\n"
+        "    pool.submit(os.getpid).result()\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    print('begun', flush=True)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "begun\n"
+    parent.kill()
+    parent.communicate(timeout=30)  # its end is when no process of it has the pipe any more
 
 
 @pytest.mark.parametrize("text", ["4.channel", "w4.row", "w4.channel.other"])
