@@ -220,7 +220,7 @@ METHODS["rand_m3_ste_scales"] = replace(
     METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
 )
 METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
-METHODS["rand_m3_ste_e8"] = Method(
-    "RAND mode 3, straight-through, embedding in 8 bits",
-    _ours("rand", mode=3, init="clip", overrides={EMBEDDING: {"bits": 8}}),
-)
+for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
+    _options = copy.deepcopy(METHODS[_name].options)
+    _options["quantizer_conf"]["overrides"] = {EMBEDDING: {"bits": 8}}
+    METHODS[f"{_name}_e8"] = Method(f"{METHODS[_name].text}, embedding in 8 bits", _options)
