@@ -83,26 +83,26 @@ def float_cell(cell: Tuple) -> Tuple:
 
 
 def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[float, ...], seeds: List[int]):
-    """Runs that can begin, the most telling first; how many are done; and how many there are in all."""
-    begun: List[Tuple[int, Run]] = []
+    """Runs that can begin, those of the first cell first; how many are done; and how many there are in all."""
+    begun: List[Tuple[int, int, Run]] = []
     total = 0
-    floats = {float_cell(cell): "float" for cell in cells}
-    pairs = [(cell, name) for cell, name in floats.items() if name in methods]
-    pairs += [(cell, name) for cell in cells for name in methods if name != "float"]
+    floats = {float_cell(cell): None for cell in cells}
+    pairs = [(0, cell, "float") for cell in floats if "float" in methods]
+    pairs += [(i, cell, name) for i, cell in enumerate(cells) for name in methods if name != "float"]
     order = sorted(rates, key=lambda rate: abs(rates.index(rate) - len(rates) // 2))
-    for cell, name in pairs:
+    for place, cell, name in pairs:
         method = METHODS[name]
         if name != "float" and cell[2] not in method.granularities:
             continue
         total += len(seeds) - 1 + (len(rates) if method.trains else 1)
         chosen = best_rate(lines, *((cell, name) if method.trains else (float_cell(cell), "float")), rates, seeds[0])
         if method.trains:
-            begun += [(i, Run(cell[0], name, *cell[1:], rate, seeds[0])) for i, rate in enumerate(order)]
+            begun += [(place, i, Run(cell[0], name, *cell[1:], rate, seeds[0])) for i, rate in enumerate(order)]
         if chosen is not None:
             late = seeds[1:] if method.trains else seeds
-            begun += [(len(rates) + i, Run(cell[0], name, *cell[1:], chosen, seed)) for i, seed in enumerate(late)]
-    begun.sort(key=lambda item: item[0])
-    todo = [spec for _, spec in begun if spec not in lines]
+            begun += [(place, len(rates) + i, Run(cell[0], name, *cell[1:], chosen, s)) for i, s in enumerate(late)]
+    begun.sort(key=lambda item: item[:2])
+    todo = [spec for *_, spec in begun if spec not in lines]
     return todo, len(begun) - len(todo), total
 
 
@@ -134,6 +134,7 @@ def _begin(name: str, threads: int) -> None:
     threading.Thread(target=_end_with_the_grid, daemon=True).start()
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
         _task = TASKS[name]()
     except TaskError as e:

@@ -127,6 +127,7 @@ class _Brevitas(nn.Module):
             weight_bit_width=bits,
         )
         layer.load_state_dict({"weight": rows}, strict=False)  # what the scale starts from
+        layer.to(rows.device)
         self.quant = layer.weight_quant
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -194,9 +195,13 @@ for _estimator in ("ste", "pqn"):
         METHODS[f"rand_m2_{_estimator}_k{_k}"] = Method(
             f"RAND mode 2, {_estimator}, k = {_k}", _ours("rand", _estimator, mode=2, k=_k)
         )
-    for _k in (1, 1.25, 2):
+    for _k in (1, 1.25, 2, 4, 8):
         METHODS[f"rand_m2_{_estimator}_mean{_k}"] = Method(
             f"RAND mode 2, {_estimator}, {_k} times the 8-mean", _ours("rand", _estimator, mode=2, c="mean", k=_k)
+        )
+    for _p in (2, 4, 16):
+        METHODS[f"rand_m2_{_estimator}_mean1_p{_p}"] = Method(
+            f"RAND mode 2, {_estimator}, the {_p}-mean", _ours("rand", _estimator, mode=2, c="mean", k=1, p=_p)
         )
 for _step in (50, 150):
     METHODS[f"rand_m3_ste_from{_step}"] = Method(

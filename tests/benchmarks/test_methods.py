@@ -85,6 +85,12 @@ def test_rates_are_tried_with_the_first_seed_and_the_best_on_dev_goes_on():
     assert [(run.rate, run.seed) for run in todo] == [(best, 2), (best, 3)] and (done, total) == (2, 4)
 
 
+def test_the_first_cell_is_run_first():
+    other = ("mini", 2, "tensor", False)
+    todo, _, _ = grid.plan({}, [other, CELL], ["ste", "pqn"], RATES, [1, 2])
+    assert [run.bits for run in todo] == [2] * 4 + [4] * 4
+
+
 def test_what_only_rounds_waits_for_the_float_model():
     todo, _, total = grid.plan({}, [CELL], ["float", "round"], RATES, [1, 2])
     assert {run.method for run in todo} == {"float"} and total == 5
@@ -337,6 +343,20 @@ def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
     four = entry("clip", [[2] * 40] * 4)  # compared on the seeds that both have
     assert four.p_value(lucky) == lucky.p_value(four) == lucky.p_value(steady)
     assert lucky.p_value(report.Entry("clip", four.lines[3:])) is None
+
+
+def test_whisper_decodes_the_same_with_its_keys_and_values_kept():
+    whisper = pytest.importorskip("whisper")
+    torch.manual_seed(0)
+    decoder = whisper.model.TextDecoder(n_vocab=30, n_ctx=10, n_state=8, n_head=2, n_layer=2).eval()
+    torch.nn.init.normal_(decoder.positional_embedding)
+    encoded, tokens = torch.randn(3, 12, 8), torch.randint(30, (3, 6))
+    with torch.no_grad():
+        whole = decoder(tokens, encoded)
+        with tasks._keys_and_values_kept(decoder) as kept:
+            parts = [decoder(t, encoded, kv_cache=kept) for t in tokens.split([2, 1, 1, 1, 1], 1)]
+        assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
+        assert torch.equal(decoder(tokens, encoded), whole)  # nothing is left behind
 
 
 def test_rates_that_do_not_bracket_the_best_are_marked():

@@ -181,12 +181,12 @@ def test_the_local_checkpoint_is_a_model_of_espnet(model, tmp_path, monkeypatch)
 
 
 def test_no_transcript_is_in_two_sets():
-    pytest.importorskip("av")
-    from prepare_prompts import split
+    from whisper_data import split
 
+    shares = {"test": 0.36, "dev": 0.18}
     transcripts = [f"please press {i // 2}" for i in range(200)]  # each one twice
-    parts = split([*transcripts, "seven"])
-    assert parts == split(["seven", *transcripts[::-1]])
+    parts = split([*transcripts, "seven"], shares)
+    assert parts == split(["seven", *transcripts[::-1]], shares)
     assert parts.keys() == {*transcripts, "seven"} and parts["seven"] == "train"
     assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [47, 18, 36]
 
@@ -201,7 +201,7 @@ def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
         soundfile.write(sounds / f"press-{n}.wav", np.zeros(4000), 8000)
     soundfile.write(sounds / "activated.wav", np.zeros(4000), 8000)
     (sounds / "core-sounds-en.txt").write_text("\n".join(listing) + "\n")
-    done = run(LOCAL / "data.sh", "--prompts_dir", sounds, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
+    done = run(LOCAL / "data.sh", "--source_dir", sounds, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
     assert done.returncode == 0 and "1 prompts of the list have no recording" in done.stdout, done.stderr
     assert {name: len(read_lines(tmp_path / f"data/{name}/text")) for name in ("train", "dev", "test")} == {
         "train": 7,

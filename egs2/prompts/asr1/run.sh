@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Whisper tiny.en on human recordings (Asterisk's English prompts): as it is, fine-tuned in float,
+# Whisper tiny.en on human recordings (README.md says which): as it is, fine-tuned in float,
 # both rounded to 4 bits, and fine-tuned at 4 bits.
 #
 #   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
-#   --prompts_dir DIR          the recordings, where there is no apt-get (README.md)
+#   --source_dir DIR           the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
 #   --presets "rand_w4 ..."    the 4-bit systems, by the presets of the repository
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
@@ -15,7 +15,7 @@
 set -euo pipefail
 
 whisper_checkpoint=
-prompts_dir=
+source_dir=
 seeds="1 2 3"
 presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
 curve=false
@@ -23,10 +23,10 @@ asr_args=
 datadir=
 expdir=
 own="seeds presets curve asr_args"
-paths="whisper_checkpoint prompts_dir datadir expdir"
+paths="whisper_checkpoint source_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
-for path in whisper_checkpoint prompts_dir; do
+for path in whisper_checkpoint source_dir; do
     if [ -n "${!path}" ] && [ ! -e "${!path}" ]; then
         echo "$0: --${path}: there is no ${!path}" >&2
         exit 1
@@ -75,7 +75,7 @@ if [ "${curve}" = true ]; then
 fi
 "${stages[@]}" \
     --python "espnet-rand --import whisper_local" \
-    --local_data_opts "--datadir ${datadir} ${prompts_dir:+--prompts_dir ${prompts_dir}}" \
+    --local_data_opts "--datadir ${datadir} ${source_dir:+--source_dir ${source_dir}}" \
     --datadir "${datadir}" \
     --expdir "${expdir:-exp}" \
     --token_type whisper_en \

@@ -1,0 +1,1 @@
+../../../prompts/asr1/local/convert_ctranslate2.py

@@ -1,0 +1,1 @@
+../../../prompts/asr1/local/whisper_local.py

@@ -1,0 +1,1 @@
+../../prompts/asr1/path.sh

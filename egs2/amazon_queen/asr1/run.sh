@@ -1,0 +1,1 @@
+../../prompts/asr1/run.sh
