@@ -31,6 +31,7 @@ setup(
             "openai-whisper==20250625",
             "requests",
             "sentencepiece",
+            "soxr",
             "tensorboard",
         ],
         # dask: ESPnet3 decodes with it
