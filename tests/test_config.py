@@ -63,7 +63,7 @@ WRONG = [
     ({"init": "clipped"}, ["init", "clipped", "norm, clip"]),
     ({"noise": "laplace"}, ["noise", "laplace", "uniform, normal"]),
     ({"estimator": "dither"}, ["estimator", "dither", "ste, pqn"]),
-    ({"granularity": "row"}, ["granularity", "row", "tensor, channel, group"]),
+    ({"granularity": "row"}, ["granularity", "row", "tensor, channel, group, column"]),
     ({"granularity": "group", "group_size": 0}, ["group_size", "0", "at least 1"]),
     ({"start_step": -1}, ["start_step", "-1", "at least 0"]),
     ({"quantizer": "lsq"}, ["quantizer", "lsq", "rand, absmax, lsc, clip"]),

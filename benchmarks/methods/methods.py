@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -13,8 +14,9 @@ import espnet_rand
 GROUP_SIZE = 64
 EMBEDDING, EMBEDDING_GROUP = "*token_embedding", 32  # of Whisper; its groups in the granularity `mixed`
 
-# mixed: a scale a channel, but for the embedding one for each 32 weights of a row
-GRANULARITIES = ("channel", "tensor", "group", "mixed")
+# A scale a channel, but in the embedding: mixed, one for each 32 weights of a row; column, one for each dimension
+GRANULARITIES = ("channel", "tensor", "group", "mixed", "column")
+IN_EMBEDDING = {"mixed": {"granularity": "group", "group_size": EMBEDDING_GROUP}, "column": {"granularity": "column"}}
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,10 @@ def _nothing() -> None:
 
 
 def _with_precision(options: Dict[str, Any], bits: int, granularity: str) -> Dict[str, Any]:
-    grouped = {"granularity": "group", "group_size": GROUP_SIZE}
-    if granularity == "mixed":
-        where = {"granularity": "channel", "overrides": {EMBEDDING: {**grouped, "group_size": EMBEDDING_GROUP}}}
+    if granularity in IN_EMBEDDING:
+        where = {"granularity": "channel", "overrides": {EMBEDDING: IN_EMBEDDING[granularity]}}
     else:
-        where = grouped if granularity == "group" else {"granularity": granularity}
+        where = {"granularity": granularity, **({"group_size": GROUP_SIZE} if granularity == "group" else {})}
     conf = {"bits": bits, **where, **options.get("quantizer_conf", {})}
     return {"quantizer": options["quantizer"], "quantizer_conf": conf}
 
@@ -80,7 +81,7 @@ def latent(model: nn.Module, name: str) -> Tensor:
 class _Rows(nn.Module):
     """A quantizer of matrices, for any weight; zeros fill its rows up to a multiple of `group`."""
 
-    def __init__(self, quantizer: Callable[[Tensor], Tensor], group: int = 1):
+    def __init__(self, quantizer: Callable[[Tensor], Tensor], group: int):
         super().__init__()
         self.quantizer = quantizer
         self.group = group
@@ -91,13 +92,31 @@ class _Rows(nn.Module):
         return self.quantizer(filled)[:, : rows.shape[1]].reshape(weight.shape)
 
 
+class _Columns(nn.Module):
+    """A quantizer of matrices, for the columns of one."""
+
+    def __init__(self, quantizer: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.quantizer(weight.t()).t()
+
+
 def _parametrize(
-    model: nn.Module, names: List[str], make: Callable[[Tensor], Callable[[Tensor], Tensor]], group: int = 1
+    model: nn.Module,
+    names: List[str],
+    granularity: str,
+    make: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    group: int = 1,
 ) -> None:
     for name in names:
         module, _, weight = name.rpartition(".")
         layer = model.get_submodule(module)
-        register_parametrization(layer, weight, _Rows(make(getattr(layer, weight).detach().flatten(1)), group))
+        rows = getattr(layer, weight).detach().flatten(1)
+        by_columns = granularity == "column" and fnmatchcase(module, EMBEDDING)
+        quantizer = _Columns(make(rows.t().contiguous())) if by_columns else _Rows(make(rows), group)
+        register_parametrization(layer, weight, quantizer)
 
 
 def _torchao(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
@@ -106,9 +125,9 @@ def _torchao(model: nn.Module, names: List[str], bits: int, granularity: str) ->
 
     group = GROUP_SIZE if granularity == "group" else None
     config = IntxFakeQuantizeConfig(
-        getattr(torch, f"int{bits}"), f"per_{granularity}", is_symmetric=True, group_size=group
+        getattr(torch, f"int{bits}"), "per_group" if group else "per_channel", is_symmetric=True, group_size=group
     )
-    _parametrize(model, names, lambda rows: IntxFakeQuantizer(config), group or 1)
+    _parametrize(model, names, granularity, lambda rows: IntxFakeQuantizer(config), group or 1)
 
 
 class _Brevitas(nn.Module):
@@ -118,7 +137,7 @@ class _Brevitas(nn.Module):
         from brevitas.nn import QuantLinear
         from brevitas.quant import Int8WeightPerChannelFloatMSE, Int8WeightPerTensorFloatMSE
 
-        quant = Int8WeightPerChannelFloatMSE if granularity == "channel" else Int8WeightPerTensorFloatMSE
+        quant = Int8WeightPerTensorFloatMSE if granularity == "tensor" else Int8WeightPerChannelFloatMSE
         layer = QuantLinear(
             rows.shape[1],
             rows.shape[0],
@@ -136,7 +155,7 @@ class _Brevitas(nn.Module):
 
 def _brevitas(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
     """brevitas's weights, all 2^bits codes, with a learned scale that starts where the squared error is least."""
-    _parametrize(model, names, lambda rows: _Brevitas(rows, bits, granularity))
+    _parametrize(model, names, granularity, lambda rows: _Brevitas(rows, bits, granularity))
 
 
 def _diffq(model: nn.Module, names: List[str], bits: int, granularity: str) -> Callable[[], Any]:
@@ -179,8 +198,8 @@ METHODS: Dict[str, Method] = {
     "rand_m1_ste": Method("RAND mode 1, straight-through", _ours("rand", mode=1)),
     "rand_m2_ste": Method("RAND mode 2, straight-through", _ours("rand", mode=2)),
     "rand_m3_ste": Method("RAND mode 3, straight-through", _ours("rand", mode=3, init="clip")),
-    "torchao": Method("torchao's fake quantization", other=_torchao, granularities=("channel", "group")),
-    "brevitas": Method("brevitas, learned scale", other=_brevitas, granularities=("channel", "tensor")),
+    "torchao": Method("torchao's fake quantization", other=_torchao, granularities=("channel", "group", "column")),
+    "brevitas": Method("brevitas, learned scale", other=_brevitas, granularities=("channel", "tensor", "column")),
     "diffq": Method("DiffQ, bits fixed", other=_diffq, granularities=("tensor",)),
 }
 MAIN = tuple(METHODS)

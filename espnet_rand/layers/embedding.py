@@ -1,4 +1,4 @@
-"""Embeddings: weight (entries, dim); a channel is an entry."""
+"""Embeddings: weight (entries, dim); a channel is an entry, and a column what a lookup puts out."""
 
 from torch import nn
 

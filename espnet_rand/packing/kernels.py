@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedWeight
-from espnet_rand.quantizers import PerGroup
+from espnet_rand.quantizers import PerChannel, PerColumn, PerGroup, PerTensor
 
 
 class Convolution(NamedTuple):
@@ -58,12 +58,12 @@ class Kernel:
 def _int8_serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
     if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
         return "needs an x86 CPU"
-    return _no_groups(weight)
+    return _a_scale_a_channel(weight)
 
 
-def _no_groups(weight: PackedWeight) -> Optional[str]:
-    grouped = isinstance(weight.granularity, PerGroup)
-    return "needs a scale for each channel or for all, not for groups" if grouped else None
+def _a_scale_a_channel(weight: PackedWeight) -> Optional[str]:
+    served = isinstance(weight.granularity, (PerTensor, PerChannel))
+    return None if served else "needs a scale for each channel or for all, not for groups or columns"
 
 
 def _without_codes(weight: PackedWeight) -> PackedWeight:
@@ -118,7 +118,7 @@ class Int8Matmul(Kernel):
             return "multiplies matrices, on CUDA"
         if weight.rows[0] % 8 or math.prod(weight.rows[1:]) % 8:
             return "needs a multiple of 8 inputs and outputs"
-        return _no_groups(weight)
+        return _a_scale_a_channel(weight)
 
     def __init__(self, weight, convolution=None):
         self._about = _without_codes(weight)
@@ -206,6 +206,8 @@ class Int4WeightOnly(Kernel):
             return "multiplies matrices"
         if weight.bits > 4:
             return f"holds 4 bits, not {weight.bits}"
+        if isinstance(weight.granularity, PerColumn):
+            return "has scales for outputs, not for inputs"
         if weight.rows[0] % 16 or Int4WeightOnly._group(weight) is None:
             return "needs a multiple of 16 outputs, and groups of a multiple of 32"
         return None

@@ -48,9 +48,8 @@ class Codes:
         codes = self._rows.index_select(0, flat)
         if not len(flat):
             return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
-        if scales.numel() > 1:
-            scales = scales.view(len(self._rows), -1).index_select(0, flat).reshape(-1)
-        rows = self._packed.granularity.scaled(codes, scales)
+        granularity = self._packed.granularity
+        rows = granularity.scaled(codes, granularity.scales_of(scales, len(self._rows), flat))
         return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
 
 

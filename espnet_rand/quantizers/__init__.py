@@ -1,7 +1,7 @@
 """The science, in plain torch: scale, estimator, granularity, precision, and the four together."""
 
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
-from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerGroup, PerTensor
+from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
 from espnet_rand.quantizers.options import OptionError
 from espnet_rand.quantizers.precision import DrawnPrecision, Precision, largest_code
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
@@ -18,6 +18,7 @@ __all__ = [
     "Noise",
     "OptionError",
     "PerChannel",
+    "PerColumn",
     "PerGroup",
     "PerTensor",
     "Precision",

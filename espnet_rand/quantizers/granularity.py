@@ -25,6 +25,10 @@ class Granularity(Options):
         """(groups, members) -> a weight of `shape`; undoes `split`."""
         return matrix.reshape(shape)
 
+    def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
+        """Of the scales of a weight with so many channels, (groups,), those of channels `some`, indices (n,)."""
+        return scales.view(channels, -1).index_select(0, some).reshape(-1)
+
     def scaled(self, codes: Tensor, scales: Tensor) -> Tensor:
         """scale * code, in the shape of the codes, int8, (channels, ...), and the dtype of the scales, (groups,)."""
         matrix = self.split(codes).to(scales.dtype)  # a copy: codes are integers
@@ -51,6 +55,9 @@ class PerTensor(Granularity):
 
     def groups(self, weight: Tensor) -> int:
         return 1
+
+    def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
+        return scales
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,32 @@ class PerGroup(Granularity):
         return weight.shape[0] * self._layout(weight)[2]
 
 
+@dataclass(frozen=True)
+class PerColumn(Granularity):
+    """One scale for each input of the channels, which all of them share.
+
+    Of an embedding, whose channels are its entries, one for each dimension: what a lookup puts out.
+    """
+
+    def split(self, weight: Tensor) -> Tensor:
+        return weight.reshape(weight.shape[0], -1).t().contiguous()
+
+    def join(self, matrix: Tensor, shape: torch.Size) -> Tensor:
+        return matrix.t().contiguous().reshape(shape)
+
+    def members(self, weight: Tensor) -> int:
+        return weight.shape[0]
+
+    def groups(self, weight: Tensor) -> int:
+        return weight.numel() // weight.shape[0]
+
+    def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
+        return scales
+
+
 GRANULARITIES: Dict[str, Type[Granularity]] = {
     "tensor": PerTensor,
     "channel": PerChannel,
     "group": PerGroup,
+    "column": PerColumn,
 }

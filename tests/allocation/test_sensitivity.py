@@ -6,7 +6,7 @@ from espnet_rand import OptionError, QuantizerConfig, disabled, quantize, set_ev
 from espnet_rand.allocation import candidates, curvature, measured
 
 X = torch.linspace(-1, 1, 60).view(10, 6)
-GRANULARITIES = [{}, {"granularity": "tensor"}, {"granularity": "group", "group_size": 4}]
+GRANULARITIES = [{}, {"granularity": "tensor"}, {"granularity": "column"}, {"granularity": "group", "group_size": 4}]
 
 
 class Net(nn.Module):

@@ -274,6 +274,20 @@ def test_mixed_has_a_scale_for_each_32_weights_of_the_embedding():
         assert len(row[row > 0].unique()) == scales
 
 
+@pytest.mark.parametrize("name", ["ste", "lsc_clip", "torchao", "brevitas"])
+def test_column_has_a_scale_for_each_dimension_of_the_embedding(name):
+    if name in ("torchao", "brevitas"):
+        pytest.importorskip(name)
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"token_embedding": nn.Embedding(96, 5), "out": nn.Linear(96, 5)})
+    with torch.no_grad():
+        model["token_embedding"].weight[:, 2] *= 100  # as in Whisper's
+    methods.METHODS[name].apply(model, 4, "column")
+    model.eval()
+    assert all(len(column.unique()) > 5 for column in model["token_embedding"].weight.detach().T)
+    assert all(len(row.unique()) <= 16 for row in model["out"].weight.detach())
+
+
 @pytest.mark.parametrize("name", ["lsc_clip", "rand_m3_ste", "brevitas"])
 def test_all_codes_are_used(name):
     """At 2 bits a code less is a quarter of the grid."""

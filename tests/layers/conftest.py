@@ -12,9 +12,17 @@ CONFIGS = [
     QuantizerConfig("absmax", estimator="ste"),
     QuantizerConfig("lsc", estimator="ste", granularity="group", group_size=5, bits=3),
     QuantizerConfig("rand", mode=3, granularity="tensor", init="clip"),
+    QuantizerConfig("rand", mode=3, granularity="column"),
     QuantizerConfig("clip", granularity="group", group_size=4, noise="normal"),
 ]
-NAMES = ["rand-pqn-channel", "absmax-ste-channel", "lsc-ste-group", "rand3-pqn-tensor", "clip-pqn-group"]
+NAMES = [
+    "rand-pqn-channel",
+    "absmax-ste-channel",
+    "lsc-ste-group",
+    "rand3-pqn-tensor",
+    "rand3-pqn-column",
+    "clip-pqn-group",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +35,7 @@ def config(request):
     return request.param
 
 
-@pytest.fixture(params=CONFIGS[2:4], ids=NAMES[2:4])
+@pytest.fixture(params=CONFIGS[2:5], ids=NAMES[2:5])
 def learned(request):
     """Configurations whose scales have parameters."""
     return request.param

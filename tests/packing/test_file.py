@@ -19,6 +19,7 @@ GRANULARITIES = st.sampled_from(
     [
         {"granularity": "tensor"},
         {"granularity": "channel"},
+        {"granularity": "column"},
         *({"granularity": "group", "group_size": n} for n in (1, 5)),
     ]
 )

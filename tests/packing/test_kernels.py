@@ -121,6 +121,8 @@ def test_what_cudas_kernels_get(kernel, granularity, monkeypatch):
         ("int4_weight_only", {"bits": 5}),
         ("int4_weight_only", {"granularity": "group", "group_size": 24}),
         ("int8_dynamic", {"granularity": "group"}),
+        ("int8_dynamic", {"granularity": "column"}),
+        ("int4_weight_only", {"granularity": "column"}),
         ("auto", {"granularity": "group"}),
         ("dequantize", {}),
     ],

@@ -68,6 +68,7 @@ CONFIGS = {
     "3-channel": QuantizerConfig("lsc", bits=3),
     "4-channel": QuantizerConfig("rand", bits=4, mode=3, init="clip"),
     "5-group": QuantizerConfig("absmax", bits=5, granularity="group", group_size=7),
+    "6-column": QuantizerConfig("rand", bits=6, mode=3, granularity="column"),
     "8-mixed": QuantizerConfig("clip", bits=8, overrides={"lstm": {"bits": 2}, "gru": {"granularity": "group"}}),
 }
 TOKENS = torch.arange(2 * 9).view(2, 9) % 17
@@ -163,7 +164,7 @@ def test_it_computes_in_the_dtype_that_it_is_moved_to(monkeypatch, backend, free
     assert y.dtype == dtype and (y - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group", "column"])
 def test_lookups_are_those_of_torch(granularity):
     quantize(stock := nn.Sequential(nn.Embedding(5, 6)), QuantizerConfig("absmax", granularity=granularity))
     load_into(packed := nn.Sequential(nn.Embedding(5, 6)), pack_model(stock))

@@ -11,6 +11,7 @@ from espnet_rand.quantizers import (
     LearnedScale,
     Noise,
     PerChannel,
+    PerColumn,
     PerGroup,
     PerTensor,
     Rand,
@@ -34,7 +35,7 @@ SCALES = [
     Clip(a_min=0.5, candidates=5, error="absolute"),
 ]
 ESTIMATORS = [StraightThrough(), Noise(), Noise("normal")]
-GRANULARITIES = [PerTensor(), PerChannel(), PerGroup(1), PerGroup(3), PerGroup(4), PerGroup(64)]
+GRANULARITIES = [PerTensor(), PerChannel(), PerColumn(), PerGroup(1), PerGroup(3), PerGroup(4), PerGroup(64)]
 
 
 def groups(shape, granularity):
@@ -43,6 +44,8 @@ def groups(shape, granularity):
     length = total // shape[0]
     if isinstance(granularity, PerTensor):
         return [list(range(total))]
+    if isinstance(granularity, PerColumn):
+        return [list(range(column, total, length)) for column in range(length)]
     size = granularity.group_size if isinstance(granularity, PerGroup) else length
     found = []
     for channel in range(shape[0]):

@@ -10,7 +10,7 @@ shapes = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
 
 
 @given(shapes, st.sampled_from(reference.GRANULARITIES))
-def test_groups_are_the_consecutive_weights_of_a_channel(shape, granularity):
+def test_groups_are_the_weights_that_share_a_scale(shape, granularity):
     weight = torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape)
     matrix = granularity.split(weight)
     expected = reference.groups(shape, granularity)

@@ -9,6 +9,7 @@ from espnet_rand.quantizers import (
     LearnedScale,
     Noise,
     PerChannel,
+    PerColumn,
     PerGroup,
     PerTensor,
     Precision,
@@ -46,7 +47,7 @@ def same_bits(a, b):
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerGroup(4), PerGroup(5)], ids=str)
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerColumn(), PerGroup(4), PerGroup(5)], ids=str)
 @pytest.mark.parametrize("scale", [AbsMax(), Rand(), LearnedScale()], ids=str)
 def test_rounding_is_that_of_a_loop_bit_for_bit(bits, granularity, scale):
     torch.manual_seed(bits)
@@ -124,12 +125,12 @@ def test_autocast_changes_nothing(scale, dtype):
 
 
 @pytest.mark.parametrize("estimator", reference.ESTIMATORS, ids=str)
-@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerGroup(5)], ids=str)
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerColumn(), PerGroup(5)], ids=str)
 @pytest.mark.parametrize("scale", reference.SCALES, ids=str)
 def test_value_and_whole_gradient_are_those_of_plain_autograd(scale, granularity, estimator):
     """Through scale and estimator together, to the weight and to the learned scale."""
     torch.manual_seed(0)
-    weight = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
     q = largest_code(3)
     quantizer = WeightQuantizer(scale, estimator, granularity, Precision(3))
     parameter = quantizer.initial(weight)
