@@ -1,5 +1,6 @@
 """What reports share: runs, tables, confidence intervals."""
 
+import functools
 import math
 from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
@@ -24,6 +25,12 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(3, *map(len, column)) for column in zip(*table)]
     table.insert(1, ["-" * width for width in widths])
     return "".join("| " + " | ".join(map(str.ljust, row, widths)) + " |\n" for row in table)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(count: int) -> np.ndarray:
+    """How often each of so many sentences is in each draw of a bootstrap (Bisani and Ney, 2004), (draws, count)."""
+    return np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
 
 
 class Estimate(NamedTuple):
@@ -64,8 +71,7 @@ def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
     """
     runs, count = errors.shape
     rates = 100 * errors.sum(1) / words.sum()
-    # (Bisani and Ney, 2004)
-    drawn = np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS)
+    drawn = _drawn(count)
     of_sentences = np.var(100 * (drawn @ errors.mean(0)) / (drawn @ words))
     of_runs = rates.var(ddof=1) / runs if runs > 1 else 0.0
     both = of_sentences + of_runs
