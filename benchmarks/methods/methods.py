@@ -1,15 +1,18 @@
 """The methods of the comparison: what each does to a float model before it is trained."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import torch
+from estimators import RoundedHalf
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 import espnet_rand
+from espnet_rand.quantizers import StraightThrough
+from espnet_rand.quantizers.estimator import Estimator
 
 GROUP_SIZE = 64
 EMBEDDING, EMBEDDING_GROUP = "*token_embedding", 32  # of Whisper; its groups in the granularity `mixed`
@@ -30,6 +33,7 @@ class Method:
             what is to be called between training and evaluation
         granularities: those that it knows
         scale_rate: factor on the learning rate of learned scales
+        estimators: those that take the place of the options' from such a part of the steps on
         distillation: weight of the divergence from the float model that training starts from
     """
 
@@ -39,6 +43,7 @@ class Method:
     other: Optional[Callable[[nn.Module, List[str], int, str], Optional[Callable[[], Any]]]] = None
     granularities: Tuple[str, ...] = GRANULARITIES
     scale_rate: float = 1.0
+    estimators: Mapping[float, Estimator] = field(default_factory=dict, hash=False)
     distillation: float = 0.0
 
     def apply(self, model: nn.Module, bits: int, granularity: str) -> Callable[[], Any]:
@@ -232,6 +237,22 @@ for _p in (2, 4):
         f"RAND mode 3, straight-through, p = {_p}", _ours("rand", mode=3, init="clip", p=_p)
     )
 METHODS["rand_m2_pqn_normal"] = Method("RAND mode 2, normal noise", _ours("rand", "pqn", mode=2, noise="normal"))
+
+# Where noise holds
+for _name in ("pqn", "rand_m3_pqn"):
+    _method = METHODS[_name]
+    for _part in (0.5, 0.8):
+        METHODS[f"{_name}_until{_part}"] = replace(
+            _method,
+            text=f"{_method.text}, straight-through after {_part} of the steps",
+            estimators={_part: StraightThrough()},
+        )
+    for _suffix, _rest in (("half", "noise"), ("quantnoise", "float")):
+        METHODS[f"{_name}_{_suffix}"] = replace(
+            _method,
+            text=f"{_method.text.removesuffix('noise')}a random half rounded, the rest {_rest}",
+            estimators={0.0: RoundedHalf(_rest == "noise")},
+        )
 
 # What may close the gap to float
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):

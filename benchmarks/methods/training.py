@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
+from estimators import set_estimator
 from methods import METHODS, latent, quantizable
 from tasks import Batch, Sentence, Task
 from torch import Tensor, nn
@@ -90,7 +91,10 @@ def train(task: Task, model: nn.Module, spec: Run, teacher: Optional[nn.Module] 
     device = parameters[0].device
     losses = []
     model.train()
-    for _, batch in zip(range(steps), shuffled(task, spec.seed)):
+    estimators = {round(part * steps): estimator for part, estimator in method.estimators.items()}
+    for step, batch in zip(range(steps), shuffled(task, spec.seed)):
+        if step in estimators:
+            set_estimator(model, estimators[step])
         data = task.batch(batch, device)
         loss = distilled(task, model, teacher, data, method.distillation) if teacher else model(**data)[0]
         loss.backward()

@@ -14,8 +14,8 @@ from torch import nn
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "methods")]
-grid, methods, report, tasks, training = map(
-    importlib.import_module, ("grid", "methods", "report", "tasks", "training")
+estimators, grid, methods, report, tasks, training = map(
+    importlib.import_module, ("estimators", "grid", "methods", "report", "tasks", "training")
 )
 Run = training.Run
 
@@ -262,6 +262,26 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     weight = model.logits.weight.detach()
     rows = weight.flatten()[None] if granularity == "tensor" else weight
     assert all(len(row.unique()) <= 8 for row in rows)
+
+
+def test_noise_can_give_way_to_rounding(monkeypatch):
+    """The last steps of training compute with what evaluation will: then the weights lie on the grid."""
+    torch.manual_seed(0)
+    task, seen = Task(), []
+    model = task.build()
+    model.logits.register_forward_hook(lambda layer, *_: seen.append(len(layer.weight.detach()[0].unique())))
+    methods.METHODS["pqn_until0.5"].apply(model, 2, "channel")
+    training.train(task, model, spec("pqn_until0.5", bits=2))
+    assert len(seen) == 20 and min(seen[:10]) > 4 >= max(seen[10:])
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_a_half_is_rounded(noise):
+    w, s = torch.linspace(-3, 3, 4001)[None], torch.tensor([[1.0]])
+    value = estimators.RoundedHalf(noise)(w, s, 3, torch.Generator().manual_seed(0))
+    rounded = value == w.round()
+    assert 0.47 < rounded.float().mean() < 0.53
+    assert torch.equal(value[~rounded], w[~rounded]) != noise
 
 
 def test_mixed_has_a_scale_for_each_32_weights_of_the_embedding():
