@@ -29,6 +29,7 @@ class Method:
         text: for the tables
         options: `quantizer` and `quantizer_conf`, bits and granularity apart; None: not by this project
         trains: False: quantizes the model that `float` trained
+        tuned: training begins with the model that `float` trained, at the same rate and seed
         other: quantizes (model, names of weights, bits, granularity) without this project; may return
             what is to be called between training and evaluation
         granularities: those that it knows
@@ -40,6 +41,7 @@ class Method:
     text: str
     options: Optional[Dict[str, Any]] = None
     trains: bool = True
+    tuned: bool = False
     other: Optional[Callable[[nn.Module, List[str], int, str], Optional[Callable[[], Any]]]] = None
     granularities: Tuple[str, ...] = GRANULARITIES
     scale_rate: float = 1.0
@@ -258,6 +260,11 @@ for _name in ("pqn", "rand_m3_pqn"):
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     _method = METHODS[_name]
     METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=1.0)
+METHODS["float_tuned"] = replace(METHODS["float"], text="`float`, trained twice", tuned=True)
+for _name in ("clip", "lsc_clip", "rand_m3_ste"):
+    _method = replace(METHODS[_name], tuned=True)
+    METHODS[f"{_name}_tuned"] = replace(_method, text=f"{_method.text}, from `float`")
+    METHODS[f"{_name}_taught"] = replace(_method, text=f"{_method.text}, from `float`, and distilled", distillation=1.0)
 METHODS["lsc_clip_scales"] = replace(
     METHODS["lsc_clip"], text="learnable scale and clip, from clip search, scales learn 10 times slower", scale_rate=0.1
 )

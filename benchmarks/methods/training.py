@@ -1,5 +1,6 @@
 """One run: a method trains a task's model at one precision, and is evaluated."""
 
+import copy
 import math
 import platform
 import time
@@ -37,7 +38,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     The data, their order, the steps and the schedule depend on the task and the seed alone.
 
     Args:
-        work: where the float models are kept, for the methods that only round them
+        work: where the float models are kept, for the methods that begin with them
     """
     start = time.time()
     method = METHODS[spec.method]
@@ -45,13 +46,18 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     weights = work / f"{spec.task}.{task.start}.{kind}.{spec.rate}.{spec.seed}.pth"
     if spec.scratch and method.distillation:
         raise ValueError(f"{spec.method}: from scratch there is no teacher")
+    from_float = method.tuned or not method.trains
+    if from_float and not weights.exists():
+        run(task, Run(spec.task, "float", 0, "-", spec.scratch, spec.rate, spec.seed), device, work)
     torch.manual_seed(spec.seed)
     model = task.build(spec.scratch).to(device)
     names = quantizable(model)
+    if from_float:
+        model.load_state_dict(torch.load(weights, weights_only=True))
     if method.trains:
         drawn = torch.get_rng_state()  # what follows may draw, and dropout is to be the same for all
+        teacher = copy.deepcopy(model).eval() if method.distillation else None
         finish = method.apply(model, spec.bits, spec.granularity)
-        teacher = task.build().to(device).eval() if method.distillation else None
         torch.set_rng_state(drawn)
         loss = train(task, model, spec, teacher)
         if spec.method == "float":
@@ -59,9 +65,6 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
             with replacing(weights) as temporary:
                 torch.save(model.state_dict(), temporary)
     else:
-        if not weights.exists():
-            run(task, Run(spec.task, "float", 0, "-", spec.scratch, spec.rate, spec.seed), device, work)
-        model.load_state_dict(torch.load(weights, weights_only=True))
         finish = method.apply(model, spec.bits, spec.granularity)
         loss = None
     line = {**asdict(spec), "start": task.start, "train_loss": loss, "weights": statistics(model, names)}

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+import espnet_rand
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "methods")]
 estimators, grid, methods, report, tasks, training = map(
@@ -239,6 +241,17 @@ def test_rounding_begins_from_the_float_model_of_the_same_seed(tmp_path):
     before = Task().loss(Task().build(), Task().dev)
     assert trained["dev"]["loss"] < 0.9 * before
     assert rounded["dev"]["loss"] == pytest.approx(trained["dev"]["loss"], rel=0.1)
+
+
+def test_a_second_training_begins_with_what_float_trained_and_is_taught_by_it(tmp_path, monkeypatch):
+    training.run(Task(), spec("float", bits=0, granularity="-"), torch.device("cpu"), tmp_path)
+    (file,) = tmp_path.iterdir()
+    weights, seen = torch.load(file)["logits.weight"], []
+    monkeypatch.setattr(training, "train", lambda *args: seen.append(args) or 0.0)
+    training.run(Task(), spec("rand_m3_ste_taught"), torch.device("cpu"), tmp_path)
+    ((_, model, _, teacher),) = seen
+    assert torch.equal(training.latent(model, "logits.weight"), weights)
+    assert torch.equal(teacher.logits.weight, weights) and not espnet_rand.layers.quantized_layers(teacher)
 
 
 @pytest.mark.parametrize("name", [name for name in methods.MAIN if name != "float"])
