@@ -162,6 +162,15 @@ def table(cell: Cell, found: List[Entry]) -> str:
     return f"\n## {name(cell)}\n\n{markdown(header, rows)}"
 
 
+def overview(by_cell: Dict[Cell, List[Entry]]) -> str:
+    """Markdown: the error rates of the main methods in all cells."""
+    rows = []
+    for method in MAIN:
+        entries_of = [next((e for e in found if e.method == method), None) for found in by_cell.values()]
+        rows.append([f"`{method}`", *(f"{e.wer:.2f} ({len(e.lines)})" if e else "" for e in entries_of)])
+    return "\nWER % on test (seeds):\n\n" + markdown(["", *map(name, by_cell)], rows)
+
+
 def pairs(found: List[Entry]) -> str:
     """Markdown: the test of every trained method against every other, not corrected."""
     trained = [entry for entry in found if METHODS[entry.method].trains and entry.method in MAIN]
@@ -211,6 +220,7 @@ def plot_weights(cell: Cell, found: List[Entry], path: Path) -> None:
 
 def main() -> None:
     text = "# Results\n\nMade by `python benchmarks/methods/report.py`; README.md says what they show.\n"
+    details = ""
     for results in sorted((HERE / "results").glob("*.jsonl")):
         by_cell = cells(results)
         counted = {(line["start"], run): line for lines in by_cell.values() for run, line in lines.items()}.values()
@@ -219,17 +229,18 @@ def main() -> None:
         hours = sum(line["seconds"] for line in counted) / 3600
         machines = sorted({f"torch {line['torch']}, {line['machine']}" for line in counted})
         text += f"\n{results.stem}: {len(counted)} runs, {hours:.1f} hours of them; {'; '.join(machines)}\n"
-        for cell, lines in by_cell.items():
-            found = entries(lines, cell)
-            text += table(cell, found)
-            text += pairs(found)
+        found_by_cell = {cell: entries(lines, cell) for cell, lines in by_cell.items()}
+        text += overview(found_by_cell)
+        for cell, found in found_by_cell.items():
+            details += table(cell, found)
+            details += pairs(found)
             main_ones = [entry for entry in found if entry.method in MAIN]
             for kind, plot in (("errors", plot_errors), ("weights", plot_weights)):
                 path = results.parent / f"{name(cell)}.{kind}.png"
                 plot(cell, main_ones, path)
-                text += f"\n![{kind}](results/{path.name})\n"
-    write_text(HERE / "RESULTS.md", text)
-    print(text)
+                details += f"\n![{kind}](results/{path.name})\n"
+    write_text(HERE / "RESULTS.md", text + details)
+    print(text + details)
 
 
 if __name__ == "__main__":

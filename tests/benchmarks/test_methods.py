@@ -378,6 +378,10 @@ def test_the_table_tests_pairs_of_sentences():
     text = " ".join(report.table(CELL, [same, worse, also]).split())
     assert "| `ste` | straight-through | 0.01 | 1 | 1.00 | 10.00 | 10.00 |" in text and "| † |" in text
     assert "| `ste` | <0.001 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
+    both = {CELL: [same, worse], ("mini", 2, "tensor", False): [also]}
+    text = " ".join(report.overview(both).split())
+    assert "| mini.w4.channel | mini.w2.tensor |" in text and "| `ste` | 10.00 (1) | |" in text
+    assert "| `rand_m3_ste` | | 10.00 (1) |" in text
 
 
 def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
