@@ -5,7 +5,7 @@
 #   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
 #   --source_dir DIR           the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
-#   --presets "rand_w4 ..."    the 4-bit systems, by the presets of the repository
+#   --presets "rand_w4 ..."    the 4-bit systems, by files of conf/ here or by the presets of the repository
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --asr_args "..."           training options for all systems
 #   --datadir DIR, --expdir DIR  default: data, exp here
@@ -17,7 +17,7 @@ set -euo pipefail
 whisper_checkpoint=
 source_dir=
 seeds="1 2 3"
-presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
+presets="rand_m3_ste_w4 rand_m3_ste_w4_column rand_m3_ste_g32_w4"
 curve=false
 asr_args=
 datadir=
@@ -59,8 +59,10 @@ for seed in ${seeds}; do
 tuned.${seed}      train  ${config}  -             --seed ${seed}
 tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}"
     for preset in ${presets}; do
+        file=conf/${preset}.yaml
+        [ -e "${file}" ] || file=${preset}
         systems+="
-${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ${preset}"
+${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ${file}"
     done
 done
 
