@@ -19,7 +19,7 @@ import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -69,12 +69,17 @@ def lock(path: Path):
     return file
 
 
-def best_rate(lines: Lines, cell: Tuple, method: str, rates: Tuple[float, ...], seed: int) -> Optional[float]:
+def best_rate(
+    lines: Lines, cell: Tuple, method: str, rates: Tuple[float, ...], seeds: Sequence[int]
+) -> Optional[float]:
     """The rate with the fewest word errors on the development set (then the least loss); None: not all are run."""
-    tried = [lines.get(Run(cell[0], method, *cell[1:], rate, seed)) for rate in rates]
-    if None in tried:
-        return None
-    return min(tried, key=lambda line: (sum(line["dev"]["errors"]), line["dev"]["loss"]))["rate"]
+    scores = {}
+    for rate in rates:
+        tried = [lines.get(Run(cell[0], method, *cell[1:], rate, seed)) for seed in seeds]
+        if None in tried:
+            return None
+        scores[rate] = [sum(sum(line["dev"]["errors"]) for line in tried), sum(line["dev"]["loss"] for line in tried)]
+    return min(scores, key=scores.get)
 
 
 def float_cell(cell: Tuple) -> Tuple:
@@ -95,7 +100,7 @@ def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[floa
         if name != "float" and cell[2] not in method.granularities:
             continue
         total += len(seeds) - 1 + (len(rates) if method.trains else 1)
-        chosen = best_rate(lines, *((cell, name) if method.trains else (float_cell(cell), "float")), rates, seeds[0])
+        chosen = best_rate(lines, *((cell, name) if method.trains else (float_cell(cell), "float")), rates, seeds[:1])
         if method.trains:
             begun += [(place, i, Run(cell[0], name, *cell[1:], rate, seeds[0])) for i, rate in enumerate(order)]
         if chosen is not None:
