@@ -127,6 +127,15 @@ def test_lines_that_began_elsewhere_do_not_count(tmp_path):
     assert not grid.begun_at("nowhere", grid.finished(path))
 
 
+def test_the_report_chooses_rates_by_all_seeds_that_they_share():
+    """The first seed favours 0.1; the third, which 0.2 does not have, would let it win by far."""
+    devs = {(0.1, 1): 3, (0.1, 2): 9, (0.1, 3): 0, (0.2, 1): 4, (0.2, 2): 4}
+    lines = {run: line(run, dev=dev) for (rate, seed), dev in devs.items() for run in [spec("ste", rate, seed, 4)]}
+    (entry,) = report.entries(lines, CELL)
+    assert entry.lines[0]["rate"] == 0.2 and entry.seeds == [1, 2]
+    assert report.entries({run: line for run, line in lines.items() if run.seed == 1}, CELL)[0].lines[0]["rate"] == 0.1
+
+
 def test_each_cell_counts_from_the_start_of_its_last_line(tmp_path):
     path = tmp_path / "mini.jsonl"
     old, new = spec("ste", bits=4), spec("ste", bits=4, granularity="tensor")
