@@ -271,6 +271,9 @@ METHODS["lsc_clip_scales"] = replace(
 METHODS["rand_m3_ste_scales"] = replace(
     METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
 )
+METHODS["rand_m3_ste_scales10"] = replace(
+    METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 10 times faster", scale_rate=10.0
+)
 METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
 for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
     _options = copy.deepcopy(METHODS[_name].options)
