@@ -211,6 +211,15 @@ def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
     assert all(Path(path).is_file() for path in read_lines(tmp_path / "data/train/wav.scp").values())
 
 
+def test_too_few_recordings_are_said_in_one_line(tmp_path):
+    pytest.importorskip("av")
+    soundfile.write(tmp_path / "activated.wav", np.zeros(4000), 8000)
+    (tmp_path / "core-sounds-en.txt").write_text("activated: Activated.\n")
+    done = run(LOCAL / "data.sh", "--source_dir", tmp_path, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
+    assert done.returncode and "too few prompts with recordings are below" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
     import whisper_local  # noqa: F401
     import yaml
@@ -232,12 +241,17 @@ def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
     config.update(frontend=None, normalize=None, input_size=1, preprocessor="default")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**ASRTask.get_default_config(), **config}))
     trained, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml")
-    espnet_rand.quantize(trained, espnet_rand.QuantizerConfig("absmax", bits=4))
+    options = yaml.safe_load((LOCAL.parent / "conf/rand_m3_ste_w4_column.yaml").read_text())
+    report = espnet_rand.quantize(trained, options)
+    (embedding,) = (entry for entry in report.quantized if entry.layer == "Embedding")
+    assert embedding.scales == embedding.shape[1]
     write(tmp_path / "packed.safetensors", pack_model(trained))
     torch.save({"dims": DIMS, "model_state_dict": {}}, path)  # what is needed of it
     packed, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml", tmp_path / "packed.safetensors")
     speech, lengths = torch.randn(1, 3200, generator=torch.Generator().manual_seed(0)), torch.tensor([3200])
     with torch.no_grad():
         assert torch.equal(packed.encode(speech, lengths)[0], trained.encode(speech, lengths)[0])
+        said = [m.decoder.decoders(torch.arange(9).view(1, 9), torch.ones(1, 3, 8)) for m in (packed, trained)]
+        assert torch.equal(*said)
     with pytest.raises(RuntimeError, match="Missing key"):
         ASRTask.build_model_from_file(tmp_path / "config.yaml")

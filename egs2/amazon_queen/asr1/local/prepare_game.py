@@ -25,6 +25,8 @@ import soundfile
 import soxr
 from whisper_data import RATE, write_sets
 
+from espnet_rand.kaldi import DataError
+
 HEADER = 20  # bytes before a conversation or scene
 COMMAND = re.compile(r"\*(?:XY\d\d\(\d+,\d+\)|..)")
 NO_SPEECH = re.compile(r"[(<&#]")  # "(sigh)", "<sneeze>"
@@ -147,9 +149,10 @@ def main():
             continue
         audio, rate = soundfile.read(io.BytesIO(resources[f"{recording}.SB"].data), dtype="float32")
         utterances.append((f"{speaker}-{recording}", speaker, text, soxr.resample(audio, rate, RATE)))
-    if not utterances:
-        sys.exit(f"{sys.argv[0]}: {path} has no line with a recording")
-    write_sets(args.data_dir, utterances, SHARES)
+    try:
+        write_sets(args.data_dir, utterances, SHARES)
+    except DataError as e:
+        sys.exit(f"{sys.argv[0]}: {path} has too few lines with a recording: {e}")
 
 
 if __name__ == "__main__":

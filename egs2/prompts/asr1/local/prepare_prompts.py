@@ -11,6 +11,8 @@ import av
 import numpy as np
 from whisper_data import RATE, write_sets
 
+from espnet_rand.kaldi import DataError
+
 SPEAKER = "allison"
 SUFFIXES = (".g722", ".wav")  # in order of preference: 16 kHz before 8 kHz
 SHARES = {"test": 0.36, "dev": 0.18}
@@ -64,7 +66,10 @@ def main():
             missing += 1
             continue
         prompts.append((f"{SPEAKER}-{name.replace('/', '_')}", SPEAKER, text, read_audio(source)))
-    write_sets(args.data_dir, prompts, SHARES)
+    try:
+        write_sets(args.data_dir, prompts, SHARES)
+    except DataError as e:
+        sys.exit(f"{sys.argv[0]}: too few prompts with recordings are below {first.parent}: {e}")
     if missing:
         print(f"{missing} prompts of the list have no recording")
 
