@@ -15,11 +15,16 @@ from espnet_rand.quantizers import StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
 
 GROUP_SIZE = 64
-EMBEDDING, EMBEDDING_GROUP = "*token_embedding", 32  # of Whisper; its groups in the granularity `mixed`
+EMBEDDING = "*token_embedding"  # of Whisper
 
-# A scale a channel, but in the embedding: mixed, one for each 32 weights of a row; column, one for each dimension
-GRANULARITIES = ("channel", "tensor", "group", "mixed", "column")
-IN_EMBEDDING = {"mixed": {"granularity": "group", "group_size": EMBEDDING_GROUP}, "column": {"granularity": "column"}}
+# the cells' granularities, as options; mixed and column: a scale a channel, but in the embedding
+GRANULARITIES: Dict[str, Dict[str, Any]] = {
+    "channel": {"granularity": "channel"},
+    "tensor": {"granularity": "tensor"},
+    "group": {"granularity": "group", "group_size": GROUP_SIZE},
+    "mixed": {"granularity": "channel", "overrides": {EMBEDDING: {"granularity": "group", "group_size": 32}}},
+    "column": {"granularity": "channel", "overrides": {EMBEDDING: {"granularity": "column"}}},
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Method:
     trains: bool = True
     tuned: bool = False
     other: Optional[Callable[[nn.Module, List[str], int, str], Optional[Callable[[], Any]]]] = None
-    granularities: Tuple[str, ...] = GRANULARITIES
+    granularities: Tuple[str, ...] = tuple(GRANULARITIES)
     scale_rate: float = 1.0
     estimators: Mapping[float, Estimator] = field(default_factory=dict, hash=False)
     distillation: float = 0.0
@@ -62,11 +67,7 @@ def _nothing() -> None:
 
 
 def _with_precision(options: Dict[str, Any], bits: int, granularity: str) -> Dict[str, Any]:
-    if granularity in IN_EMBEDDING:
-        where = {"granularity": "channel", "overrides": {EMBEDDING: IN_EMBEDDING[granularity]}}
-    else:
-        where = {"granularity": granularity, **({"group_size": GROUP_SIZE} if granularity == "group" else {})}
-    conf = {"bits": bits, **where, **options.get("quantizer_conf", {})}
+    conf = {"bits": bits, **GRANULARITIES[granularity], **options.get("quantizer_conf", {})}
     return {"quantizer": options["quantizer"], "quantizer_conf": conf}
 
 
@@ -268,12 +269,12 @@ for _name in ("clip", "lsc_clip", "rand_m3_ste"):
 METHODS["lsc_clip_scales"] = replace(
     METHODS["lsc_clip"], text="learnable scale and clip, from clip search, scales learn 10 times slower", scale_rate=0.1
 )
-METHODS["rand_m3_ste_scales"] = replace(
-    METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 30 times faster", scale_rate=30.0
-)
-METHODS["rand_m3_ste_scales10"] = replace(
-    METHODS["rand_m3_ste"], text="RAND mode 3, straight-through, scales learn 10 times faster", scale_rate=10.0
-)
+for _name, _factor in (("rand_m3_ste_scales", 30), ("rand_m3_ste_scales10", 10)):
+    METHODS[_name] = replace(
+        METHODS["rand_m3_ste"],
+        text=f"RAND mode 3, straight-through, scales learn {_factor} times faster",
+        scale_rate=float(_factor),
+    )
 METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
 for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
     _options = copy.deepcopy(METHODS[_name].options)

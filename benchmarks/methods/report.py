@@ -113,10 +113,11 @@ def entries(lines: Lines, cell: Cell) -> List[Entry]:
         rates = groups.get(method)
         if rates:
             where = float_cell(cell) if method == "float" else cell
-            seed = min(line["seed"] for runs in rates.values() for line in runs)
-            tried = tuple(rate for rate, runs in rates.items() if any(line["seed"] == seed for line in runs))
-            seeds = set.intersection(*({line["seed"] for line in rates[rate]} for rate in tried))
-            best = best_rate(lines, where, method, tried, sorted(seeds))
+            seeds = {rate: {line["seed"] for line in runs} for rate, runs in rates.items()}
+            first = min(set.union(*seeds.values()))
+            tried = tuple(rate for rate in rates if first in seeds[rate])
+            shared = set.intersection(*(seeds[rate] for rate in tried))
+            best = best_rate(lines, where, method, tried, sorted(shared))
             if found and found[0].method == "float" and not METHODS[method].trains:
                 tried = found[0].tried  # what only rounds has the rate of the float model
             found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"]), tried))

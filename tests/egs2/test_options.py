@@ -20,8 +20,8 @@ def run_sh(recipe, cwd, *options):
     return run(EGS2 / recipe / "asr1/run.sh", *options, cwd=cwd)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_path):
+def trainings(recipe, tmp_path, *more):
+    """What the recipe's trainings are called with."""
     if recipe == "prompts":
         pytest.importorskip("whisper")
         pytest.importorskip("av")
@@ -30,13 +30,28 @@ def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_
     stats.mkdir(parents=True)
     (stats / "all.done").touch()
     (tmp_path / "whisper.pt").touch()
-    options = [*options, "--datadir", "data", "--expdir", "exp", "--python", "echo", "--stage", "4"]
+    options = [*options, *more, "--datadir", "data", "--expdir", "exp", "--python", "echo", "--stage", "4"]
     done = run_sh(recipe, tmp_path, *options, "--stop_stage", "4")
     assert done.returncode == 0, done.stdout + done.stderr
-    said = [log.read_text() for log in (tmp_path / "exp" / below).glob("*/train.log")]
-    used = {name for text in said for name in re.findall(r"--quantizer_config (\S+)", text)}
-    assert used and all(name in presets() or (EGS2 / recipe / "asr1" / name).exists() for name in used)
+    return [log.read_text() for log in (tmp_path / "exp" / below).glob("*/train.log")]
+
+
+def quantizers(said):
+    return {name for text in said for name in re.findall(r"--quantizer_config (\S+)", text)}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_path):
+    said = trainings(recipe, tmp_path)
+    used = quantizers(said)
+    assert used and used <= presets().keys()
+    stats = tmp_path / f"data/stats_{RECIPES[recipe][0]}"
     assert all(f"{stats}/" in text and f"{tmp_path}/exp/" in text for text in said)
+
+
+def test_files_of_the_recipes_conf_are_presets_of_prompts(tmp_path):
+    said = trainings("prompts", tmp_path, "--presets", "rand_m3_ste_w4_column rand_m3_ste_w4")
+    assert quantizers(said) == {"conf/rand_m3_ste_w4_column.yaml", "rand_m3_ste_w4"}
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, "librispeech_long"])
