@@ -118,9 +118,7 @@ def _steps(weight: NamedWeight, bits: int) -> Tensor:
 
 def _spread(weight: NamedWeight, steps: Tensor) -> Tensor:
     """Each weight's step size, output channels first."""
-    rows = weight.quantized.rows(weight.layer.source(weight.name).detach())
-    ones = torch.ones_like(rows, dtype=torch.int8)
-    return weight.quantized.quantizer.decode(ones, steps, rows.dtype)
+    return weight.quantized.quantizer.spread(steps, weight.quantized.rows(weight.layer.source(weight.name).detach()))
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

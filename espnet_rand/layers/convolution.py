@@ -19,6 +19,19 @@ class QuantizedConvolution(QuantizedLayer):
             return "filter bank: one-dimensional convolution over a single channel"
         return None
 
+    @classmethod
+    def columns(cls, module, x):
+        if module.groups > 1:
+            return None
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x = nn.functional.pad(x, module._reversed_padding_repeated_twice, mode)
+        one = (1,) * (2 - len(module.kernel_size))  # unfold takes images: a height of one
+        x = x.unflatten(-1, (*one, x.shape[-1]))
+        patches = nn.functional.unfold(
+            x, (*one, *module.kernel_size), dilation=(*one, *module.dilation), stride=(*one, *module.stride)
+        )
+        return patches.transpose(1, 2).flatten(0, 1)
+
 
 @quantizes(nn.ConvTranspose1d, nn.ConvTranspose2d)
 class QuantizedTransposedConvolution(QuantizedConvolution):
@@ -30,6 +43,10 @@ class QuantizedTransposedConvolution(QuantizedConvolution):
             functools.partial(channels_first, groups=module.groups),
             functools.partial(channels_second, groups=module.groups),
         )
+
+    @classmethod
+    def columns(cls, module, x):
+        return None
 
 
 def channels_first(weight: Tensor, groups: int) -> Tensor:

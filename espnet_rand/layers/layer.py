@@ -69,6 +69,14 @@ class QuantizedLayer:
         """Two picklable functions: a weight with its output channels first, and back."""
         return _unchanged, _unchanged
 
+    @classmethod
+    def columns(cls, module: nn.Module, x: Tensor) -> Optional[Tensor]:
+        """The input as (positions, n), with n numbers for the n weights of an output channel; None: it is none such.
+
+        So that the output is `columns @ rows.flatten(1).T`, but for its shape and the bias.
+        """
+        return None
+
     def source(self, name: str) -> Tensor:
         """What is quantized in place of the parameter `name`: the parameter itself."""
         return self._parameters[name]

@@ -8,3 +8,7 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 @quantizes(nn.Linear)
 class QuantizedLinear(QuantizedLayer):
     """nn.Linear and its subclasses."""
+
+    @classmethod
+    def columns(cls, module, x):
+        return x.reshape(-1, x.shape[-1])

@@ -258,6 +258,13 @@ class QuantizedWeight:
         return self.quantizer.encode(rows, layer.scale_parameter(name), bits or self.bits)
 
     @torch.no_grad()
+    def place(self, layer: Any, name: str, rows: Tensor, scales: Tensor) -> None:
+        """Set the float weight, output channels first, and with it the learned scale, to that of step sizes (groups,)."""
+        layer._parameters[name].copy_(self.unrows(rows))
+        layer.scale_parameter(name).copy_(self.quantizer.parameter(rows, scales, self.bits))
+        self.follows = False
+
+    @torch.no_grad()
     def follow(self, layer: Any, name: str, bits: Optional[int] = None) -> None:
         """Set a learned scale that nobody trained or loaded to what the present weights give (at other `bits`)."""
         if self.follows:

@@ -47,6 +47,10 @@ class Scale(Options):
         """The learned parameter's starting value, (groups,), from the weights."""
         raise NotImplementedError
 
+    def parameter(self, w: Tensor, q: int, step: Tensor) -> Tensor:
+        """The learned parameter, (groups,), with which the weights have the step sizes `step`, (groups, 1)."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class AbsMax(Scale):
@@ -102,9 +106,11 @@ class Rand(Scale):
     def initial(self, w, q, members):
         if self.init == "norm":
             return (w.new_ones(w.shape[0], 1) * self._c(w, members)).log().squeeze(1)
-        ranges = Clip().step(w, q, members, None) * q
+        return self.parameter(w, q, Clip().step(w, q, members, None))
+
+    def parameter(self, w, q, step):
         tiny = torch.finfo(w.dtype).tiny
-        ratio = ranges.clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)
+        ratio = (step * q).clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)
         return ratio.log().squeeze(1)
 
 
@@ -151,7 +157,10 @@ class LearnedScale(Scale):
             mean = x.sum(1, keepdim=True) / members
             variance = x.square().sum(1, keepdim=True) / members - mean.square()
             s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / (q + 1) * largest
-        return s.squeeze(1)
+        return self.parameter(w, q, s)
+
+    def parameter(self, w, q, step):
+        return step.squeeze(1)
 
 
 @dataclass(frozen=True)

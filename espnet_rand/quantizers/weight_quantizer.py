@@ -93,6 +93,16 @@ class WeightQuantizer:
         with _no_autocast(codes):
             return self.granularity.scaled(codes, scales).to(dtype or scales.dtype)
 
+    def spread(self, scales: Tensor, weight: Tensor) -> Tensor:
+        """Of scales (groups,) each weight's own, in the weight's shape."""
+        return self.decode(torch.ones_like(weight, dtype=torch.int8), scales, weight.dtype)
+
+    @torch.no_grad()
+    def parameter(self, weight: Tensor, scales: Tensor, bits: int) -> Tensor:
+        """The learned scale's parameter, (groups,), with which a weight has the step sizes `scales`, (groups,)."""
+        with _no_autocast(weight):
+            return self.scale.parameter(self._matrix(weight), largest_code(bits), scales.unsqueeze(1))
+
     def _matrix(self, weight: Tensor) -> Tensor:
         wide = weight if weight.dtype == torch.float64 else weight.float()
         return self.granularity.split(wide)

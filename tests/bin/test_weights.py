@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_rand.bin import allocate_bits, inspect_weights, pack_weights, quantize_weights, unpack_weights
+from espnet_rand.bin import allocate_bits, calibrate_weights, inspect_weights, pack_weights, quantize_weights, unpack_weights
 from espnet_rand.packing import read
 
 
@@ -82,6 +82,30 @@ def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_pat
         assert (weight.values() - state[name]).abs().max() <= state[name].abs().max() / 3
 
 
+def test_a_calibrated_checkpoint_is_packed_and_trained_from(experiments, corpus, train, tmp_path, capsys):
+    options = ["--quantizer", "rand", "--quantizer_conf", "mode=3", "--quantizer_conf", "init=clip"]
+    options += ["--quantizer_conf", "bits=3", "--quantizer_conf", "estimator=ste"]
+    exp, calibrated = experiments / "float", tmp_path / "calibrated.pth"
+    calibrate_weights.main(_arguments(exp, calibrated, *options, "--num_utterances", "6"))
+    said = capsys.readouterr().out
+    rounded, better = said.partition("\nmean of ")[2].splitlines()[0].replace("%", "").split()[-2:]
+    assert float(better) < float(rounded) / 2
+    assert "decoder.embed.0.weight" in said and "ctc.ctc_lo.weight" in said
+    model = ["--train_config", str(exp / "config.yaml"), "--model_file", str(calibrated)]
+    quantize_weights.main([*model, "--output", str(tmp_path / "packed"), *options])
+    packed, state = read(tmp_path / "packed"), torch.load(calibrated, weights_only=True)
+    other = tmp_path / "rounded"
+    quantize_weights.main(_arguments(exp, other, *options))
+    differ = {name for name, w in read(other).weights.items() if not torch.equal(w.codes(), packed.weights[name].codes())}
+    assert "ctc.ctc_lo.weight" in differ and "decoder.embed.0.weight" not in differ
+    for name, weight in packed.weights.items():
+        step = weight.scales.view(-1, *[1] * (state[name].dim() - 1))
+        off = (weight.values() - state[name]).abs() > 0.5 * step * 1.0001
+        assert not (off & (weight.codes().abs() < 3)).any(), f"{name}: its float weights round to its codes"
+    train("--config", corpus.config, "--output_dir", tmp_path / "tuned", *options, "--init_param", calibrated)
+    assert (tmp_path / "tuned/valid.loss.best.pth").exists()
+
+
 def test_plans_are_within_their_budgets_pack_and_decode(experiments, corpus, run, tmp_path, capsys):
     exp, config = experiments / "rand", experiments / "rand/config.yaml"
     common = [*_arguments(exp, None)[:4], "--num_utterances", "4", "--output_dir", str(tmp_path)]
@@ -112,6 +136,21 @@ def test_a_plan_for_a_float_checkpoint_and_a_file_size(experiments, tmp_path):
     quantize_weights.main(_arguments(exp, tmp_path / "mixed", *clip, "--eval_bits", plan))
     assert 0.98 * target < (tmp_path / "mixed").stat().st_size / 1e6 <= target
     assert len({weight.bits for weight in read(tmp_path / "mixed").weights.values()}) > 1
+
+
+@pytest.mark.parametrize(
+    "exp, options, message",
+    [
+        ("float", [], "give --quantizer"),
+        ("float", ["--quantizer", "clip"], "take learned ones, `rand` with mode: 3"),
+        ("rand", ["--quantizer", "lsc"], "has a quantizer of its own"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said_in_one_line(experiments, tmp_path, exp, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        calibrate_weights.main(_arguments(experiments / exp, tmp_path / "out.pth", *options, "--num_utterances", "2"))
+    said = stopped.value.code
+    assert message in said and "\n" not in said and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

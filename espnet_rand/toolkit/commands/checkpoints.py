@@ -13,6 +13,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 import espnet_rand
+from espnet_rand.config import QuantizerConfig
 from espnet_rand.layers import QuantizationError, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
@@ -59,8 +60,14 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the packed file, e.g. valid.acc.ave.w4.safetensors")
 
 
-def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+def load(
+    args: argparse.Namespace, quantizer: Optional[QuantizerConfig] = None
+) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     """The model of `--task`, `--train_config` and `--model_file`, quantized where the configuration says so.
+
+    Args:
+        args: of `add_arguments`
+        quantizer: quantizes the model, before it gets its weights, so that learned scales among them are taken
 
     Returns:
         the model, and the options that it was trained with
@@ -68,6 +75,7 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     Raises:
         OptionError: the configuration is of another task
         PretrainedError: there is no such model, or it does not fit the configuration
+        QuantizationError: `quantizer` is given, and the model has one of its own
     """
     if args.train_config is not None and not args.train_config.is_file():
         raise PretrainedError(f"--train_config: no such file: {args.train_config}")
@@ -79,12 +87,12 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
             "espnet_rand: --model_file is not given: the weights are those that the model is built with, "
             "random ones unless it loads its own, as Whisper does"
         )
-        return _build(args.task, args.train_config)
+        return _build(args.task, args.train_config, quantizer)
     with opened(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
         config = args.train_config or files.train_config
         if config is None:
             raise PretrainedError(f"--train_config: there is no config.yaml beside {args.model_file}: give it")
-        model, trained = _build(args.task, config, empty)
+        model, trained = _build(args.task, config, quantizer, empty)
         # a training may have saved no more than what it trained
         partial, merged = getattr(trained, "save_strategy", "all") != "all", set()
         if is_packed(files.model_file):
@@ -97,9 +105,19 @@ def load(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     return model, trained
 
 
-def _build(task: str, config: Path, model_file: Optional[str] = None) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+def _build(
+    task: str, config: Path, quantizer: Optional[QuantizerConfig], model_file: Optional[str] = None
+) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     with building(task, config):
-        return find_task(task).build_model_from_file(config, model_file)
+        model, trained = find_task(task).build_model_from_file(config, model_file)
+    if quantizer is not None:
+        if quantized_layers(model):
+            raise QuantizationError(
+                "the configuration has a quantizer of its own, which the model was trained with: "
+                "use pack_weights (allocate_bits: leave --quantizer out), or remove `quantizer` from it"
+            )
+        quantize(model, quantizer)
+    return model, trained
 
 
 def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
@@ -108,17 +126,9 @@ def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.N
     Raises:
         QuantizationError: they are given and the model has a quantizer of its own, or neither
     """
-    config = options.resolve(args)
-    model, trained = load(args)
-    if config is None and not quantized_layers(model):
+    model, trained = load(args, options.resolve(args))
+    if not quantized_layers(model):
         raise QuantizationError("the model was trained in float: give --quantizer, to round its weights")
-    if config is not None:
-        if quantized_layers(model):
-            raise QuantizationError(
-                "the configuration has a quantizer of its own, which the model was trained with: "
-                "use pack_weights (allocate_bits: leave --quantizer out), or remove `quantizer` from it"
-            )
-        quantize(model, config)
     return model, trained
 
 

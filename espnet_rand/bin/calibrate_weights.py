@@ -1,0 +1,62 @@
+"""Choose how the weights of a float checkpoint round, by data: a checkpoint to pack, or to begin a training with.
+
+Runs the float model on some utterances, and rounds the weights of linear layers and convolutions so that errors of one
+are made up for by others, where the layer's outputs mind least (GPTQ). The checkpoint that it writes has float weights
+that round to these codes, and the learned scales: for quantize_weights, allocate_bits and --init_param with the same
+quantizer.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import List
+
+import torch
+from rich.progress import track
+
+from espnet_rand.atomic import replacing
+from espnet_rand.bin.command import run
+from espnet_rand.calibration import Calibration, calibrate
+from espnet_rand.toolkit import options
+from espnet_rand.toolkit.commands import checkpoints, validation
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calibrate_weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    checkpoints.add_arguments(parser)
+    options.add_arguments(parser)
+    validation.add_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint, e.g. valid.acc.ave.calibrated.pth")
+    return parser
+
+
+def calibrate_weights(args: argparse.Namespace) -> None:
+    """Write the calibrated checkpoint, and say what the layers' outputs and the loss gained."""
+    model, trained = checkpoints.load_quantized(args)
+    model.eval().to("cuda" if args.ngpu else "cpu")
+    data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
+    before = data.loss()
+    done = calibrate(model, data.loss, lambda names: track([*names], "weights", transient=True))
+    with replacing(args.output) as temporary:
+        torch.save(model.cpu().state_dict(), temporary)
+    _say(done)
+    print(f"loss {before:.4f} rounded, {data.loss():.4f} calibrated, on the same data\n{args.output}")
+
+
+def _say(done: List[Calibration]) -> None:
+    print(f"{'error of outputs':60} {'rounded':>9} {'calibrated':>10}")
+    for one in done:
+        print(f"{one.name:60} " + (one.reason or f"{one.error_before:9.4%} {one.error_after:10.4%}"))
+    found = [one for one in done if not one.reason]
+    means = [math.fsum(errors) / len(found) for errors in zip(*((o.error_before, o.error_after) for o in found))]
+    print(f"{f'mean of {len(found)} weights':60} {means[0]:9.4%} {means[1]:10.4%}")
+
+
+def main(cmd=None) -> None:
+    run(calibrate_weights, get_parser(), cmd)
+
+
+if __name__ == "__main__":
+    main()
