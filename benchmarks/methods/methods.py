@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 import espnet_rand
+from espnet_rand.calibration import calibrate
 from espnet_rand.quantizers import StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
 
@@ -41,6 +42,7 @@ class Method:
         scale_rate: factor on the learning rate of learned scales
         estimators: those that take the place of the options' from such a part of the steps on
         distillation: weight of the divergence from the float model that training starts from
+        calibrated: its codes at the start are GPTQ's, on sentences of the training set
     """
 
     text: str
@@ -52,11 +54,19 @@ class Method:
     scale_rate: float = 1.0
     estimators: Mapping[float, Estimator] = field(default_factory=dict, hash=False)
     distillation: float = 0.0
+    calibrated: bool = False
 
-    def apply(self, model: nn.Module, bits: int, granularity: str) -> Callable[[], Any]:
-        """Quantize a float model in place (`float` leaves it as it is). To be called before evaluation: the result."""
+    def apply(self, model: nn.Module, bits: int, granularity: str, forward: Callable[[], None]) -> Callable[[], Any]:
+        """Quantize a float model in place (`float` leaves it as it is). To be called before evaluation: the result.
+
+        `forward` runs the model on sentences of the training set.
+        """
         if self.options is not None:
             espnet_rand.quantize(model, _with_precision(self.options, bits, granularity))
+            if self.calibrated:
+                training = model.training
+                calibrate(model.eval(), forward)
+                model.train(training)
         elif self.other is not None:
             return self.other(model, quantizable(model), bits, granularity) or _nothing
         return _nothing
@@ -256,6 +266,13 @@ for _name in ("pqn", "rand_m3_pqn"):
             text=f"{_method.text.removesuffix('noise')}a random half rounded, the rest {_rest}",
             estimators={0.0: RoundedHalf(_rest == "noise")},
         )
+
+# Codes that the data choose
+METHODS["calibrated"] = replace(
+    METHODS["rand_m3_ste"], text="`float`, calibrated (GPTQ)", trains=False, calibrated=True
+)
+for _name in ("lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
+    METHODS[f"{_name}_calibrated"] = replace(METHODS[_name], text=f"{METHODS[_name].text}, calibrated", calibrated=True)
 
 # What may close the gap to float
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):

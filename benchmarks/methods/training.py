@@ -1,6 +1,7 @@
 """One run: a method trains a task's model at one precision, and is evaluated."""
 
 import copy
+import functools
 import math
 import platform
 import time
@@ -54,10 +55,11 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     names = quantizable(model)
     if from_float:
         model.load_state_dict(torch.load(weights, weights_only=True))
+    calibration = functools.partial(task.loss, model, task.sample)
     if method.trains:
         drawn = torch.get_rng_state()  # what follows may draw, and dropout is to be the same for all
         teacher = copy.deepcopy(model).eval() if method.distillation else None
-        finish = method.apply(model, spec.bits, spec.granularity)
+        finish = method.apply(model, spec.bits, spec.granularity, calibration)
         torch.set_rng_state(drawn)
         loss = train(task, model, spec, teacher)
         if spec.method == "float":
@@ -65,7 +67,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
             with replacing(weights) as temporary:
                 torch.save(model.state_dict(), temporary)
     else:
-        finish = method.apply(model, spec.bits, spec.granularity)
+        finish = method.apply(model, spec.bits, spec.granularity, calibration)
         loss = None
     line = {**asdict(spec), "start": task.start, "train_loss": loss, "weights": statistics(model, names)}
     finish()

@@ -259,7 +259,7 @@ class QuantizedWeight:
 
     @torch.no_grad()
     def place(self, layer: Any, name: str, rows: Tensor, scales: Tensor) -> None:
-        """Set the float weight, output channels first, and with it the learned scale, to that of step sizes (groups,)."""
+        """Set the float weight, output channels first, and the learned scale to that of step sizes, (groups,)."""
         layer._parameters[name].copy_(self.unrows(rows))
         layer.scale_parameter(name).copy_(self.quantizer.parameter(rows, scales, self.bits))
         self.follows = False

@@ -275,7 +275,7 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     torch.manual_seed(0)
     model, task = Task().build(), Task()
     before = model.logits.weight.detach().clone()
-    finish = method.apply(model, 3, granularity)
+    finish = method.apply(model, 3, granularity, None)
     if method.trains:
         training.train(task, model, spec(name, granularity=granularity))
         assert not torch.equal(training.latent(model, "logits.weight"), before)
@@ -292,7 +292,7 @@ def test_noise_can_give_way_to_rounding(monkeypatch):
     task, seen = Task(), []
     model = task.build()
     model.logits.register_forward_hook(lambda layer, *_: seen.append(len(layer.weight.detach()[0].unique())))
-    methods.METHODS["pqn_until0.5"].apply(model, 2, "channel")
+    methods.METHODS["pqn_until0.5"].apply(model, 2, "channel", None)
     training.train(task, model, spec("pqn_until0.5", bits=2))
     assert len(seen) == 20 and min(seen[:10]) > 4 >= max(seen[10:])
 
@@ -309,7 +309,7 @@ def test_a_half_is_rounded(noise):
 def test_mixed_has_a_scale_for_each_32_weights_of_the_embedding():
     torch.manual_seed(0)
     model = nn.ModuleDict({"token_embedding": nn.Embedding(5, 96), "out": nn.Linear(96, 5)})
-    methods.METHODS["ste"].apply(model, 2, "mixed")
+    methods.METHODS["ste"].apply(model, 2, "mixed", None)
     model.eval()
     for layer, scales in (("token_embedding", 3), ("out", 1)):
         row = model[layer].weight.detach()[0].abs()
@@ -324,7 +324,7 @@ def test_column_has_a_scale_for_each_dimension_of_the_embedding(name):
     model = nn.ModuleDict({"token_embedding": nn.Embedding(96, 5), "out": nn.Linear(96, 5)})
     with torch.no_grad():
         model["token_embedding"].weight[:, 2] *= 100  # as in Whisper's
-    methods.METHODS[name].apply(model, 4, "column")
+    methods.METHODS[name].apply(model, 4, "column", None)
     model.eval()
     assert all(len(column.unique()) > 5 for column in model["token_embedding"].weight.detach().T)
     assert all(len(row.unique()) <= 16 for row in model["out"].weight.detach())
@@ -337,7 +337,7 @@ def test_all_codes_are_used(name):
         pytest.importorskip(name)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(500, 8))
-    methods.METHODS[name].apply(model, 2, "channel")
+    methods.METHODS[name].apply(model, 2, "channel", None)
     weight = model.eval()[0].weight.detach()
     assert all(len(row.unique()) == 4 for row in weight)
 
