@@ -42,7 +42,7 @@ class Method:
         scale_rate: factor on the learning rate of learned scales
         estimators: those that take the place of the options' from such a part of the steps on
         distillation: weight of the divergence from the float model that training starts from
-        calibrated: its codes at the start are GPTQ's, on sentences of the training set
+        calibrated: `before` training or `after` it its codes become GPTQ's, on sentences of the training set
     """
 
     text: str
@@ -54,7 +54,7 @@ class Method:
     scale_rate: float = 1.0
     estimators: Mapping[float, Estimator] = field(default_factory=dict, hash=False)
     distillation: float = 0.0
-    calibrated: bool = False
+    calibrated: Optional[str] = None
 
     def apply(self, model: nn.Module, bits: int, granularity: str, forward: Callable[[], None]) -> Callable[[], Any]:
         """Quantize a float model in place (`float` leaves it as it is). To be called before evaluation: the result.
@@ -63,10 +63,10 @@ class Method:
         """
         if self.options is not None:
             espnet_rand.quantize(model, _with_precision(self.options, bits, granularity))
-            if self.calibrated:
-                training = model.training
+            if self.calibrated == "before":
                 calibrate(model.eval(), forward)
-                model.train(training)
+            elif self.calibrated == "after":
+                return lambda: calibrate(model.eval(), forward)
         elif self.other is not None:
             return self.other(model, quantizable(model), bits, granularity) or _nothing
         return _nothing
@@ -269,10 +269,13 @@ for _name in ("pqn", "rand_m3_pqn"):
 
 # Codes that the data choose
 METHODS["calibrated"] = replace(
-    METHODS["rand_m3_ste"], text="`float`, calibrated (GPTQ)", trains=False, calibrated=True
+    METHODS["rand_m3_ste"], text="`float`, rounded with calibration (GPTQ)", trains=False, calibrated="before"
 )
 for _name in ("lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
-    METHODS[f"{_name}_calibrated"] = replace(METHODS[_name], text=f"{METHODS[_name].text}, calibrated", calibrated=True)
+    for _when in ("before", "after"):
+        METHODS[f"{_name}_calibrated_{_when}"] = replace(
+            METHODS[_name], text=f"{METHODS[_name].text}, calibrated {_when} it", calibrated=_when
+        )
 
 # What may close the gap to float
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):

@@ -26,7 +26,6 @@ from espnet_rand.kaldi import read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 Batch = Dict[str, Tensor]
-CALIBRATION = 96  # sentences, about
 
 
 class TaskError(RuntimeError):
@@ -55,7 +54,6 @@ class Task:
     """A model, its training, development and test sentences, and how it is decoded.
 
     Attributes:
-        sample: sentences of the training set, for calibration
         start: digest of the float weights and the schedule; runs of another are not to be compared
 
     Raises:
@@ -96,7 +94,6 @@ class Task:
             self._preprocess = ASRTask.build_preprocess_fn(self._args, False)
             self._collate = CommonCollateFn(float_pad_value=0.0, int_pad_value=-1)
             self.train, self.dev, self.test = (self._read(name) for name in ("train", "dev", "test"))
-        self.sample = self.train[:: max(len(self.train) // CALIBRATION, 1)]
 
     def prepare(self) -> None:
         """What must be done before ESPnet is imported."""

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from espnet_rand.atomic import replacing
 from espnet_rand.layers import SCALE_SUFFIX
 
+CALIBRATION = 96  # sentences of the training set, about
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,7 +57,8 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     names = quantizable(model)
     if from_float:
         model.load_state_dict(torch.load(weights, weights_only=True))
-    calibration = functools.partial(task.loss, model, task.sample)
+    sample = task.train[:: max(len(task.train) // CALIBRATION, 1)]
+    calibration = functools.partial(task.loss, model, sample)
     if method.trains:
         drawn = torch.get_rng_state()  # what follows may draw, and dropout is to be the same for all
         teacher = copy.deepcopy(model).eval() if method.distillation else None

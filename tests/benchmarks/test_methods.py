@@ -286,6 +286,19 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     assert all(len(row.unique()) <= 8 for row in rows)
 
 
+@pytest.mark.parametrize("name, at_once", [("calibrated", True), ("rand_m3_pqn_calibrated_after", False)])
+def test_calibration_chooses_other_codes_before_training_or_after_it(name, at_once):
+    task, weights = Task(), []
+    for method in ("rand_m3_ste", name):
+        torch.manual_seed(0)
+        model = task.build()
+        finish = methods.METHODS[method].apply(model, 3, "channel", lambda model=model: task.loss(model, task.train))
+        weights.append(model.eval().logits.weight.detach().clone())
+    assert torch.equal(*weights) != at_once
+    finish()
+    assert not torch.allclose(weights[0], model.logits.weight)
+
+
 def test_noise_can_give_way_to_rounding(monkeypatch):
     """The last steps of training compute with what evaluation will: then the weights lie on the grid."""
     torch.manual_seed(0)
