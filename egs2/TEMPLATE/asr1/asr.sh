@@ -4,12 +4,14 @@
 # 7 scoring. A recipe's run.sh calls this script in
 # its own directory, with its options and a list of systems, one a line:
 #
-#     NAME  train|dry|float|round|pack|plan  CONFIG  INIT  [options ...]
+#     NAME  train|dry|float|round|calibrate|pack|plan  CONFIG  INIT  [options ...]
 #
 # train: train it, from the weights of the system INIT (-: from new ones).
 # dry:   no training: the model as the options build it.
 # float: no training: the weights of INIT, which was trained with a quantizer, in float (CONFIG: -).
 # round: no training: the weights of INIT, rounded as the options say (CONFIG: -).
+# calibrate: no training: the weights of INIT, rounded as the options say by calibrate_weights, on the training
+#        set (CONFIG: -); of a system that was trained with quantization, without options.
 # pack:  no training: INIT, which was trained with quantization, at --eval_bits (CONFIG: -).
 # plan:  no training, no model: plan files of allocate_bits for INIT, in exp/NAME (CONFIG: -). A system
 #        of round or pack whose --eval_bits is one of them names that system as its CONFIG.
@@ -200,7 +202,7 @@ train_job() {  # <name> <mode> <config> <init> <options>
     local dir=${expdir}/$1 after=- options=$5
     [ "$4" = - ] || after=${expdir}/$4/train.log
     case $2 in
-        round|pack|plan)
+        round|calibrate|pack|plan)
             return ;;
         float)
             job "${dir}/train.log" 0 "${after}" "python3 ${template}/pyscripts/without_quantizer.py \
@@ -211,7 +213,7 @@ train_job() {  # <name> <mode> <config> <init> <options>
         train)
             [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
         *)
-            die "system $1: 'train', 'dry', 'float', 'round', 'pack' or 'plan' is wanted, not '$2'" ;;
+            die "system $1: 'train', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
@@ -247,6 +249,12 @@ pack_job() {  # <name> <mode> <config> <init> <options>
     case $2 in
         round)
             command=quantize_weights ;;
+        calibrate)
+            [ -e "${expdir}/$4/quantization.yaml" ] || command=quantize_weights
+            job "${dir}/calibrate.log" 0 - "${python} -m espnet_rand.bin.calibrate_weights ${files} \
+--data_path_and_name_and_type ${datadir}/${train_set}/wav.scp,speech,sound \
+--data_path_and_name_and_type ${datadir}/${train_set}/text,text,text --output ${dir}/calibrated.pth"
+            after=${dir}/calibrate.log files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $5" ;;
         plan)
             log=plan command=allocate_bits output="--output_dir ${dir}" ;;
     esac

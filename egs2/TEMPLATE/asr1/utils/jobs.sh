@@ -43,7 +43,7 @@ config_and_model() {  # <option> <name>: of a system that was trained, or built 
 
 model_files() {  # <name> <mode> <init>: the options of a decoder for a system; the packed file of what is quantized
     local dir=${expdir}/$1 system=$1 files
-    case $2 in round|pack) system=$3 ;; esac
+    case $2 in round|calibrate|pack) system=$3 ;; esac
     files=$(config_and_model asr_ "${system}") || exit 1
     if [ "${system}" != "$1" ] || [ -e "${dir}/quantization.yaml" ]; then
         [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
