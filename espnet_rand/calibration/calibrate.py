@@ -105,7 +105,7 @@ def _moments(model: nn.Module, forward: Callable[[], None]) -> Dict[nn.Parameter
     counts: Dict[nn.Parameter, int] = {}
 
     def see(layer, inputs):
-        columns = layer.columns(layer, inputs[0])
+        columns = layer.columns(inputs[0]) if inputs else None
         if columns is not None:
             columns = columns.float()
             parameter = layer._parameters["weight"]

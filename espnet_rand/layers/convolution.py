@@ -19,16 +19,15 @@ class QuantizedConvolution(QuantizedLayer):
             return "filter bank: one-dimensional convolution over a single channel"
         return None
 
-    @classmethod
-    def columns(cls, module, x):
-        if module.groups > 1:
+    def columns(self, x):
+        if self.groups > 1:
             return None
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x = nn.functional.pad(x, module._reversed_padding_repeated_twice, mode)
-        one = (1,) * (2 - len(module.kernel_size))  # unfold takes images: a height of one
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = nn.functional.pad(x, self._reversed_padding_repeated_twice, mode)
+        one = (1,) * (2 - len(self.kernel_size))  # unfold takes images: a height of one
         x = x.unflatten(-1, (*one, x.shape[-1]))
         patches = nn.functional.unfold(
-            x, (*one, *module.kernel_size), dilation=(*one, *module.dilation), stride=(*one, *module.stride)
+            x, (*one, *self.kernel_size), dilation=(*one, *self.dilation), stride=(*one, *self.stride)
         )
         return patches.transpose(1, 2).flatten(0, 1)
 
@@ -44,8 +43,7 @@ class QuantizedTransposedConvolution(QuantizedConvolution):
             functools.partial(channels_second, groups=module.groups),
         )
 
-    @classmethod
-    def columns(cls, module, x):
+    def columns(self, x):
         return None
 
 

@@ -69,11 +69,10 @@ class QuantizedLayer:
         """Two picklable functions: a weight with its output channels first, and back."""
         return _unchanged, _unchanged
 
-    @classmethod
-    def columns(cls, module: nn.Module, x: Tensor) -> Optional[Tensor]:
-        """The input as (positions, n), with n numbers for the n weights of an output channel; None: it is none such.
+    def columns(self, x: Tensor) -> Optional[Tensor]:
+        """The layer's input as (positions, n), where it multiplies the n weights of each output channel with it.
 
-        So that the output is `columns @ rows.flatten(1).T`, but for its shape and the bias.
+        Its output is then `columns @ rows.flatten(1).T`, but for the shape and the bias. None: it computes otherwise.
         """
         return None
 
