@@ -204,6 +204,9 @@ METHODS: Dict[str, Method] = {
     "float": Method("float"),
     "round": Method("`float`, rounded", _ours("absmax"), trains=False),
     "search": Method("`float`, rounded with clip search", _ours("clip"), trains=False),
+    "calibrated": Method(
+        "`float`, calibrated (GPTQ)", _ours("rand", mode=3, init="clip"), trains=False, calibrated="before"
+    ),
     "ste": Method("straight-through", _ours("absmax")),
     "clip": Method("straight-through, clip search", _ours("clip")),
     "lsc_lsq": Method("learnable scale and clip (LSQ)", _ours("lsc", init="lsq")),
@@ -268,9 +271,6 @@ for _name in ("pqn", "rand_m3_pqn"):
         )
 
 # Codes that the data choose
-METHODS["calibrated"] = replace(
-    METHODS["rand_m3_ste"], text="`float`, rounded with calibration (GPTQ)", trains=False, calibrated="before"
-)
 for _name in ("lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     for _when in ("before", "after"):
         METHODS[f"{_name}_calibrated_{_when}"] = replace(

@@ -275,7 +275,7 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     torch.manual_seed(0)
     model, task = Task().build(), Task()
     before = model.logits.weight.detach().clone()
-    finish = method.apply(model, 3, granularity, None)
+    finish = method.apply(model, 3, granularity, lambda: task.loss(model, task.train))
     if method.trains:
         training.train(task, model, spec(name, granularity=granularity))
         assert not torch.equal(training.latent(model, "logits.weight"), before)
