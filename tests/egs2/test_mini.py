@@ -47,6 +47,17 @@ def test_the_report_and_the_options_lie_beside_the_model(finished):
     assert yaml.safe_load((root / "exp/rand_w4_channel/quantization.yaml").read_text())["quantized"]
 
 
+def test_calibration_is_a_system(finished):
+    root, _ = finished
+    systems = """
+        float train conf/train_asr.yaml -
+        calibrated calibrate - float --quantizer_config rand_m3_ste_w4 --quantizer_conf bits=3"""
+    done = run_recipe(root, "--systems", systems, "--stage", "5", "--table", "calibrated")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| calibrated | 3 bits, channel |" in (root / "exp/calibrated.md").read_text()
+    assert "mean of 48 weights" in (root / "exp/calibrated/calibrate.log").read_text()
+
+
 def test_plans_and_packing_at_other_precisions_are_systems(finished):
     """As curve.sh lists them."""
     root, _ = finished

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Whisper tiny.en on human recordings (README.md says which): as it is, fine-tuned in float,
-# both rounded to 4 bits, and fine-tuned at 4 bits.
+# both rounded to 4 bits, to nearest and by calibration, and fine-tuned at 4 bits.
 #
 #   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
 #   --source_dir DIR           the recordings, where there is no apt-get (README.md)
@@ -51,13 +51,16 @@ fi
 datadir=${datadir:-data}
 config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
+calibrated="--quantizer_config conf/rand_m3_ste_w4_column.yaml"
 systems="
 float       dry  ${config}  -
-float_w4    round  -  float  ${rounded}"
+float_w4    round  -  float  ${rounded}
+float_calibrated_w4  calibrate  -  float  ${calibrated}"
 for seed in ${seeds}; do
     systems+="
 tuned.${seed}      train  ${config}  -             --seed ${seed}
-tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}"
+tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}
+tuned_calibrated_w4.${seed}  calibrate  -  tuned.${seed}  ${calibrated}"
     for preset in ${presets}; do
         file=conf/${preset}.yaml
         [ -e "${file}" ] || file=${preset}
