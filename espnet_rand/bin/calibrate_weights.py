@@ -7,8 +7,8 @@ quantizer.
 """
 
 import argparse
-import math
 from pathlib import Path
+from statistics import fmean
 from typing import List
 
 import torch
@@ -39,10 +39,11 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
     before = data.loss()
     done = calibrate(model, data.loss, lambda names: track([*names], "weights", transient=True))
+    after = data.loss()
     with replacing(args.output) as temporary:
         torch.save(model.cpu().state_dict(), temporary)
     _say(done)
-    print(f"loss {before:.4f} rounded, {data.loss():.4f} calibrated, on the same data\n{args.output}")
+    print(f"loss {before:.4f} rounded, {after:.4f} calibrated, on the same data\n{args.output}")
 
 
 def _say(done: List[Calibration]) -> None:
@@ -50,8 +51,8 @@ def _say(done: List[Calibration]) -> None:
     for one in done:
         print(f"{one.name:60} " + (one.reason or f"{one.error_before:9.4%} {one.error_after:10.4%}"))
     found = [one for one in done if not one.reason]
-    means = [math.fsum(errors) / len(found) for errors in zip(*((o.error_before, o.error_after) for o in found))]
-    print(f"{f'mean of {len(found)} weights':60} {means[0]:9.4%} {means[1]:10.4%}")
+    before, after = fmean(one.error_before for one in found), fmean(one.error_after for one in found)
+    print(f"{f'mean of {len(found)} weights':60} {before:9.4%} {after:10.4%}")
 
 
 def main(cmd=None) -> None:

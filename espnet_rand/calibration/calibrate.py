@@ -63,7 +63,8 @@ def calibrate(
         moments = _moments(model, forward)
     done = []
     for name in follow(weights):
-        weight, parameter = weights[name], weights[name].layer._parameters[weights[name].name]
+        weight = weights[name]
+        parameter = weight.layer._parameters[weight.name]
         if weight.layer.source(weight.name) is not parameter:
             done.append(Calibration(name, reason="an adapter adds to it"))
             continue
@@ -78,8 +79,10 @@ def calibrate(
         w, s = rows.flatten(1), quantized.quantizer.spread(scales, rows).flatten(1)
         q = largest_code(quantized.bits)
         chosen = compensated(w, s, q, h)
-        errors = (_energy(s * c - w, h) / max(_energy(w, h), 1e-30) for c in (codes.flatten(1), chosen))
-        done.append(Calibration(name, *errors))
+        h = h.to(w.dtype)
+        energy = max(_energy(w, h), 1e-30)
+        before, after = (_energy(s * c - w, h) / energy for c in (codes.flatten(1), chosen))
+        done.append(Calibration(name, before, after))
         quantized.place(weight.layer, weight.name, _nearest(w, s, q, chosen).view_as(rows), scales)
     if all(calibration.reason for calibration in done):
         raise QuantizationError(f"no weight of {type(model).__name__} could be calibrated: {done[0].reason}")
@@ -96,7 +99,7 @@ def _nearest(w: Tensor, s: Tensor, q: int, codes: Tensor) -> Tensor:
 
 def _energy(w: Tensor, h: Tensor) -> float:
     """tr(w h w')."""
-    return ((w @ h.to(w.dtype)) * w).sum().item()
+    return ((w @ h) * w).sum().item()
 
 
 def _moments(model: nn.Module, forward: Callable[[], None]) -> Dict[nn.Parameter, Tensor]:

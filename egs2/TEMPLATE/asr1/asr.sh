@@ -95,12 +95,12 @@ case ${token_type} in
     bpe) token_options+=" --bpemodel ${token_dir}/bpe.model" ;;
     whisper_*) token_options+=" --bpemodel ${token_type}" ;;
 esac
-data_options() {  # <train|valid> <data directory>
-    echo "--$1_data_path_and_name_and_type $2/wav.scp,speech,sound" \
-        "--$1_data_path_and_name_and_type $2/text,text,text"
+data_options() {  # <train_|valid_|nothing> <data directory>
+    echo "--$1data_path_and_name_and_type $2/wav.scp,speech,sound" \
+        "--$1data_path_and_name_and_type $2/text,text,text"
 }
 asr_command="${python} -m espnet2.bin.asr_train ${token_options} \
-$(data_options train "${datadir}/${train_set}") $(data_options valid "${datadir}/${valid_set}")"
+$(data_options train_ "${datadir}/${train_set}") $(data_options valid_ "${datadir}/${valid_set}")"
 lm_command="${python} -m espnet2.bin.lm_train ${token_options} \
 --train_data_path_and_name_and_type ${lm_stats}/train.txt,text,text \
 --valid_data_path_and_name_and_type ${datadir}/${valid_set}/text,text,text"
@@ -252,8 +252,7 @@ pack_job() {  # <name> <mode> <config> <init> <options>
         calibrate)
             [ -e "${expdir}/$4/quantization.yaml" ] || command=quantize_weights
             job "${dir}/calibrate.log" 0 - "${python} -m espnet_rand.bin.calibrate_weights ${files} \
---data_path_and_name_and_type ${datadir}/${train_set}/wav.scp,speech,sound \
---data_path_and_name_and_type ${datadir}/${train_set}/text,text,text --output ${dir}/calibrated.pth"
+$(data_options '' "${datadir}/${train_set}") --output ${dir}/calibrated.pth"
             after=${dir}/calibrate.log files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $5" ;;
         plan)
             log=plan command=allocate_bits output="--output_dir ${dir}" ;;
