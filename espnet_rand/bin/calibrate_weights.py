@@ -1,7 +1,8 @@
 """Choose how the weights of a float checkpoint round, by data: a checkpoint to pack, or to begin a training with.
 
-Runs the float model on some utterances, and rounds the weights of linear layers and convolutions so that errors of one
-are made up for by others, where the layer's outputs mind least (GPTQ). The checkpoint that it writes has float weights
+Runs the float model on some utterances, chooses the scales of linear layers and convolutions by clip search in which
+a weight counts as much as its inputs do, and rounds so that errors of one weight are made up for by others, where the
+layer's outputs mind least (GPTQ). The checkpoint that it writes has float weights
 that round to these codes, and the learned scales: for quantize_weights, allocate_bits and --init_param with the same
 quantizer.
 """

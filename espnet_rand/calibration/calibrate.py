@@ -37,11 +37,12 @@ def calibrate(
     forward: Callable[[], None],
     follow: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> List[Calibration]:
-    """Choose the codes of a quantized model by what its layers' outputs mind (`compensated`), in place.
+    """Choose the steps and the codes of a quantized model by what its layers' outputs mind, in place.
 
-    Step sizes stay what they are. A weight that rounds to another code than the chosen one moves to the nearest number
-    that rounds to it; learned scales are set so that the steps stay. So the model evaluates with the chosen codes, and
-    a training begins with them.
+    The steps by clip search, in which a weight's squared error counts as much as its input's mean square; then the codes
+    (`compensated`). A weight that rounds to another code than the chosen one moves to the nearest number that rounds to
+    it, and the learned scales are set to those of the steps. So the model evaluates with the chosen codes, and a
+    training begins with them.
 
     Args:
         model: quantized, in evaluation mode; linear layers and convolutions (of one group) are calibrated
@@ -75,13 +76,16 @@ def calibrate(
         if not h.isfinite().all():
             raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
         rows = quantized.rows(parameter.detach()).float()
-        codes, scales = (t.float() for t in quantized.encode(weight.layer, weight.name))
-        w, s = rows.flatten(1), quantized.quantizer.spread(scales, rows).flatten(1)
+        w, h32 = rows.flatten(1), h.to(rows.dtype)
+        energy = max(_energy(w, h32), 1e-30)
+        codes, scales = quantized.encode(weight.layer, weight.name)
+        before = _energy(quantized.quantizer.decode(codes, scales.float()).flatten(1) - w, h32) / energy
+        importance = h32.diagonal().expand_as(w).view_as(rows)
+        scales = quantized.quantizer.searched(rows, importance, quantized.bits)
+        s = quantized.quantizer.spread(scales, rows).flatten(1)
         q = largest_code(quantized.bits)
         chosen = compensated(w, s, q, h)
-        h = h.to(w.dtype)
-        energy = max(_energy(w, h), 1e-30)
-        before, after = (_energy(s * c - w, h) / energy for c in (codes.flatten(1), chosen))
+        after = _energy(s * chosen - w, h32) / energy
         done.append(Calibration(name, before, after))
         quantized.place(weight.layer, weight.name, _nearest(w, s, q, chosen).view_as(rows), scales)
     if all(calibration.reason for calibration in done):

@@ -176,11 +176,18 @@ class Clip(Scale):
     error: str = option("squared", one_of("squared", "absolute"))
 
     def step(self, w, q, members, parameter):
-        return _clip_search(w, q, self)
+        return clip_search(w, q, self)
 
 
 @rowwise
-def _clip_search(w: Tensor, q: int, options: Clip) -> Tensor:
+def clip_search(w: Tensor, q: int, options: Clip, importance: Optional[Tensor] = None) -> Tensor:
+    """The steps of `Clip`, (groups, 1).
+
+    Args:
+        w: (groups, members)
+        q: the largest code Q
+        importance: factors on the weights' errors, (groups, members); None: all the same
+    """
     largest = _norm(w, math.inf).clamp_(min=torch.finfo(w.dtype).tiny)
     x = w / largest
     best = torch.ones_like(largest)
@@ -189,7 +196,7 @@ def _clip_search(w: Tensor, q: int, options: Clip) -> Tensor:
         step = torch.full_like(largest, a / q)
         difference = round_to_grid(x, step, q).mul_(step).sub_(x)
         error = difference.square_() if options.error == "squared" else difference.abs_()
-        error = error.sum(1, keepdim=True)
+        error = (error if importance is None else error.mul_(importance)).sum(1, keepdim=True)
         best = torch.where(error < least, a, best)
         least = torch.minimum(error, least)
     return best * largest / q

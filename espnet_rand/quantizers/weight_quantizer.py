@@ -9,7 +9,7 @@ from torch import Tensor
 from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough, round_to_grid
 from espnet_rand.quantizers.granularity import Granularity, PerChannel
 from espnet_rand.quantizers.precision import Precision, largest_code
-from espnet_rand.quantizers.scale import Rand, Scale
+from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,13 @@ class WeightQuantizer:
     def spread(self, scales: Tensor, weight: Tensor) -> Tensor:
         """Of scales (groups,) each weight's own, in the weight's shape."""
         return self.decode(torch.ones_like(weight, dtype=torch.int8), scales, weight.dtype)
+
+    @torch.no_grad()
+    def searched(self, weight: Tensor, importance: Tensor, bits: int) -> Tensor:
+        """Step sizes, (groups,), by clip search: least sum of `importance`, in the weight's shape, x squared error."""
+        with _no_autocast(weight):
+            every = self._matrix(weight), largest_code(bits), Clip(), self._matrix(importance)
+            return clip_search(*every).squeeze(1).clamp(min=torch.finfo(weight.dtype).tiny)
 
     @torch.no_grad()
     def parameter(self, weight: Tensor, scales: Tensor, bits: int) -> Tensor:

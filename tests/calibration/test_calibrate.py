@@ -42,7 +42,7 @@ DATA = torch.randint(11, (6, 30), generator=torch.Generator().manual_seed(0))
     [{}, {"granularity": "tensor"}, {"granularity": "column"}, {"granularity": "group", "group_size": 8}, {"p": 4}],
     ids=str,
 )
-def test_it_evaluates_nearer_to_the_float_model_with_the_same_steps(options):
+def test_it_evaluates_nearer_to_the_float_model(options):
     model = make(**options)
     with disabled(model):
         wanted = model(DATA).detach()
@@ -55,14 +55,32 @@ def test_it_evaluates_nearer_to_the_float_model_with_the_same_steps(options):
     assert all(one.reason or one.error_after < one.error_before for one in done.values())
     for name, w in weights.items():
         codes, scales = w.quantized.encode(w.layer, w.name)
-        torch.testing.assert_close(scales, steps[name])
         own = w.quantized.quantizer.spread(scales, codes.float())
         moved = (dict(model.named_parameters())[name] - floats[name]).abs()
         torch.testing.assert_close(codes * own, model.get_submodule(name.rpartition(".")[0]).weight)
         if done[name].reason:
             assert not moved.any(), f"{name} was not calibrated, and stays"
+            torch.testing.assert_close(scales, steps[name])
         else:
             assert 0 < (moved > 0).float().mean() < 0.9, f"{name}: those that must move do, and no others"
+
+
+def test_the_steps_are_those_with_the_least_error_weighted_by_the_inputs_mean_squares():
+    model, inputs = make(), []
+    with disabled(model):
+        for layer in (model.a, model.twin):
+            layer.register_forward_pre_hook(lambda layer, x: inputs.append(x[0].detach().flatten(0, 1)))
+        model(DATA)
+    power = torch.cat(inputs).square().mean(0)
+    w = model.a._parameters["weight"].detach().clone()
+    calibrate(model, lambda: model(DATA))
+    steps = torch.linspace(1, 0.25, 16)[:, None] * w.abs().amax(1) / 3  # (candidates, channels)
+    rounded = (w / steps[:, :, None]).round().clamp(-4, 3) * steps[:, :, None]
+    best = ((rounded - w).square() * power).sum(2).argmin(0)
+    weight = quantized_weights(model)["a.weight"]
+    _, scales = weight.quantized.encode(weight.layer, weight.name)
+    torch.testing.assert_close(scales, steps.gather(0, best[None])[0])
+    assert (best != (rounded - w).square().sum(2).argmin(0)).any(), "else the inputs would not matter here"
 
 
 def test_the_errors_are_those_of_the_outputs():
