@@ -286,6 +286,11 @@ for _name in ("clip", "lsc_clip", "rand_m3_ste"):
     _method = replace(METHODS[_name], tuned=True)
     METHODS[f"{_name}_tuned"] = replace(_method, text=f"{_method.text}, from `float`")
     METHODS[f"{_name}_taught"] = replace(_method, text=f"{_method.text}, from `float`, and distilled", distillation=1.0)
+for _name in ("lsc_clip", "rand_m3_ste"):
+    _method = METHODS[f"{_name}_taught"]
+    METHODS[f"{_name}_calibrated_taught"] = replace(
+        _method, text=f"{METHODS[_name].text}, from `float`, calibrated, and distilled", calibrated="before"
+    )
 METHODS["lsc_clip_scales"] = replace(
     METHODS["lsc_clip"], text="learnable scale and clip, from clip search, scales learn 10 times slower", scale_rate=0.1
 )

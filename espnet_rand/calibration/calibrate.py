@@ -39,10 +39,10 @@ def calibrate(
 ) -> List[Calibration]:
     """Choose the steps and the codes of a quantized model by what its layers' outputs mind, in place.
 
-    The steps by clip search, in which a weight's squared error counts as much as its input's mean square; then the codes
-    (`compensated`). A weight that rounds to another code than the chosen one moves to the nearest number that rounds to
-    it, and the learned scales are set to those of the steps. So the model evaluates with the chosen codes, and a
-    training begins with them.
+    The steps by clip search, in which a weight's squared error counts as much as its input's mean square; then the
+    codes (`compensated`). A weight that rounds to another code than the chosen one moves to the nearest number that
+    rounds to it, and the learned scales are set to those of the steps. So the model evaluates with the chosen codes,
+    and a training begins with them.
 
     Args:
         model: quantized, in evaluation mode; linear layers and convolutions (of one group) are calibrated
