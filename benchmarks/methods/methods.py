@@ -42,7 +42,7 @@ class Method:
         scale_rate: factor on the learning rate of learned scales
         estimators: those that take the place of the options' from such a part of the steps on
         distillation: weight of the divergence from the float model that training starts from
-        calibrated: `before` training or `after` it its codes become GPTQ's, on sentences of the training set
+        calibrated: `before` training or `after` it sentences of the training set choose its scales and codes
     """
 
     text: str
@@ -270,7 +270,7 @@ for _name in ("pqn", "rand_m3_pqn"):
             estimators={0.0: RoundedHalf(_rest == "noise")},
         )
 
-# Codes that the data choose
+# Scales and codes that the data choose
 for _name in ("lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     for _when in ("before", "after"):
         METHODS[f"{_name}_calibrated_{_when}"] = replace(
