@@ -2,9 +2,8 @@
 
 Runs the float model on some utterances, chooses the scales of linear layers and convolutions by clip search in which
 a weight counts as much as its inputs do, and rounds so that errors of one weight are made up for by others, where the
-layer's outputs mind least (GPTQ). The checkpoint that it writes has float weights
-that round to these codes, and the learned scales: for quantize_weights, allocate_bits and --init_param with the same
-quantizer.
+layer's outputs mind least (GPTQ). The checkpoint that it writes has float weights that round to these codes, and the
+learned scales: for quantize_weights, allocate_bits and --init_param with the same quantizer.
 """
 
 import argparse

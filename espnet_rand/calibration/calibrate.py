@@ -76,16 +76,16 @@ def calibrate(
         if not h.isfinite().all():
             raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
         rows = quantized.rows(parameter.detach()).float()
-        w, h32 = rows.flatten(1), h.to(rows.dtype)
-        energy = max(_energy(w, h32), 1e-30)
+        w, narrow = rows.flatten(1), h.to(rows.dtype)
+        energy = max(_energy(w, narrow), 1e-30)
         codes, scales = quantized.encode(weight.layer, weight.name)
-        before = _energy(quantized.quantizer.decode(codes, scales.float()).flatten(1) - w, h32) / energy
-        importance = h32.diagonal().expand_as(w).view_as(rows)
+        before = _energy(quantized.quantizer.decode(codes, scales, rows.dtype).flatten(1) - w, narrow) / energy
+        importance = narrow.diagonal().expand_as(w).view_as(rows)
         scales = quantized.quantizer.searched(rows, importance, quantized.bits)
         s = quantized.quantizer.spread(scales, rows).flatten(1)
         q = largest_code(quantized.bits)
         chosen = compensated(w, s, q, h)
-        after = _energy(s * chosen - w, h32) / energy
+        after = _energy(s * chosen - w, narrow) / energy
         done.append(Calibration(name, before, after))
         quantized.place(weight.layer, weight.name, _nearest(w, s, q, chosen).view_as(rows), scales)
     if all(calibration.reason for calibration in done):

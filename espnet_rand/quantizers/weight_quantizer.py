@@ -101,8 +101,8 @@ class WeightQuantizer:
     def searched(self, weight: Tensor, importance: Tensor, bits: int) -> Tensor:
         """Step sizes, (groups,), by clip search: least sum of `importance`, in the weight's shape, x squared error."""
         with _no_autocast(weight):
-            every = self._matrix(weight), largest_code(bits), Clip(), self._matrix(importance)
-            return clip_search(*every).squeeze(1).clamp(min=torch.finfo(weight.dtype).tiny)
+            s = clip_search(self._matrix(weight), largest_code(bits), Clip(), self._matrix(importance))
+            return s.squeeze(1).clamp(min=torch.finfo(s.dtype).tiny)
 
     @torch.no_grad()
     def parameter(self, weight: Tensor, scales: Tensor, bits: int) -> Tensor:
