@@ -1,6 +1,10 @@
-"""`--quantizer`, `--quantizer_conf`, `--quantizer_config`: on the command line, in YAML, in config.yaml."""
+"""`--quantizer`, `--quantizer_conf`, `--quantizer_config`, `--teacher`, `--teacher_conf`: on the command line, in YAML.
+
+And in config.yaml, which gets them resolved.
+"""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any, Dict, Optional, Type, Union
 
@@ -10,10 +14,11 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from espnet_rand.config import QuantizerConfig
+from espnet_rand.distillation import Distillation
 from espnet_rand.presets import presets
 from espnet_rand.quantizers import SCALES, OptionError
 
-NAMES = ("quantizer", "quantizer_conf", "quantizer_config")
+NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
 
 
 def has_its_own(task: Type[AbsTask]) -> bool:
@@ -47,6 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="A preset, which the two options above override: a YAML file with quantizer and quantizer_conf, or one of "
         + ", ".join(presets()),
     )
+    group.add_argument(
+        "--teacher",
+        type=str_or_none,
+        default=None,
+        metavar="MODEL",
+        help="In training, imitate this float model of the same architecture: what --init_param takes",
+    )
+    group.add_argument(
+        "--teacher_conf",
+        action=NestedDictAction,
+        default={},
+        help="The weights of the training's loss: "
+        + ", ".join(f"{name}={weight:g}" for name, weight in dataclasses.asdict(Distillation()).items()),
+    )
     parse_known_args = parser.parse_known_args
 
     def parse_and_check(args=None, namespace=None):
@@ -79,10 +98,28 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     if quantizer is None:
         if conf:
             raise OptionError(f"quantizer_conf is given without quantizer: choose one of {', '.join(SCALES)}")
+        if getattr(args, "teacher", None):
+            raise OptionError(f"teacher is given without quantizer: choose one of {', '.join(SCALES)}")
         return None
     config = QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
     vars(args).update(config.to_dict(), quantizer_config=None)
+    if getattr(args, "teacher", None):
+        args.teacher_conf = dataclasses.asdict(distillation(getattr(args, "teacher_conf", None) or {}))
+    elif getattr(args, "teacher_conf", None):
+        raise OptionError("teacher_conf is given without teacher: give the float model that is to be imitated")
     return config
+
+
+def distillation(conf: Any) -> Distillation:
+    """What `teacher_conf` says.
+
+    Raises:
+        OptionError: unknown key, wrong value
+    """
+    known = [field.name for field in dataclasses.fields(Distillation)]
+    if not isinstance(conf, dict) or not set(conf) <= set(known):
+        raise OptionError(f"teacher_conf: {conf!r} is not allowed, it must be a mapping of {', '.join(known)}")
+    return Distillation(**conf)
 
 
 def remove(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import backend, eval_bits, options
 from espnet_rand.toolkit.context import setting
-from espnet_rand.toolkit.hooks import espnet3, init_param, packed, precisions, transducer_loss
+from espnet_rand.toolkit.hooks import espnet3, init_param, packed, precisions, teacher, transducer_loss
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
 IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
@@ -115,12 +115,15 @@ def _build_model(original, args):
         return original(args)
     with setting(_building, True):
         model = original(args)
+    taught_by = None if _loading.get() else teacher.build(model, args)
     report = quantize(model, config)
     if getattr(args, "use_deepspeed", False) and not _loading.get():
         _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get():
         precisions.validate_at(model, config.eval_bits)
+        if taught_by is not None:
+            teacher.teach(model, taught_by, options.distillation(args.teacher_conf))
         if getattr(args, "dist_rank", None) in (None, 0):
             _write(report, args)
     return model
