@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 import espnet_rand
 from espnet_rand.calibration import calibrate
+from espnet_rand.distillation import Distillation
 from espnet_rand.quantizers import StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
 
@@ -35,13 +36,13 @@ class Method:
         text: for the tables
         options: `quantizer` and `quantizer_conf`, bits and granularity apart; None: not by this project
         trains: False: quantizes the model that `float` trained
-        tuned: training begins with the model that `float` trained, at the same rate and seed
+        tuned: training begins with the model that `float` trained, with the same seed, at the task's rate for it
         other: quantizes (model, names of weights, bits, granularity) without this project; may return
             what is to be called between training and evaluation
         granularities: those that it knows
         scale_rate: factor on the learning rate of learned scales
         estimators: those that take the place of the options' from such a part of the steps on
-        distillation: weight of the divergence from the float model that training starts from
+        distillation: how the float model that training starts from teaches
         calibrated: `before` training or `after` it sentences of the training set choose its scales and codes
     """
 
@@ -53,7 +54,7 @@ class Method:
     granularities: Tuple[str, ...] = tuple(GRANULARITIES)
     scale_rate: float = 1.0
     estimators: Mapping[float, Estimator] = field(default_factory=dict, hash=False)
-    distillation: float = 0.0
+    distillation: Optional[Distillation] = None
     calibrated: Optional[str] = None
 
     def apply(self, model: nn.Module, bits: int, granularity: str, forward: Callable[[], None]) -> Callable[[], Any]:
@@ -278,18 +279,16 @@ for _name in ("lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
         )
 
 # What may close the gap to float
+_BESIDE = Distillation(labels=1.0, states=0.0)  # beside the labels, outputs alone
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     _method = METHODS[_name]
-    METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=1.0)
+    METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=_BESIDE)
 METHODS["float_tuned"] = replace(METHODS["float"], text="`float`, trained twice", tuned=True)
-for _name in ("clip", "lsc_clip", "rand_m3_ste"):
+for _name in ("ste", "clip", "lsc_clip", "brevitas", "rand_m1_ste", "rand_m2_ste", "rand_m3_ste", "rand_m3_pqn"):
     _method = replace(METHODS[_name], tuned=True)
     METHODS[f"{_name}_tuned"] = replace(_method, text=f"{_method.text}, from `float`")
-    METHODS[f"{_name}_taught"] = replace(_method, text=f"{_method.text}, from `float`, and distilled", distillation=1.0)
-for _name in ("lsc_clip", "rand_m3_ste"):
-    _method = METHODS[f"{_name}_taught"]
-    METHODS[f"{_name}_calibrated_taught"] = replace(
-        _method, text=f"{METHODS[_name].text}, from `float`, calibrated, and distilled", calibrated="before"
+    METHODS[f"{_name}_taught"] = replace(
+        _method, text=f"{_method.text}, from `float` and taught by it", distillation=Distillation()
     )
 METHODS["lsc_clip_scales"] = replace(
     METHODS["lsc_clip"], text="learnable scale and clip, from clip search, scales learn 10 times slower", scale_rate=0.1
@@ -300,7 +299,7 @@ for _name, _factor in (("rand_m3_ste_scales", 30), ("rand_m3_ste_scales10", 10))
         text=f"RAND mode 3, straight-through, scales learn {_factor} times faster",
         scale_rate=float(_factor),
     )
-METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=1.0)
+METHODS["rand_m3_ste_both"] = replace(METHODS["rand_m3_ste_scales"], text="the same, distilled", distillation=_BESIDE)
 for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
     _options = copy.deepcopy(METHODS[_name].options)
     _options["quantizer_conf"]["overrides"] = {EMBEDDING: {"bits": 8}}

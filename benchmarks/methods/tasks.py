@@ -72,7 +72,9 @@ class Task:
     warmup: float = 0.1  # part of the steps
     grad_clip: float
     rates: Tuple[float, ...]  # learning rates to choose from
+    float_rate: float  # of the float model that a second training begins with, chosen by it on the development set
     logits: str  # the module that gives them
+    states: Tuple[str, ...] = ("encoder",)  # modules whose hidden states are taught
 
     def __init__(self):
         self.directory = ROOT / "egs2" / self.recipe
@@ -165,6 +167,7 @@ class Mini(Task):
     scratch_steps = 756
     grad_clip = 5.0
     rates = (0.0005, 0.001, 0.002, 0.004)
+    float_rate = 0.001
     logits = "ctc.ctc_lo"
 
     def decode(self, model, sentences):
@@ -254,6 +257,7 @@ class Prompts(Whisper):
     batch_size = 8
     steps = 196  # 4 epochs
     rates = (0.00003, 0.0001, 0.0003)
+    float_rate = 0.00003
 
 
 class Queen(Whisper):
@@ -263,6 +267,7 @@ class Queen(Whisper):
     batch_size = 16
     steps = 801  # 3 epochs
     rates = (0.00001, 0.00003, 0.0001)
+    float_rate = 0.00001
 
 
 TASKS = {"mini": Mini, "prompts": Prompts, "queen": Queen}

@@ -7,16 +7,17 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import torch
 from estimators import set_estimator
 from methods import METHODS, latent, quantizable
-from tasks import Batch, Sentence, Task
-from torch import Tensor, nn
+from tasks import Sentence, Task
+from torch import nn
 
 from espnet_rand.atomic import replacing
+from espnet_rand.distillation import teach
 from espnet_rand.layers import SCALE_SUFFIX
 
 CALIBRATION = 96  # sentences of the training set, about
@@ -46,12 +47,13 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     start = time.time()
     method = METHODS[spec.method]
     kind = "scratch" if spec.scratch else "tuned"
-    weights = work / f"{spec.task}.{task.start}.{kind}.{spec.rate}.{spec.seed}.pth"
+    rate = task.float_rate if method.tuned else spec.rate
+    weights = work / f"{spec.task}.{task.start}.{kind}.{rate}.{spec.seed}.pth"
     if spec.scratch and method.distillation:
         raise ValueError(f"{spec.method}: from scratch there is no teacher")
     from_float = method.tuned or not method.trains
     if from_float and not weights.exists():
-        run(task, Run(spec.task, "float", 0, "-", spec.scratch, spec.rate, spec.seed), device, work)
+        run(task, Run(spec.task, "float", 0, "-", spec.scratch, rate, spec.seed), device, work)
     torch.manual_seed(spec.seed)
     model = task.build(spec.scratch).to(device)
     names = quantizable(model)
@@ -61,10 +63,12 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     calibration = functools.partial(task.loss, model, sample)
     if method.trains:
         drawn = torch.get_rng_state()  # what follows may draw, and dropout is to be the same for all
-        teacher = copy.deepcopy(model).eval() if method.distillation else None
+        teacher = copy.deepcopy(model) if method.distillation else None
         finish = method.apply(model, spec.bits, spec.granularity, calibration)
         torch.set_rng_state(drawn)
-        loss = train(task, model, spec, teacher)
+        if teacher is not None:
+            teach(model, teacher, method.distillation, {task.logits: 1.0}, task.states)
+        loss = train(task, model, spec)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)
             with replacing(weights) as temporary:
@@ -82,7 +86,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     return line
 
 
-def train(task: Task, model: nn.Module, spec: Run, teacher: Optional[nn.Module] = None) -> float:
+def train(task: Task, model: nn.Module, spec: Run) -> float:
     """AdamW, linear warm-up, linear decay to zero. Returns the mean loss of the last tenth of the steps."""
     method = METHODS[spec.method]
     steps = task.scratch_steps if spec.scratch else task.steps
@@ -104,7 +108,7 @@ def train(task: Task, model: nn.Module, spec: Run, teacher: Optional[nn.Module] 
         if step in estimators:
             set_estimator(model, estimators[step])
         data = task.batch(batch, device)
-        loss = distilled(task, model, teacher, data, method.distillation) if teacher else model(**data)[0]
+        loss = model(**data)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimizer.step()
@@ -115,28 +119,6 @@ def train(task: Task, model: nn.Module, spec: Run, teacher: Optional[nn.Module] 
             break  # it will not recover: evaluated as it is
     last = losses[-max(len(losses) // 10, 1) :]
     return sum(last) / len(last)
-
-
-def distilled(task: Task, model: nn.Module, teacher: nn.Module, data: Batch, weight: float) -> Tensor:
-    """The loss, and `weight` times the Kullback-Leibler divergence from the teacher's outputs (a sentence's sum)."""
-    said = []
-    hooks = [
-        m.get_submodule(task.logits).register_forward_hook(lambda *call: said.append(call[2])) for m in (teacher, model)
-    ]
-    try:
-        with torch.no_grad():
-            teacher(**data)
-        loss = model(**data)[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    wanted, given = (out[0] if isinstance(out, tuple) else out for out in said)
-    divergence = nn.functional.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="none")
-    divergence = divergence.sum(-1)
-    if task.logits == "decoder":  # one output more than tokens; what pads them does not count
-        inside = torch.arange(divergence.shape[1], device=divergence.device) <= data["text_lengths"][:, None]
-        divergence = divergence * inside
-    return loss + weight * divergence.sum() / len(divergence)
 
 
 def shuffled(task: Task, seed: int) -> Iterator[List[Sentence]]:

@@ -33,8 +33,8 @@ def test_a_training_draws_near_to_its_teacher(corpus, train, teacher, tmp_path):
     """In twenty epochs, of which the last ten are resumed."""
     for epochs in (10, 20):
         train(
-            "--config", corpus.config, "--output_dir", tmp_path, "--init_param", teacher, *ROUNDED, "--teacher", teacher,
-            "--max_epoch", epochs, "--resume", "true",
+            "--config", corpus.config, "--output_dir", tmp_path, "--init_param", teacher, *ROUNDED,
+            "--teacher", teacher, "--max_epoch", epochs, "--resume", "true",
         )  # fmt: skip
     done = statistics(tmp_path)
     first, last = (done[epoch]["train"] for epoch in (1, 20))
@@ -53,7 +53,7 @@ def test_decoding_needs_no_teacher(corpus, train, teacher, tmp_path):
     Speech2Text(str(tmp_path / "taught/config.yaml"), str(tmp_path / "taught/valid.loss.ave.pth"))
 
 
-def test_what_cannot_teach_is_named(corpus, train, teacher, tmp_path, run):
+def test_what_cannot_teach_is_named(corpus, train, teacher, tmp_path, capsys):
     common = ("--config", corpus.config, "--output_dir", tmp_path)
     with pytest.raises(PretrainedError, match="no such file or directory: nowhere.pth"):
         train(*common, *ROUNDED, "--teacher", "nowhere.pth")
@@ -67,6 +67,7 @@ def test_what_cannot_teach_is_named(corpus, train, teacher, tmp_path, run):
     ):
         with pytest.raises(SystemExit, match="2"):
             train(*common, *given)
+        assert message in capsys.readouterr().err
 
 
 BATCH = {
