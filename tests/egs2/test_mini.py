@@ -47,14 +47,18 @@ def test_the_report_and_the_options_lie_beside_the_model(finished):
     assert yaml.safe_load((root / "exp/rand_w4_channel/quantization.yaml").read_text())["quantized"]
 
 
-def test_calibration_is_a_system(finished):
+def test_calibration_and_teaching_are_systems(finished):
     root, _ = finished
     systems = """
         float train conf/train_asr.yaml -
+        taught teach conf/train_asr.yaml float --quantizer_config rand_m3_ste_w4 --max_epoch 1
         calibrated calibrate - float --quantizer_config rand_m3_ste_w4 --quantizer_conf bits=3"""
-    done = run_recipe(root, "--systems", systems, "--stage", "5", "--table", "calibrated")
+    done = run_recipe(root, "--systems", systems, "--stage", "4", "--table", "calibrated")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| calibrated | 3 bits, channel |" in (root / "exp/calibrated.md").read_text()
+    table = (root / "exp/calibrated.md").read_text()
+    assert "| calibrated | 3 bits, channel |" in table and "| taught     | 4 bits, channel |" in table
+    options = yaml.safe_load((root / "exp/taught/config.yaml").read_text())
+    assert options["teacher"] == str(root / "exp/float/valid.loss.ave.pth") == options["init_param"][0]
     assert "mean of 48 weights" in (root / "exp/calibrated/calibrate.log").read_text()
 
 

@@ -4,9 +4,10 @@
 # 7 scoring. A recipe's run.sh calls this script in
 # its own directory, with its options and a list of systems, one a line:
 #
-#     NAME  train|dry|float|round|calibrate|pack|plan  CONFIG  INIT  [options ...]
+#     NAME  train|teach|dry|float|round|calibrate|pack|plan  CONFIG  INIT  [options ...]
 #
 # train: train it, from the weights of the system INIT (-: from new ones).
+# teach: train it from the weights of INIT, to imitate INIT (--teacher).
 # dry:   no training: the model as the options build it.
 # float: no training: the weights of INIT, which was trained with a quantizer, in float (CONFIG: -).
 # round: no training: the weights of INIT, rounded as the options say (CONFIG: -).
@@ -212,8 +213,10 @@ train_job() {  # <name> <mode> <config> <init> <options>
             options+=" --dry_run true" ;;
         train)
             [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
+        teach)
+            options="--init_param ${expdir}/$4/${inference_model} --teacher ${expdir}/$4/${inference_model} ${options}" ;;
         *)
-            die "system $1: 'train', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;
+            die "system $1: 'train', 'teach', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
@@ -239,7 +242,7 @@ fi
 pack_job() {  # <name> <mode> <config> <init> <options>
     local dir=${expdir}/$1 after=- log=pack command=pack_weights output="--output ${expdir}/$1/packed.safetensors" files
     case $2 in
-        train|dry|float)
+        train|teach|dry|float)
             files=$(config_and_model '' "$1") || exit 1
             [ -e "${dir}/quantization.yaml" ] || return 0 ;;  # it stays in float
         *)
