@@ -44,14 +44,18 @@ def quantizers(said):
 def test_presets_are_known_and_directories_relative_to_where_one_is(recipe, tmp_path):
     said = trainings(recipe, tmp_path)
     used = quantizers(said)
-    assert used and used <= presets().keys()
+    assert used and all(name in presets() or (EGS2 / recipe / "asr1" / name).exists() for name in used)
     stats = tmp_path / f"data/stats_{RECIPES[recipe][0]}"
     assert all(f"{stats}/" in text and f"{tmp_path}/exp/" in text for text in said)
 
 
 def test_files_of_the_recipes_conf_are_presets_of_prompts(tmp_path):
-    said = trainings("prompts", tmp_path, "--presets", "rand_m3_ste_w4_column rand_m3_ste_w4")
-    assert quantizers(said) == {"conf/rand_m3_ste_w4_column.yaml", "rand_m3_ste_w4"}
+    said = trainings("prompts", tmp_path, "--presets", "rand_m3_ste_w4_column rand_m3_ste_w4", "--taught", "clip_w4")
+    assert quantizers(said) == {"conf/rand_m3_ste_w4_column.yaml", "rand_m3_ste_w4", "clip_w4"}
+    tuned = f"{tmp_path}/exp/tuned.1/valid.acc.best.pth"
+    (taught,) = (text for text in said if "clip_w4" in text)
+    assert f"--init_param {tuned} --teacher {tuned} " in taught
+    assert not any("--teacher" in text for text in said if text != taught)
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, "librispeech_long"])

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Whisper tiny.en on human recordings (README.md says which): as it is, fine-tuned in float,
-# both rounded to 4 bits, to nearest and by calibration, and fine-tuned at 4 bits.
+# both rounded to 4 bits, to nearest and by calibration, and fine-tuned at 4 bits: from OpenAI's model by labels, and
+# from the one that was fine-tuned in float, taught by it.
 #
 #   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
 #   --source_dir DIR           the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
 #   --presets "rand_w4 ..."    the 4-bit systems, by files of conf/ here or by the presets of the repository
+#   --taught "..."             likewise, those that are taught
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --asr_args "..."           training options for all systems
 #   --datadir DIR, --expdir DIR  default: data, exp here
@@ -18,11 +20,12 @@ whisper_checkpoint=
 source_dir=
 seeds="1 2 3"
 presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
+taught="rand_m3_ste_w4_column"
 curve=false
 asr_args=
 datadir=
 expdir=
-own="seeds presets curve asr_args"
+own="seeds presets taught curve asr_args"
 paths="whisper_checkpoint source_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
@@ -48,10 +51,16 @@ elif ! error=$(python -c 'import whisper; whisper.load_model("tiny.en")' 2>&1 | 
     exit 1
 fi
 
+options_of() {  # <preset>: the training options of a preset, or of a file of conf/
+    local file=conf/$1.yaml
+    [ -e "${file}" ] || file=$1
+    echo "--quantizer_config ${file}"
+}
+
 datadir=${datadir:-data}
 config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
-calibrated="--quantizer_config conf/rand_m3_ste_w4_column.yaml"
+calibrated=$(options_of rand_m3_ste_w4_column)
 systems="
 float       dry  ${config}  -
 float_w4    round  -  float  ${rounded}
@@ -62,10 +71,12 @@ tuned.${seed}      train  ${config}  -             --seed ${seed}
 tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}
 tuned_calibrated_w4.${seed}  calibrate  -  tuned.${seed}  ${calibrated}"
     for preset in ${presets}; do
-        file=conf/${preset}.yaml
-        [ -e "${file}" ] || file=${preset}
         systems+="
-${preset}.${seed}  train  ${config}  -             --seed ${seed} --quantizer_config ${file}"
+${preset}.${seed}  train  ${config}  -             --seed ${seed} $(options_of "${preset}")"
+    done
+    for preset in ${taught}; do
+        systems+="
+${preset}_taught.${seed}  teach  ${config}  tuned.${seed}  --seed ${seed} --optim_conf lr=0.00002 $(options_of "${preset}")"
     done
 done
 

@@ -17,7 +17,7 @@ def main():
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
     config = yaml.safe_load((args.trained / "config.yaml").read_text(encoding="utf-8"))
-    config = {name: value for name, value in config.items() if not name.startswith("quantizer")}
+    config = {name: value for name, value in config.items() if not name.startswith(("quantizer", "teacher"))}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_text(args.output_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     with replacing(args.output_dir / args.model) as temporary:
