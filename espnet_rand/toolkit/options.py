@@ -86,27 +86,29 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     the preset is not needed again.
 
     Raises:
-        OptionError: see QuantizerConfig; the preset is missing or not a preset
+        OptionError: see QuantizerConfig and Distillation; the preset is missing or not a preset
     """
     preset = getattr(args, "quantizer_config", None)
     options = _read_preset(preset) if preset else {}
     quantizer = getattr(args, "quantizer", None) or options.get("quantizer")
     given = getattr(args, "quantizer_conf", None) or {}
+    teacher = getattr(args, "teacher", None)
     if not isinstance(given, dict):
         raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
     conf = {**(options.get("quantizer_conf") or {}), **given}
     if quantizer is None:
         if conf:
             raise OptionError(f"quantizer_conf is given without quantizer: choose one of {', '.join(SCALES)}")
-        if getattr(args, "teacher", None):
+        if teacher:
             raise OptionError(f"teacher is given without quantizer: choose one of {', '.join(SCALES)}")
         return None
     config = QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
-    vars(args).update(config.to_dict(), quantizer_config=None)
-    if getattr(args, "teacher", None):
-        args.teacher_conf = dataclasses.asdict(distillation(getattr(args, "teacher_conf", None) or {}))
-    elif getattr(args, "teacher_conf", None):
+    teaching = getattr(args, "teacher_conf", None) or {}
+    if teacher:
+        teaching = dataclasses.asdict(distillation(teaching))
+    elif teaching:
         raise OptionError("teacher_conf is given without teacher: give the float model that is to be imitated")
+    vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=teaching)
     return config
 
 

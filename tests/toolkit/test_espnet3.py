@@ -37,7 +37,7 @@ def test_options_are_resolved_and_reported(config, tmp_path):
     preset.unlink()
     saved = yaml.safe_load((expdir / "config.yaml").read_text())
     assert (saved["quantizer"], saved["quantizer_conf"]["bits"], saved["quantizer_conf"]["p"]) == ("rand", 3, 8)
-    assert saved["quantizer_config"] is None
+    assert (saved["quantizer_config"], saved["teacher"], saved["teacher_conf"]) == (None, None, {})
     assert quantized_layers(training.get_espnet_model(ASR, omegaconf.OmegaConf.to_container(config.model)))
     assert yaml.safe_load((expdir / "quantization.yaml").read_text())["quantized"][0]["bits"] == 3
 
@@ -63,7 +63,7 @@ def test_without_options_nothing_changes(config, tmp_path):
     assert not quantized_layers(training.get_espnet_model(ASR, before["model"]))
 
 
-def test_init_param(config, tmp_path):
+def test_init_param_and_teacher(config, tmp_path):
     model = omegaconf.OmegaConf.to_container(config.model)
     float_model = training.get_espnet_model(ASR, model)
     torch.save({"state_dict": float_model.state_dict()}, tmp_path / "last.ckpt")  # as Lightning does
@@ -71,6 +71,10 @@ def test_init_param(config, tmp_path):
     tuned = training.get_espnet_model(ASR, model)
     parameters = dict(tuned.named_parameters())
     assert all(torch.equal(parameters[name], value) for name, value in float_model.named_parameters())
+    taught = training.get_espnet_model(ASR, {**model, "teacher": str(tmp_path / "last.ckpt")})
+    batch = {"speech": torch.randn(1, 8000), "text": torch.tensor([[2]])}
+    lengths = {"speech_lengths": torch.tensor([8000]), "text_lengths": torch.tensor([1])}
+    assert {"outputs", "states"} <= taught.train()(**batch, **lengths)[1].keys()
     model.update(token_list=["<blank>", "<unk>", "a", "b", "<sos/eos>"])
     with pytest.raises(ValueError, match="does not fit the model.*ctc.ctc_lo.weight"):
         training.get_espnet_model(ASR, model)
