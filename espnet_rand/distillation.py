@@ -65,18 +65,16 @@ def teach(
         loss, statistics, weight = output
         with torch.no_grad():
             teacher.to(loss.device)(*args, **kwargs)
-        pairs = {name: (_unpacked(given[name]), _unpacked(wanted[name])[0]) for name in given}
-        lengths = {ours.shape[:2]: inside for (ours, inside), _ in map(pairs.get, states) if inside is not None}
-        terms = {
-            "outputs": sum(
-                count * divergence(ours, theirs, lengths.get(ours.shape[:2]) if inside is None else inside)
-                for count, ((ours, inside), theirs) in ((count, pairs[name]) for name, count in outputs.items())
-            )
-        }
+        ours, theirs, lengths = {}, {}, {}
+        for name in given:
+            (ours[name], lengths[name]), (theirs[name], _) = _unpacked(given[name]), _unpacked(wanted[name])
+        for name in outputs:  # CTC's and a joint network's come without: they are as long as the encoder's
+            if lengths[name] is None:
+                like = [state for state in states if ours[state].shape[:2] == ours[name].shape[:2]]
+                lengths[name] = lengths[like[0]] if like else None
+        terms = {"outputs": sum(n * divergence(ours[name], theirs[name], lengths[name]) for name, n in outputs.items())}
         if states:
-            terms["states"] = sum(
-                relative_error(ours, theirs, inside) for (ours, inside), theirs in map(pairs.get, states)
-            )
+            terms["states"] = sum(relative_error(ours[name], theirs[name], lengths[name]) for name in states)
         given.clear()
         wanted.clear()
         statistics = {**statistics, **{name: term.detach().reshape(1) for name, term in terms.items()}}
