@@ -1,11 +1,13 @@
 """Training that imitates a float model: its outputs and hidden states, in place of the labels or beside them."""
 
 import dataclasses
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+import functools
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from espnet_rand.errors import UserError
 from espnet_rand.quantizers.options import Options, number, option
 
 
@@ -43,21 +45,22 @@ def teach(
         outputs: names of modules that give logits or log-probabilities, (batch, frames or tokens, ..., classes), alone
             or first in a tuple with their lengths; and what their divergence counts
         states: names of modules that give hidden states, (batch, frames, features), in the same way
+
+    Raises (in a forward):
+        UserError: a module was not called, or not as often as the teacher's
     """
     teacher.eval().requires_grad_(False)
-    given: Dict[str, Any] = {}
-    wanted: Dict[str, Any] = {}
+    given, wanted = (
+        {name: [] for name in (*outputs, *states)} for _ in range(2)
+    )  # what each module gave, call by call
 
-    def keep(kept: Dict[str, Any], name: str):
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if model.training:
-                kept[name] = output
+    def keep(calls: List[Any], module: nn.Module, args: Any, output: Any) -> None:
+        if model.training:
+            calls.append(_unpacked(output))
 
-        return hook
-
-    for kept, whole in ((given, model), (wanted, teacher)):
-        for name in {*outputs, *states}:
-            whole.get_submodule(name).register_forward_hook(keep(kept, name))
+    def forget(*_: Any) -> None:
+        for calls in (*given.values(), *wanted.values()):
+            calls.clear()
 
     def imitate(model: nn.Module, args: Any, kwargs: Any, output: Any) -> Optional[Tuple[Tensor, Dict, Tensor]]:
         if not model.training:
@@ -65,23 +68,42 @@ def teach(
         loss, statistics, weight = output
         with torch.no_grad():
             teacher.to(loss.device)(*args, **kwargs)
-        ours, theirs, lengths = {}, {}, {}
-        for name in given:
-            (ours[name], lengths[name]), (theirs[name], _) = _unpacked(given[name]), _unpacked(wanted[name])
-        for name in outputs:  # CTC's and a joint network's come without: they are as long as the encoder's
-            if lengths[name] is None:
-                like = [state for state in states if ours[state].shape[:2] == ours[name].shape[:2]]
-                lengths[name] = lengths[like[0]] if like else None
-        terms = {"outputs": sum(n * divergence(ours[name], theirs[name], lengths[name]) for name, n in outputs.items())}
+        for name, calls in given.items():
+            if not calls or len(calls) != len(wanted[name]):
+                raise UserError(
+                    f"teacher: {name} of the model gave {len(calls)} outputs in a forward, its teacher's "
+                    f"{len(wanted[name])}: {type(model).__name__} can't be taught with these options"
+                )
+        frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
+        terms = {
+            "outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())
+        }
         if states:
-            terms["states"] = sum(relative_error(ours[name], theirs[name], lengths[name]) for name in states)
-        given.clear()
-        wanted.clear()
+            terms["states"] = sum(_mean(relative_error, given[name], wanted[name], frames) for name in states)
+        forget()
         statistics = {**statistics, **{name: term.detach().reshape(1) for name, term in terms.items()}}
         total = sum(getattr(weights, name) * term for name, term in terms.items()).reshape(loss.shape)
         return total + weights.labels * loss if weights.labels else total, statistics, weight
 
+    for kept, whole in ((given, model), (wanted, teacher)):
+        for name, calls in kept.items():
+            whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls))
+    model.register_forward_pre_hook(forget)  # what a forward that failed has left
     model.register_forward_hook(imitate, with_kwargs=True)
+
+
+def _mean(
+    error: Callable, given: List[Any], wanted: List[Any], frames: Mapping[torch.Size, Optional[Tensor]]
+) -> Tensor:
+    """Of a module's calls: intermediate CTC computes with one layer several times.
+
+    CTC's outputs and a joint network's come without lengths: they are as long as the encoder's, `frames`.
+    """
+    errors = [
+        error(ours, theirs, frames.get(ours.shape[:2]) if lengths is None else lengths)
+        for (ours, lengths), (theirs, _) in zip(given, wanted)
+    ]
+    return sum(errors) / len(errors)
 
 
 def divergence(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = None) -> Tensor:

@@ -1,12 +1,13 @@
 """A model that imitates a teacher: its loss by hand, and what is left alone."""
 
 import copy
+import types
 
 import pytest
 import torch
 from torch import nn
 
-from espnet_rand import OptionError, QuantizerConfig, quantize
+from espnet_rand import OptionError, QuantizerConfig, UserError, quantize
 from espnet_rand.distillation import Distillation, divergence, teach
 
 SPEECH = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1))
@@ -93,6 +94,25 @@ def test_of_a_lattice_a_frame_counts_once():
     ours, theirs = torch.randn(2, 2, 4, 5)
     lattice = [x[:, :, None].expand(-1, -1, 3, -1) for x in (ours, theirs)]
     torch.testing.assert_close(divergence(*lattice), divergence(ours, theirs))
+
+
+def test_a_layer_that_runs_twice_counts_once_and_one_that_does_not_run_is_named():
+    """As intermediate CTC does."""
+    model, plain, teacher = make(states=0.0)
+
+    def twice(self, speech, lengths):
+        self.ctc_lo(self.encoder(speech, lengths)[0])
+        return Net.forward(self, speech, lengths)
+
+    wanted = model(SPEECH, LENGTHS)[1]["outputs"]
+    for net in (model, teacher):
+        net.forward = types.MethodType(twice, net)
+    torch.testing.assert_close(model(SPEECH, LENGTHS)[1]["outputs"], wanted)
+    del teacher.forward
+    with pytest.raises(UserError, match="ctc_lo of the model gave 2 outputs in a forward, its teacher's 1"):
+        model(SPEECH, LENGTHS)
+    del model.forward
+    torch.testing.assert_close(model(SPEECH, LENGTHS)[1]["outputs"], wanted)
 
 
 def test_labels_of_weight_zero_may_have_no_finite_loss():
