@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from espnet_rand.errors import UserError
 from espnet_rand.quantizers.options import Options, number, option
@@ -47,32 +48,40 @@ def teach(
         states: names of modules that give hidden states, (batch, frames, features), in the same way
 
     Raises (in a forward):
-        UserError: a module was not called, or not as often as the teacher's
+        UserError: a module was not called, or its outputs have other shapes than the teacher's
     """
     teacher.eval().requires_grad_(False)
-    given, wanted = (
-        {name: [] for name in (*outputs, *states)} for _ in range(2)
-    )  # what each module gave, call by call
+    # what each module gave, call by call
+    given, wanted = ({name: [] for name in (*outputs, *states)} for _ in range(2))
+    batch: List[Any] = []
 
     def keep(calls: List[Any], module: nn.Module, args: Any, output: Any) -> None:
         if model.training:
             calls.append(_unpacked(output))
 
-    def forget(*_: Any) -> None:
-        for calls in (*given.values(), *wanted.values()):
-            calls.clear()
+    def forget() -> None:
+        for kept in (batch, *given.values(), *wanted.values()):
+            kept.clear()
+
+    def prepare(model: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keeps the batch as it is: feature normalization and masking write into it."""
+        forget()  # what a forward that failed has left
+        if model.training:
+            batch.extend(tree_map_only(Tensor, Tensor.clone, (args, kwargs)))
 
     def imitate(model: nn.Module, args: Any, kwargs: Any, output: Any) -> Optional[Tuple[Tensor, Dict, Tensor]]:
         if not model.training:
             return None
         loss, statistics, weight = output
         with torch.no_grad():
-            teacher.to(loss.device)(*args, **kwargs)
-        for name, calls in given.items():
-            if not calls or len(calls) != len(wanted[name]):
+            like = next(model.parameters())
+            teacher.to(like.device, like.dtype)(*batch[0], **batch[1])
+        for name in given:
+            ours, theirs = ([tuple(tensor.shape) for tensor, _ in kept[name]] for kept in (given, wanted))
+            if not ours or ours != theirs:
                 raise UserError(
-                    f"teacher: {name} of the model gave {len(calls)} outputs in a forward, its teacher's "
-                    f"{len(wanted[name])}: {type(model).__name__} can't be taught with these options"
+                    f"teacher: {name} gave outputs of shapes {ours} in a forward, the teacher's {theirs}: "
+                    f"{type(model).__name__} can't be taught with these options"
                 )
         frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
         terms = {
@@ -88,7 +97,7 @@ def teach(
     for kept, whole in ((given, model), (wanted, teacher)):
         for name, calls in kept.items():
             whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls))
-    model.register_forward_pre_hook(forget)  # what a forward that failed has left
+    model.register_forward_pre_hook(prepare, with_kwargs=True)
     model.register_forward_hook(imitate, with_kwargs=True)
 
 

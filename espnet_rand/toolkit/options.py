@@ -92,7 +92,9 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     options = _read_preset(preset) if preset else {}
     quantizer = getattr(args, "quantizer", None) or options.get("quantizer")
     given = getattr(args, "quantizer_conf", None) or {}
-    teacher = getattr(args, "teacher", None)
+    teacher, teaching = getattr(args, "teacher", None), getattr(args, "teacher_conf", None) or {}
+    if teaching and not teacher:
+        raise OptionError("teacher_conf is given without teacher: give the float model that is to be imitated")
     if not isinstance(given, dict):
         raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
     conf = {**(options.get("quantizer_conf") or {}), **given}
@@ -103,11 +105,8 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
             raise OptionError(f"teacher is given without quantizer: choose one of {', '.join(SCALES)}")
         return None
     config = QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
-    teaching = getattr(args, "teacher_conf", None) or {}
     if teacher:
         teaching = dataclasses.asdict(distillation(teaching))
-    elif teaching:
-        raise OptionError("teacher_conf is given without teacher: give the float model that is to be imitated")
     vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=teaching)
     return config
 

@@ -109,3 +109,29 @@ def test_what_has_no_known_outputs_is_refused(tmp_path):
     args = argparse.Namespace(**{**config, "quantizer": "rand", "teacher": "any.pth"})
     with pytest.raises(espnet_rand.OptionError, match="any.pth is given, but ESPnetTTSModel has no decoder"):
         task.build_model(args)
+    with pytest.raises(espnet_rand.OptionError, match="DiarizationModel has no decoder of tokens"):
+        _diarization({"quantizer": "rand", "teacher": "any.pth"})
+
+
+def _diarization(more):
+    from espnet2.tasks.diar import DiarizationTask
+
+    config = {**DiarizationTask.get_default_config(), "num_spk": 2, "encoder": "rnn", "decoder": "linear", **more}
+    config.update(encoder_conf={"num_layers": 1, "hidden_size": 8, "output_size": 8})
+    return DiarizationTask.build_model(argparse.Namespace(**config))
+
+
+def test_statistics_are_collected_without_the_teacher(corpus, train, teacher, tmp_path):
+    """Which has the mean and variance that are about to be collected."""
+    args = ("--config", corpus.config, "--output_dir", tmp_path, *ROUNDED, "--teacher", "nowhere.pth")
+    train(*args, "--collect_stats", "true")
+    assert (tmp_path / "train/feats_stats.npz").exists()
+
+
+def test_other_tokens_do_not_teach(corpus, train, teacher, tmp_path):
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("<blank>\n<unk>\nb\na\n<sos/eos>\n")
+    with pytest.raises(PretrainedError, match="differs from that of .* in 2 of 5 tokens"):
+        train(
+            "--config", corpus.config, "--output_dir", tmp_path, *ROUNDED, "--teacher", teacher, "--token_list", tokens
+        )

@@ -214,6 +214,7 @@ train_job() {  # <name> <mode> <config> <init> <options>
         train)
             [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
         teach)
+            [ "$4" != - ] || die "system $1: who is to teach it? Give the name of a system as its INIT"
             options="--init_param ${expdir}/$4/${inference_model} --teacher ${expdir}/$4/${inference_model} ${options}" ;;
         *)
             die "system $1: 'train', 'teach', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;

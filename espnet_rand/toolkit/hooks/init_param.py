@@ -45,13 +45,13 @@ def load_pretrained_model(
         raise PretrainedError(f"--init_param {init_param}: the model has no {target}: {e}") from None
     with opened(given, isinstance(model, LANGUAGE_MODELS)) as files:
         state = read(files.model_file)
-        other_tokens = "" if keys else _other_tokens(files.train_config)
+        renamed = "" if keys else other_tokens(files.train_config)
     prefix, left_out = source and f"{source}.", tuple(filter(None, excluded.split(",")))
     wanted = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(left_out)}
     adapter = {key.removeprefix(f"{target}.") for key in getattr(model, "_adapter_keys", ())}
     fitted = fit(module, wanted, lambda key: (prefix + key).startswith(left_out) or key in adapter)
     logging.info(f"espnet_rand: {init_param}: {fitted.reused}")
-    misfits = "; ".join(filter(None, (fitted.misfits({*map(len, _token_lists().values())}), other_tokens)))
+    misfits = "; ".join(filter(None, (fitted.misfits({*map(len, _token_lists().values())}), renamed)))
     if misfits and not (ignore_init_mismatch and fitted.tensors[0]):
         raise PretrainedError(
             f"--init_param {init_param} does not fit the model: {misfits}. Mend: take the parts that fit "
@@ -67,7 +67,7 @@ def _token_lists() -> Dict[str, List[str]]:
     return {k: v for k, v in options.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
 
 
-def _other_tokens(train_config: Optional[Path]) -> str:
+def other_tokens(train_config: Optional[Path]) -> str:
     """Says which token lists have the size of the pretrained model's, and other tokens; empty where none is known to.
 
     Their layers fit in shape alone: each output means another token.

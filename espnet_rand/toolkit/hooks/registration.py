@@ -115,7 +115,7 @@ def _build_model(original, args):
         return original(args)
     with setting(_building, True):
         model = original(args)
-    taught_by = None if _loading.get() else teacher.build(model, args)
+        taught_by = None if _loading.get() else teacher.build(model, functools.partial(original, args), args)
     report = quantize(model, config)
     if getattr(args, "use_deepspeed", False) and not _loading.get():
         _check_deepspeed(model)
