@@ -284,7 +284,7 @@ for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     _method = METHODS[_name]
     METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=_BESIDE)
 METHODS["float_tuned"] = replace(METHODS["float"], text="`float`, trained twice", tuned=True)
-for _name in ("ste", "clip", "lsc_clip", "brevitas", "rand_m1_ste", "rand_m2_ste", "rand_m3_ste", "rand_m3_pqn"):
+for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
     _method = replace(METHODS[_name], tuned=True)
     METHODS[f"{_name}_tuned"] = replace(_method, text=f"{_method.text}, from `float`")
     METHODS[f"{_name}_taught"] = replace(

@@ -106,12 +106,12 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
         return None
     config = QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
     if teacher:
-        teaching = dataclasses.asdict(distillation(teaching))
+        teaching = dataclasses.asdict(_distillation(teaching))
     vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=teaching)
     return config
 
 
-def distillation(conf: Any) -> Distillation:
+def _distillation(conf: Any) -> Distillation:
     """What `teacher_conf` says.
 
     Raises:

@@ -200,7 +200,7 @@ perturb_options() {  # a random one of the factors for each recording, by ESPnet
 }
 
 train_job() {  # <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$1 after=- options=$5
+    local dir=${expdir}/$1 init=${expdir}/$4/${inference_model} after=- options=$5
     [ "$4" = - ] || after=${expdir}/$4/train.log
     case $2 in
         round|calibrate|pack|plan)
@@ -212,10 +212,10 @@ train_job() {  # <name> <mode> <config> <init> <options>
         dry)
             options+=" --dry_run true" ;;
         train)
-            [ "$4" = - ] || options="--init_param ${expdir}/$4/${inference_model} ${options}" ;;
+            [ "$4" = - ] || options="--init_param ${init} ${options}" ;;
         teach)
             [ "$4" != - ] || die "system $1: who is to teach it? Give the name of a system as its INIT"
-            options="--init_param ${expdir}/$4/${inference_model} --teacher ${expdir}/$4/${inference_model} ${options}" ;;
+            options="--init_param ${init} --teacher ${init} ${options}" ;;
         *)
             die "system $1: 'train', 'teach', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
-from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read
 
 #: The options of the training that runs.
@@ -43,15 +43,14 @@ def load_pretrained_model(
         module = model.get_submodule(target)
     except AttributeError as e:
         raise PretrainedError(f"--init_param {init_param}: the model has no {target}: {e}") from None
+    prefix, left_out = source and f"{source}.", tuple(filter(None, excluded.split(",")))
+    adapter = {key.removeprefix(f"{target}.") for key in getattr(model, "_adapter_keys", ())}
     with opened(given, isinstance(model, LANGUAGE_MODELS)) as files:
         state = read(files.model_file)
-        renamed = "" if keys else other_tokens(files.train_config)
-    prefix, left_out = source and f"{source}.", tuple(filter(None, excluded.split(",")))
-    wanted = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(left_out)}
-    adapter = {key.removeprefix(f"{target}.") for key in getattr(model, "_adapter_keys", ())}
-    fitted = fit(module, wanted, lambda key: (prefix + key).startswith(left_out) or key in adapter)
-    logging.info(f"espnet_rand: {init_param}: {fitted.reused}")
-    misfits = "; ".join(filter(None, (fitted.misfits({*map(len, _token_lists().values())}), renamed)))
+        wanted = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(left_out)}
+        fitted = fit(module, wanted, lambda key: (prefix + key).startswith(left_out) or key in adapter)
+        logging.info(f"espnet_rand: {init_param}: {fitted.reused}")
+        misfits = describe(fitted, None if keys else files.train_config)
     if misfits and not (ignore_init_mismatch and fitted.tensors[0]):
         raise PretrainedError(
             f"--init_param {init_param} does not fit the model: {misfits}. Mend: take the parts that fit "
@@ -61,13 +60,26 @@ def load_pretrained_model(
         logging.warning(f"espnet_rand: {init_param}: {misfits}. Tensors of the model that are not reused start anew")
 
 
+def describe(fitted: Fit, train_config: Optional[Path]) -> str:
+    """What of a pretrained model does not fit the one that is trained, its tokens included; empty where all does.
+
+    Args:
+        train_config: its configuration; None: where its tokens are not to be compared
+
+    Raises:
+        PretrainedError: the configuration is not YAML
+    """
+    sizes = {*map(len, _token_lists().values())}
+    return "; ".join(filter(None, (fitted.misfits(sizes), _other_tokens(train_config))))
+
+
 def _token_lists() -> Dict[str, List[str]]:
     """The token lists of the training that runs, by the names of their options."""
     options = vars(training.get() or argparse.Namespace())
     return {k: v for k, v in options.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
 
 
-def other_tokens(train_config: Optional[Path]) -> str:
+def _other_tokens(train_config: Optional[Path]) -> str:
     """Says which token lists have the size of the pretrained model's, and other tokens; empty where none is known to.
 
     Their layers fit in shape alone: each output means another token.

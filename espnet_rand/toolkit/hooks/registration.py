@@ -115,15 +115,14 @@ def _build_model(original, args):
         return original(args)
     with setting(_building, True):
         model = original(args)
-        taught_by = None if _loading.get() else teacher.build(model, functools.partial(original, args), args)
     report = quantize(model, config)
     if getattr(args, "use_deepspeed", False) and not _loading.get():
         _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get():
         precisions.validate_at(model, config.eval_bits)
-        if taught_by is not None:
-            teacher.teach(model, taught_by, options.distillation(args.teacher_conf))
+        with setting(_building, True):
+            teacher.teach(model, functools.partial(original, args), args)
         if getattr(args, "dist_rank", None) in (None, 0):
             _write(report, args)
     return model

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict
 
 import torch
 from torch import nn
@@ -10,27 +10,29 @@ from torch import nn
 from espnet_rand import distillation
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
-from espnet_rand.toolkit.hooks.init_param import other_tokens
+from espnet_rand.toolkit.hooks.init_param import describe
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import opened, read
 
 
-def build(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Namespace) -> Optional[nn.Module]:
-    """The teacher that `args` ask for, if any.
+def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Namespace) -> None:
+    """Let a model that is trained imitate the teacher that `args`, which are resolved, ask for, if any.
+
+    It imitates the teacher's outputs, and the states of its encoder.
 
     Args:
-        model: the float model that is trained
-        again: builds it anew (a copy would share the closures of some frontends)
+        again: builds the float model anew (a copy would share the closures of some frontends)
 
     Raises:
-        PretrainedError: there is no such model, or it is of another architecture, or of other tokens
+        PretrainedError: there is no such teacher, or it is of another architecture, or of other tokens
         OptionError: the model gives nothing to imitate; DeepSpeed is used
     """
-    if not getattr(args, "teacher", None) or getattr(args, "collect_stats", False):
-        return None
+    if not args.teacher or getattr(args, "collect_stats", False):
+        return
     if getattr(args, "use_deepspeed", False):
         raise OptionError(f"teacher: {args.teacher} is not possible with DeepSpeed. Mend: train without")
-    if not _outputs(model):
+    outputs = _outputs(model)
+    if not outputs:
         raise OptionError(
             f"teacher: {args.teacher} is given, but {type(model).__name__} has no decoder of tokens, CTC or joint "
             "network whose outputs could be imitated"
@@ -38,8 +40,7 @@ def build(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
     with torch.random.fork_rng():
         teacher = again()
     with opened(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files:
-        fitted = fit(teacher, read(files.model_file))
-        misfits = "; ".join(filter(None, (fitted.misfits(), other_tokens(files.train_config))))
+        misfits = describe(fit(teacher, read(files.model_file)), files.train_config)
     if misfits:
         raise PretrainedError(f"--teacher {args.teacher} does not fit the model: {misfits}")
     for name in vars(teacher):  # it need not search for words and count errors, as ESPnet's models do in evaluation
@@ -47,14 +48,9 @@ def build(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             setattr(teacher, name, None)
         elif name.startswith("report_"):
             setattr(teacher, name, False)
-    logging.info(f"espnet_rand: taught by {args.teacher}")
-    return teacher
-
-
-def teach(model: nn.Module, teacher: nn.Module, weights: distillation.Distillation) -> None:
-    """Let the model imitate its teacher's outputs, and the states of its encoder."""
     states = ["encoder"] if getattr(model, "encoder", None) is not None else []
-    distillation.teach(model, teacher, weights, _outputs(model), states)
+    distillation.teach(model, teacher, distillation.Distillation(**args.teacher_conf), outputs, states)
+    logging.info(f"espnet_rand: taught by {args.teacher}")
 
 
 def _outputs(model: nn.Module) -> Dict[str, float]:
