@@ -151,9 +151,10 @@ def test_options_of_mini_long_reach_decoding(trained, tmp_path):
 def test_the_float_weights_of_a_quantized_system(trained):
     exp = trained / "exp"
     config = yaml.safe_load((exp / "float.1/config.yaml").read_text())
-    config = {name: value for name, value in config.items() if not name.startswith("quantizer")}
+    added = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
+    config = {name: value for name, value in config.items() if name not in added}
     (exp / "pqn.1").mkdir()
-    quantized = {**config, "quantizer": "absmax", "quantizer_conf": {"bits": 4}, "quantizer_config": None}
+    quantized = {**config, "quantizer": "absmax", "quantizer_conf": {"bits": 4}, "teacher": "float.pth"}
     (exp / "pqn.1/config.yaml").write_text(yaml.safe_dump(quantized))
     (exp / "pqn.1/valid.loss.ave.pth").write_bytes(b"weights")
     done = run(

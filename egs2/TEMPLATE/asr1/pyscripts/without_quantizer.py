@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from espnet_rand.atomic import replacing, write_text
+from espnet_rand.toolkit import options
 
 
 def main():
@@ -17,7 +18,7 @@ def main():
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
     config = yaml.safe_load((args.trained / "config.yaml").read_text(encoding="utf-8"))
-    config = {name: value for name, value in config.items() if not name.startswith(("quantizer", "teacher"))}
+    config = {name: value for name, value in config.items() if name not in options.NAMES}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_text(args.output_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     with replacing(args.output_dir / args.model) as temporary:
