@@ -20,13 +20,18 @@ from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 FLOAT = {
     "defaults": ["training_asr_transformer"],
-    "model": {"encoder_conf": {"output_size": 16, "num_blocks": 1}, "decoder_conf": {"num_blocks": 1}},
+    "model": {
+        "encoder_conf": {"output_size": 16, "num_blocks": 1},
+        "decoder_conf": {"num_blocks": 1},
+        "normalize": "global_mvn",
+        "normalize_conf": {"stats_file": "${stats_dir}/train/feats_stats.npz"},
+    },
     "parallel": None,
     "trainer": {"max_epochs": 1, "limit_train_batches": 2},
 }
 RAND = {
     "defaults": ["float"],
-    "model": {"quantizer_config": "rand_m3_ste_w4", "init_param": ["exp/float/last.ckpt"]},
+    "model": {"quantizer_config": "rand_m3_ste_w4", "init_param": ["exp/float/last.ckpt"], "teacher": "exp/float/last.ckpt"},
 }
 INFERENCE = {
     "defaults": ["inference"],
@@ -74,10 +79,12 @@ def stages(run, *names, training):
 
 
 def test_float_rand_decode(recipe, run):
-    said = stages(run, "create_dataset", "train_tokenizer", "collect_stats", "train", training="float")
+    said = stages(run, "create_dataset", "train_tokenizer", "collect_stats", training="float")
+    said += stages(run, "train", training="float")
     assert "espnet_rand:" not in said and not (recipe / "exp/float/quantization.yaml").exists()
 
-    said = stages(run, "train", "infer", "measure", training="rand")
+    said = stages(run, "collect_stats", "train", "infer", "measure", training="rand")
+    assert "taught by exp/float/last.ckpt" in said
     assert re.search(r"exp/float/last.ckpt: (\d+) of \1 tensors .* are reused", said)
     expdir = recipe / "exp/rand"
     config = yaml.safe_load((expdir / "config.yaml").read_text())

@@ -1,5 +1,6 @@
 """ESPnet3's training: the options stand below `model:` of its configuration, `init_param` too."""
 
+import copy
 import functools
 import sys
 from argparse import Namespace
@@ -17,6 +18,10 @@ def register() -> None:
     if training is not None and not isinstance(training.get_espnet_model, functools.partial):
         training.save_espnet_config = functools.partial(_save_config, training.save_espnet_config)
         training.get_espnet_model = functools.partial(_build_model, training.get_espnet_model)
+        collect_stats = functools.partial(_collect_stats, training.collect_stats)
+        for module in (training, sys.modules.get("espnet3.systems.base.system")):  # the latter may have it by name
+            if hasattr(module, "collect_stats"):
+                module.collect_stats = collect_stats
 
 
 def _save_config(original: Callable, task: str, config: Any, output_dir: str) -> None:
@@ -44,6 +49,19 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
                     config.model[name] = getattr(args, name)
                 config.model.setdefault("output_dir", str(output_dir))
     original(task, config, output_dir)
+
+
+def _collect_stats(original: Callable, config: Any) -> None:
+    """ESPnet3's `collect_stats`, which is `original`, of a new model without a teacher.
+
+    It takes `normalize` from the model, whose statistics are not there yet; a pretrained model has them.
+    """
+    pretrained = ("init_param", "teacher", "teacher_conf")
+    if any(config.model.get(name) for name in pretrained):
+        config = copy.deepcopy(config)  # of which the training is built
+        for name in pretrained:
+            config.model.pop(name, None)
+    original(config)
 
 
 def _build_model(original: Callable, task: str, config: Mapping[str, Any]) -> Any:
