@@ -31,7 +31,11 @@ FLOAT = {
 }
 RAND = {
     "defaults": ["float"],
-    "model": {"quantizer_config": "rand_m3_ste_w4", "init_param": ["exp/float/last.ckpt"], "teacher": "exp/float/last.ckpt"},
+    "model": {
+        "quantizer_config": "rand_m3_ste_w4",
+        "init_param": ["exp/float/last.ckpt"],
+        "teacher": "exp/float/last.ckpt",
+    },
 }
 INFERENCE = {
     "defaults": ["inference"],

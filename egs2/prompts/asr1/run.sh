@@ -19,7 +19,7 @@ set -euo pipefail
 whisper_checkpoint=
 source_dir=
 seeds="1 2 3"
-presets="rand_m3_ste_w4 rand_m3_ste_g32_w4"
+presets="rand_m3_ste_w4_column rand_m3_ste_g32_w4"
 taught="rand_m3_ste_w4_column"
 curve=false
 asr_args=
