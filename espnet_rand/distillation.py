@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from espnet_rand.batches import keep_batch
 from espnet_rand.errors import UserError
 from espnet_rand.quantizers.options import Options, number, option
 
@@ -53,29 +53,24 @@ def teach(
     teacher.eval().requires_grad_(False)
     # what each module gave, call by call
     given, wanted = ({name: [] for name in (*outputs, *states)} for _ in range(2))
-    batch: List[Any] = []
+    batch = keep_batch(model, lambda model: model.training)
 
     def keep(calls: List[Any], module: nn.Module, args: Any, output: Any) -> None:
         if model.training:
             calls.append(_unpacked(output))
 
-    def forget() -> None:
-        for kept in (batch, *given.values(), *wanted.values()):
-            kept.clear()
+    def forget(*_: Any) -> None:
+        for calls in (*given.values(), *wanted.values()):
+            calls.clear()
 
-    def prepare(model: nn.Module, args: Any, kwargs: Any) -> None:
-        """Keeps the batch as it is: feature normalization and masking write into it."""
-        forget()  # what a forward that failed has left
-        if model.training:
-            batch.extend(tree_map_only(Tensor, Tensor.clone, (args, kwargs)))
-
-    def imitate(model: nn.Module, args: Any, kwargs: Any, output: Any) -> Optional[Tuple[Tensor, Dict, Tensor]]:
+    def imitate(model: nn.Module, inputs: Any, output: Any) -> Optional[Tuple[Tensor, Dict, Tensor]]:
         if not model.training:
             return None
         loss, statistics, weight = output
+        args, kwargs = batch.pop()
         with torch.no_grad():
             like = next(model.parameters())
-            teacher.to(like.device, like.dtype)(*batch[0], **batch[1])
+            teacher.to(like.device, like.dtype)(*args, **kwargs)
         for name in given:
             ours, theirs = ([tuple(tensor.shape) for tensor, _ in kept[name]] for kept in (given, wanted))
             if not ours or ours != theirs:
@@ -97,8 +92,8 @@ def teach(
     for kept, whole in ((given, model), (wanted, teacher)):
         for name, calls in kept.items():
             whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls))
-    model.register_forward_pre_hook(prepare, with_kwargs=True)
-    model.register_forward_hook(imitate, with_kwargs=True)
+    model.register_forward_pre_hook(forget)  # what a forward that failed has left
+    model.register_forward_hook(imitate)
 
 
 def _mean(

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -173,6 +174,21 @@ def test_validation_at_several_precisions_gives_curves_and_criteria(many_run):
     best = min((1, 2), key=lambda n: epochs[n]["valid"]["loss_w2"])
     assert (many_run / "valid.loss_w2.best.pth").resolve().name == f"{best}epoch.pth"
     assert (many_run / "valid.loss_w2.ave.pth").exists()
+
+
+def test_further_precisions_see_the_batch_as_it_was(corpus, tmp_path):
+    """Global normalization writes into features that the data set holds."""
+    np.savez(tmp_path / "stats.npz", count=10, sum=np.full(20, 50.0), sum_square=np.full(20, 400.0))
+    options = ["--input_size", "20", "--normalize", "global_mvn"]
+    options += ["--normalize_conf", f"stats_file={tmp_path / 'stats.npz'}"]
+    options += ["--quantizer", "absmax", "--quantizer_conf", "bits=4", "--quantizer_conf", "eval_bits=[4,8]"]
+    args = ASRTask.get_parser().parse_args(["--config", str(corpus.config), *options])
+    model = ASRTask.build_model(args).eval()
+    batch = {"speech": torch.randn(2, 60, 20), "text": torch.tensor([[2, 3]] * 2)}
+    batch.update(speech_lengths=torch.tensor([60, 60]), text_lengths=torch.tensor([2, 2]))
+    with torch.no_grad():
+        statistics = model(**batch)[1]
+    assert statistics["loss_w4"] == statistics["loss"] != statistics["loss_w8"]
 
 
 def test_drawn_precisions_survive_a_resume(many_run, corpus, train, tmp_path):

@@ -1,12 +1,12 @@
 """`quantizer_conf: eval_bits`: a model that is trained is validated at further precisions."""
 
-import functools
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Callable, Dict, Sequence, Union
 
 import torch
 
+from espnet_rand.batches import copied, keep_batch
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.context import setting
@@ -36,18 +36,26 @@ def validate_at(model: torch.nn.Module, given: Sequence[Union[int, str]]) -> Non
         precisions[name] = read(one)
         with evaluating_at(model, precisions[name]):
             pass  # it fits the model, or raises now
-    if precisions:
-        model.register_forward_hook(functools.partial(_validate, precisions), with_kwargs=True)
-
-
-def _validate(precisions: Dict[str, EvalBits], model: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-    if model.training or torch.is_grad_enabled() or _plotting.get():
+    if not precisions:
         return
-    statistics = _statistics(output)
-    for name, bits in precisions.items():
-        with evaluating_at(model, bits):
-            further = _statistics(model.forward(*args, **kwargs))
-        statistics.update({f"{key}_{name}": value for key, value in further.items()})
+    batch = keep_batch(model, _validating)
+
+    def validate(model: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if not _validating(model):
+            return
+        statistics = _statistics(output)
+        whole = batch.pop()
+        for name, bits in precisions.items():
+            args, kwargs = copied(whole)
+            with evaluating_at(model, bits):
+                further = _statistics(model.forward(*args, **kwargs))
+            statistics.update({f"{key}_{name}": value for key, value in further.items()})
+
+    model.register_forward_hook(validate)
+
+
+def _validating(model: torch.nn.Module) -> bool:
+    return not (model.training or torch.is_grad_enabled() or _plotting.get())
 
 
 def _statistics(output: Any) -> Dict[str, Any]:
