@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from espnet_rand.batches import keep_batch
 from espnet_rand.errors import UserError
-from espnet_rand.quantizers.options import Options, number, option
+from espnet_rand.quantizers.options import OptionError, Options, number, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,17 @@ class Distillation(Options):
             1412.6550, Eq. 3, without the regressor)
 
     Raises:
-        OptionError: one is negative, or no number
+        OptionError: one is negative, or no number of at most a million; nothing of the teacher counts
     """
 
-    labels: float = option(0.0, number(0))
-    outputs: float = option(1.0, number(0))
-    states: float = option(40.0, number(0))
+    labels: float = option(0.0, number(0, 1e6))
+    outputs: float = option(1.0, number(0, 1e6))
+    states: float = option(40.0, number(0, 1e6))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.outputs + self.states:
+            raise OptionError("outputs: 0 and states: 0 are not allowed together: nothing of the teacher would count")
 
 
 def teach(
@@ -44,8 +49,11 @@ def teach(
         model: returns (loss, statistics, weight)
         teacher: a model of the same architecture; it is frozen, and follows the model to its device
         outputs: names of modules that give logits or log-probabilities, (batch, frames or tokens, ..., classes), alone
-            or first in a tuple with their lengths; and what their divergence counts
+            or first in a tuple; and what their divergence counts
         states: names of modules that give hidden states, (batch, frames, features), in the same way
+
+    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given last, as a
+    decoder is those of its tokens; a module without either (CTC's, a joint network) has the encoder's.
 
     Raises (in a forward):
         UserError: a module was not called, or its outputs have other shapes than the teacher's
@@ -55,9 +63,9 @@ def teach(
     given, wanted = ({name: [] for name in (*outputs, *states)} for _ in range(2))
     batch = keep_batch(model, lambda model: model.training)
 
-    def keep(calls: List[Any], module: nn.Module, args: Any, output: Any) -> None:
+    def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if model.training:
-            calls.append(_unpacked(output))
+            calls.append(_unpacked(output, (*args, *kwargs.values())))
 
     def forget(*_: Any) -> None:
         for calls in (*given.values(), *wanted.values()):
@@ -91,7 +99,7 @@ def teach(
 
     for kept, whole in ((given, model), (wanted, teacher)):
         for name, calls in kept.items():
-            whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls))
+            whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
     model.register_forward_pre_hook(forget)  # what a forward that failed has left
     model.register_forward_hook(imitate)
 
@@ -101,7 +109,8 @@ def _mean(
 ) -> Tensor:
     """Of a module's calls: intermediate CTC computes with one layer several times.
 
-    CTC's outputs and a joint network's come without lengths: they are as long as the encoder's, `frames`.
+    Args:
+        frames: the lengths of what comes without, by its shape
     """
     errors = [
         error(ours, theirs, frames.get(ours.shape[:2]) if lengths is None else lengths)
@@ -134,13 +143,14 @@ def relative_error(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = No
     return ((given.float() - wanted.float()).square() * inside).sum() / (wanted.float().square() * inside).sum()
 
 
-def _unpacked(output: Any) -> Tuple[Tensor, Optional[Tensor]]:
-    """The tensor that a module gives, and the lengths, (batch,), that stand behind it, if any."""
-    if isinstance(output, Tensor):
-        return output, None
-    tensor = _unpacked(output[0])[0]
-    lengths = output[1] if len(output) > 1 else None
-    return tensor, lengths if isinstance(lengths, Tensor) and lengths.shape == tensor.shape[:1] else None
+def _unpacked(output: Any, inputs: Sequence[Any]) -> Tuple[Tensor, Optional[Tensor]]:
+    """The tensor that a module gives, and its lengths, (batch,): those behind it, or the last of its inputs."""
+    behind: List[Any] = []
+    while not isinstance(output, Tensor):
+        output, *further = output
+        behind = [*further, *behind]
+    candidates = (one for one in (*behind, *reversed(inputs)) if isinstance(one, Tensor))
+    return output, next((one for one in candidates if one.shape == output.shape[:1]), None)
 
 
 def _inside(tensor: Tensor, lengths: Optional[Tensor]) -> Tensor:

@@ -75,6 +75,11 @@ def test_init_param_and_teacher(config, tmp_path):
     batch = {"speech": torch.randn(1, 8000), "text": torch.tensor([[2]])}
     lengths = {"speech_lengths": torch.tensor([8000]), "text_lengths": torch.tensor([1])}
     assert {"outputs", "states"} <= taught.train()(**batch, **lengths)[1].keys()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"token_list": ["<blank>", "<unk>", "b", "<sos/eos>"]}))
+    with pytest.raises(ValueError, match="token_list differs .* in 1 of 4 tokens"):
+        training.get_espnet_model(ASR, model)
+    with pytest.raises(ValueError, match="--teacher .* token_list differs .* in 1 of 4 tokens"):
+        training.get_espnet_model(ASR, {**model, "init_param": [], "teacher": str(tmp_path / "last.ckpt")})
     model.update(token_list=["<blank>", "<unk>", "a", "b", "<sos/eos>"])
     with pytest.raises(ValueError, match="does not fit the model.*ctc.ctc_lo.weight"):
         training.get_espnet_model(ASR, model)

@@ -8,7 +8,7 @@ import yaml
 
 import espnet_rand
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
-from tests.toolkit.tasks import write_config
+from tests.toolkit.tasks import SMALL, write_config
 
 espnet_rand.register()
 
@@ -64,6 +64,11 @@ def test_what_cannot_teach_is_named(corpus, train, teacher, tmp_path, capsys):
         ((*ROUNDED, "--teacher_conf", "labels=1"), "teacher_conf is given without teacher"),
         ((*ROUNDED, "--teacher", teacher, "--teacher_conf", "label=1"), "must be a mapping of labels, outputs, states"),
         ((*ROUNDED, "--teacher", teacher, "--teacher_conf", "labels=-1"), "labels: -1 is not allowed"),
+        (
+            (*ROUNDED, "--teacher", teacher, "--teacher_conf", "outputs=0", "--teacher_conf", "states=0"),
+            "nothing of the teacher would count",
+        ),
+        ((*ROUNDED, "--teacher", teacher, "--teacher_conf", "outputs=.inf"), "outputs: inf is not allowed"),
     ):
         with pytest.raises(SystemExit, match="2"):
             train(*common, *given)
@@ -101,6 +106,53 @@ def test_every_kind_of_recognizer_is_taught(name, tmp_path):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
         errors[bits] = stats["outputs"]
     assert errors[8] < errors[2] / 4
+
+
+def test_padded_tokens_of_a_transformer_decoder_do_not_count(tmp_path):
+    """A batch of sentences is worth the mean of them, one at a time."""
+    model = _build("asr", tmp_path, model_conf={"ctc_weight": 0.0}, decoder_conf={**SMALL, "dropout_rate": 0.0})
+    texts = ([2, 3, 4, 2, 3, 4], [3])
+    speech = BATCH["speech"][:1].expand(2, -1)  # as long as each other: the encoder pads nothing
+
+    def outputs(*chosen):
+        lengths = torch.tensor([*map(len, chosen)])
+        text = torch.nn.utils.rnn.pad_sequence([*map(torch.tensor, chosen)], batch_first=True, padding_value=-1)
+        count = len(chosen)
+        return model(speech[:count], torch.full((count,), 8000), text, lengths)[1]["outputs"]
+
+    together, alone = outputs(*texts), [outputs(text) for text in texts]
+    torch.testing.assert_close(together, sum(alone) / 2, rtol=1e-3, atol=0)
+    assert alone[0] > 1.5 * alone[1]
+
+
+def test_the_joint_network_of_a_translator_is_taught(tmp_path):
+    """Its decoder gives hidden states, as a transducer's does."""
+    transducer = {"decoder": "transducer", "decoder_conf": {"hidden_size": 8}}
+    transducer["st_joint_net_conf"] = {"joint_space_size": 8}
+    model = _build("st", tmp_path, **transducer, model_conf={"asr_weight": 0.0})
+    loss, *_ = model(**BATCH)
+    loss.backward()
+    assert model.st_joint_network.lin_out.weight.grad.abs().sum() > 0
+
+
+def test_the_teachers_ctc_drops_nothing(tmp_path):
+    model = _build("asr", tmp_path, model_conf={"ctc_weight": 1.0}, ctc_conf={"dropout_rate": 0.5})
+    model.ctc.dropout_rate = 0.0
+    first, second = (model(**BATCH)[1]["outputs"] for _ in range(2))
+    assert first == second
+
+
+def _build(name, tmp_path, **more):
+    """A model that is taught by one of other weights, in training mode, without what differs in each forward."""
+    quantized = {"quantizer": "rand", "quantizer_conf": {"bits": 8, "estimator": "ste"}, "teacher": f"{tmp_path}/t.pth"}
+    task, folder = write_config(name, tmp_path / name, **more)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    torch.save(task.build_model(argparse.Namespace(**config)).state_dict(), tmp_path / "t.pth")
+    model = task.build_model(argparse.Namespace(**{**config, **quantized})).train()
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Dropout, torch.nn.BatchNorm1d)):
+            module.eval()
+    return model
 
 
 def test_what_has_no_known_outputs_is_refused(tmp_path):

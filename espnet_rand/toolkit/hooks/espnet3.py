@@ -10,6 +10,8 @@ from espnet2.tasks import abs_task
 
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import eval_bits, options
+from espnet_rand.toolkit.context import setting
+from espnet_rand.toolkit.hooks import init_param
 
 
 def register() -> None:
@@ -71,6 +73,7 @@ def _build_model(original: Callable, task: str, config: Mapping[str, Any]) -> An
         PretrainedError: see init_param.load_pretrained_model
     """
     model = original(task, config)
-    for given in config.get("init_param") or ():
-        abs_task.load_pretrained_model(given, model, config.get("ignore_init_mismatch", False), "cpu")
+    with setting(init_param.training, Namespace(**config)):
+        for given in config.get("init_param") or ():
+            abs_task.load_pretrained_model(given, model, config.get("ignore_init_mismatch", False), "cpu")
     return model

@@ -9,8 +9,9 @@ from torch import nn
 
 from espnet_rand import distillation
 from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit.context import setting
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
-from espnet_rand.toolkit.hooks.init_param import describe
+from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import opened, read
 
@@ -39,8 +40,8 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
         )
     with torch.random.fork_rng():
         teacher = again()
-    with opened(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files:
-        misfits = describe(fit(teacher, read(files.model_file)), files.train_config)
+    with opened(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files, setting(init_param.training, args):
+        misfits = init_param.describe(fit(teacher, read(files.model_file)), files.train_config)
     if misfits:
         raise PretrainedError(f"--teacher {args.teacher} does not fit the model: {misfits}")
     for name in vars(teacher):  # it need not search for words and count errors, as ESPnet's models do in evaluation
@@ -48,6 +49,8 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             setattr(teacher, name, None)
         elif name.startswith("report_"):
             setattr(teacher, name, False)
+    if getattr(teacher, "ctc", None) is not None:
+        teacher.ctc.dropout_rate = 0.0  # which it applies in evaluation, too
     states = ["encoder"] if getattr(model, "encoder", None) is not None else []
     distillation.teach(model, teacher, distillation.Distillation(**args.teacher_conf), outputs, states)
     logging.info(f"espnet_rand: taught by {args.teacher}")
@@ -56,11 +59,12 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
 def _outputs(model: nn.Module) -> Dict[str, float]:
     """The modules of an ESPnet model that give logits, and what they count in its loss."""
     tokens = hasattr(model, "vocab_size") and not hasattr(model, "classification_type")
-    has = {name: tokens and getattr(model, name, None) is not None for name in ("ctc", "decoder", "joint_network")}
+    joint = "st_joint_network" if hasattr(model, "st_joint_network") else "joint_network"  # of speech translation
+    has = {name: tokens and getattr(model, name, None) is not None for name in ("ctc", "decoder", joint)}
     ctc = getattr(model, "ctc_weight", 0.0 if has["decoder"] else 1.0) if has["ctc"] else 0.0
     parts = {
-        "joint_network": 1.0 if has["joint_network"] else 0.0,
-        "decoder": 1.0 - ctc if has["decoder"] and not has["joint_network"] else 0.0,
+        joint: 1.0 if has[joint] else 0.0,
+        "decoder": 1.0 - ctc if has["decoder"] and not has[joint] else 0.0,
         "ctc.ctc_lo": ctc,
         "lm": 1.0 if isinstance(model, LANGUAGE_MODELS) else 0.0,
     }
