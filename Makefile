@@ -3,7 +3,7 @@
 venv:
 	./make_venv.sh
 
-# Trains a float and a RAND model, decodes both with their weights as they are, prints their error rates.
+# Trains float and RAND models, rounds and packs, decodes, and prints their error rates.
 demo: venv
 	egs2/mini/asr1/run.sh
 

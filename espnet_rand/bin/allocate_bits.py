@@ -70,6 +70,7 @@ def allocate_bits(args: argparse.Namespace) -> None:
     """Write a plan for each budget, and say what it is predicted and found to cost."""
     for bits in args.bits:
         a_precision("--bits", bits)
+    device = validation.device(args)
     model, trained = checkpoints.load_quantized(args)
     model.eval()
     choices = candidates(model, args.bits)
@@ -77,7 +78,7 @@ def allocate_bits(args: argparse.Namespace) -> None:
     with evaluating_at(model, most):
         packed = checkpoints.pack(model)
     budgets = _budgets(args, packed, choices)
-    model.to("cuda" if args.ngpu else "cpu")
+    model.to(device)
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
     estimated = curvature(model, data.add_gradients, choices)
     found = {"curvature": estimated}

@@ -34,8 +34,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def calibrate_weights(args: argparse.Namespace) -> None:
     """Write the calibrated checkpoint, and say what the layers' outputs and the loss gained."""
+    device = validation.device(args)
     model, trained = checkpoints.load_quantized(args)
-    model.eval().to("cuda" if args.ngpu else "cpu")
+    model.eval().to(device)
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
     before = data.loss()
     done = calibrate(model, data.loss, lambda names: track([*names], "weights", transient=True))

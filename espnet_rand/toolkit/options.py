@@ -26,8 +26,28 @@ def has_its_own(task: Type[AbsTask]) -> bool:
     return any(choices.name == "quantizer" for choices in task.class_choices_list)
 
 
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all options to an ESPnet task's parser: those of `add_arguments`, `--teacher` and `--teacher_conf`."""
+    add_arguments(parser)
+    group = parser.add_argument_group("Training a quantized model (espnet_rand)")
+    group.add_argument(
+        "--teacher",
+        type=str_or_none,
+        default=None,
+        metavar="MODEL",
+        help="In training, imitate this float model of the same architecture: what --init_param takes",
+    )
+    group.add_argument(
+        "--teacher_conf",
+        action=NestedDictAction,
+        default={},
+        help="The weights of the training's loss: "
+        + ", ".join(f"{name}={weight:g}" for name, weight in dataclasses.asdict(Distillation()).items()),
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options to an ESPnet task's parser; they are checked as soon as it parses.
+    """Add the options that quantize a model to a parser; they are checked as soon as it parses.
 
     An option that is not allowed ends the program with one line on stderr, exit status 2.
     """
@@ -51,20 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="A preset, which the two options above override: a YAML file with quantizer and quantizer_conf, or one of "
         + ", ".join(presets()),
-    )
-    group.add_argument(
-        "--teacher",
-        type=str_or_none,
-        default=None,
-        metavar="MODEL",
-        help="In training, imitate this float model of the same architecture: what --init_param takes",
-    )
-    group.add_argument(
-        "--teacher_conf",
-        action=NestedDictAction,
-        default={},
-        help="The weights of the training's loss: "
-        + ", ".join(f"{name}={weight:g}" for name, weight in dataclasses.asdict(Distillation()).items()),
     )
     parse_known_args = parser.parse_known_args
 

@@ -184,6 +184,28 @@ def test_what_cannot_be_planned_is_said_in_one_line(experiments, tmp_path, exp, 
     assert message in said and "\n" not in said and not list(tmp_path.iterdir())
 
 
+def test_data_that_espnet_cannot_read_is_said(experiments, corpus, tmp_path, capsys):
+    (tmp_path / "text").write_text("u0 ab\n")
+    plan = [*_arguments(experiments / "rand", None)[:4], "--output_dir", str(tmp_path / "plans"), "--average_bits", "4"]
+    speech = ["--data_path_and_name_and_type", f"{corpus.root}/wav.scp,speech,sound"]
+    for text, message in (
+        ([], "'text'"),
+        (["--data_path_and_name_and_type", f"{tmp_path}/text,text,text"], "is not found"),
+        (["--data_path_and_name_and_type", f"{tmp_path}/text,text,tekst"], "loader_type=tekst"),
+    ):
+        with pytest.raises(SystemExit, match=f"--data_path_and_name_and_type: .*wav.scp.* can't be read: .*{message}"):
+            allocate_bits.main([*plan, *speech, *text])
+    with pytest.raises(SystemExit, match="2"):
+        allocate_bits.main([*plan, "--batch_size", "0"])
+    assert "--batch_size: 0 is not allowed" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(experiments, tmp_path):
+    with pytest.raises(SystemExit, match="--ngpu 1: torch finds no GPU"):
+        calibrate_weights.main(_arguments(experiments / "rand", tmp_path / "out.pth", "--ngpu", "1"))
+
+
 @pytest.mark.parametrize(
     "command, exp, options, message",
     [

@@ -12,7 +12,7 @@
 #   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here
 #   --nj N, --ngpu N, --python ..., --inference_model ...  of both
 #
-# Further options are those of asr.sh:
+# Further options are those of asr.sh's stages 1 to 5:
 
 set -euo pipefail
 

@@ -114,7 +114,8 @@ def _build(
         if quantized_layers(model):
             raise QuantizationError(
                 "the configuration has a quantizer of its own, which the model was trained with: "
-                "use pack_weights (allocate_bits: leave --quantizer out), or remove `quantizer` from it"
+                "use pack_weights (allocate_bits: leave --quantizer out), or give a configuration without "
+                "quantizer, quantizer_conf, teacher and teacher_conf"
             )
         quantize(model, quantizer)
     return model, trained

@@ -22,9 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="default: the data that the training was validated on",
     )
-    parser.add_argument("--num_utterances", type=int, default=96, help="so many of them, spread evenly over the data")
-    parser.add_argument("--batch_size", type=int, default=8, help="utterances at a time")
-    parser.add_argument("--ngpu", type=int, default=0, help="0: the CPU, 1: a GPU")
+    parser.add_argument(
+        "--num_utterances", type=_positive, default=96, help="so many of them, spread evenly over the data"
+    )
+    parser.add_argument("--batch_size", type=_positive, default=8, help="utterances at a time")
+    parser.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="0: the CPU, 1: a GPU")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not allowed, it must be at least 1")
+    return number
+
+
+def device(args: argparse.Namespace) -> str:
+    """Of the model, as `--ngpu` says.
+
+    Raises:
+        PretrainedError: there is no GPU
+    """
+    if args.ngpu and not torch.cuda.is_available():
+        raise PretrainedError("--ngpu 1: torch finds no GPU. Mend: leave --ngpu out")
+    return "cuda" if args.ngpu else "cpu"
 
 
 class Validation:
@@ -37,7 +57,7 @@ class Validation:
         trained: the options that it was trained with
 
     Raises:
-        PretrainedError: a file is not there, or no utterance in it
+        PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data
     """
 
     def __init__(self, args: argparse.Namespace, task: Type[AbsTask], model: torch.nn.Module, trained: Any):
@@ -57,17 +77,21 @@ class Validation:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as key_file:
             key_file.writelines(f"{key}\n" for key in _spread(keys, args.num_utterances))
             key_file.flush()
-            loader = task.build_streaming_iterator(
-                [tuple(one) for one in data],
-                preprocess_fn=task.build_preprocess_fn(trained, False),
-                collate_fn=task.build_collate_fn(trained, False),
-                key_file=key_file.name,
-                batch_size=args.batch_size,
-                dtype=getattr(trained, "train_dtype", "float32"),
-                num_workers=0,
-                allow_variable_data_keys=True,
-            )
-            self.batches = [to_device({**batch, "utt_id": names}, device) for names, batch in loader]
+            try:
+                loader = task.build_streaming_iterator(
+                    [tuple(one) for one in data],
+                    preprocess_fn=task.build_preprocess_fn(trained, False),
+                    collate_fn=task.build_collate_fn(trained, False),
+                    key_file=key_file.name,
+                    batch_size=args.batch_size,
+                    dtype=getattr(trained, "train_dtype", "float32"),
+                    num_workers=0,
+                    allow_variable_data_keys=True,
+                )
+                self.batches = [to_device({**batch, "utt_id": names}, device) for names, batch in loader]
+            except (RuntimeError, ValueError, LookupError) as e:
+                given = " ".join(",".join(one) for one in data)
+                raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {e}") from e
         with torch.no_grad():
             self._weight = sum(self._forward(batch)[1] for batch in self.batches)
 

@@ -98,7 +98,7 @@ def _wrap_classmethod(owner: type, name: str, wrapper: Any) -> None:
 def _get_parser(original):
     parser = original()
     if not options.has_its_own(original.__self__):
-        options.add_arguments(parser)
+        options.add_training_arguments(parser)
     return parser
 
 
