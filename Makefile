@@ -5,7 +5,7 @@ venv:
 
 # Trains float and RAND models, rounds and packs, decodes, and prints their error rates.
 demo: venv
-	egs2/mini/asr1/run.sh
+	VIRTUAL_ENV= CONDA_PREFIX= egs2/mini/asr1/run.sh
 
 test: venv
 	.venv/bin/ruff check .

@@ -185,7 +185,7 @@ class Mini(Task):
 class Whisper(Task):
     """Whisper tiny.en, decoded greedily, as its recipes do."""
 
-    made_by = "run.sh --stop_stage 4 --seeds ''"
+    made_by = "run.sh --stop_stage 4 --seeds '' --whisper_checkpoint downloads/tiny.en.pt"
     config = "exp/float/config.yaml"
     data = "data"
     checkpoint = "downloads/tiny.en.pt"

@@ -61,6 +61,30 @@ def test_calibration_and_teaching_are_systems(finished):
     assert options["teacher"] == str(root / "exp/float/valid.loss.ave.pth") == options["init_param"][0]
     assert "mean of 48 weights" in (root / "exp/calibrated/calibrate.log").read_text()
 
+    decoded = root / "exp/taught/decode_test/split1/00/decode.log"
+    before = decoded.stat().st_mtime_ns
+    (root / "exp/calibrated/calibrate.done").unlink()
+    done = run_recipe(root, "--systems", systems.replace("bits=3", "bits=2"), "--stage", "5", "--table", "calibrated")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (root / "exp/calibrated.md").read_text()
+    assert "| calibrated | 2 bits, channel |" in table
+    log = root / "exp/calibrated/decode_test/split1/00/decode.log"
+    assert log.read_text().count("-m espnet2.bin.asr_inference --config conf") == 2, (
+        "what is packed anew is decoded anew"
+    )
+    assert decoded.stat().st_mtime_ns == before
+
+
+def test_weights_of_no_training_are_not_taken_in_silence(finished):
+    root, _ = finished
+    done = run_recipe(root, "--stage", "5", "--inference_model", "valid.acc.ave.pth")
+    assert done.returncode != 0 and "float/valid.acc.ave.pth is not there: --inference_model must name" in done.stderr
+    systems = """
+        built dry conf/train_asr.yaml -
+        rand train conf/train_asr.yaml built --quantizer rand"""
+    done = run_recipe(root, "--systems", systems, "--stage", "4")
+    assert done.returncode != 0 and "system rand: built has no weights of a training" in done.stderr
+
 
 def test_plans_and_packing_at_other_precisions_are_systems(finished):
     """As curve.sh lists them."""

@@ -36,6 +36,19 @@ def trainings(recipe, tmp_path, *more):
     return [log.read_text() for log in (tmp_path / "exp" / below).glob("*/train.log")]
 
 
+def test_statistics_are_collected_in_no_more_parts_than_there_are_utterances(tmp_path):
+    for name, count in (("train", 5), ("dev", 2)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "text").write_text("".join(f"u{n} a\n" for n in range(count)))
+    (tmp_path / "data/token_list/char").mkdir(parents=True)
+    (tmp_path / "data/token_list/char/tokens.txt").write_text("a\n")
+    options = ["--datadir", "data", "--python", "echo", "--stage", "3", "--stop_stage", "3", "--nj", "4"]
+    done = run_sh("mini", tmp_path, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = sorted((tmp_path / "data/stats_char").glob("split*/keys_*"))
+    assert len(parts) == 4 and all(part.read_text() for part in parts)
+
+
 def quantizers(said):
     return {name for text in said for name in re.findall(r"--quantizer_config (\S+)", text)}
 

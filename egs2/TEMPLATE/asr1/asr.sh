@@ -6,13 +6,14 @@
 #
 #     NAME  train|teach|dry|float|round|calibrate|pack|plan  CONFIG  INIT  [options ...]
 #
-# train: train it, from the weights of the system INIT (-: from new ones).
+# train: train it, from the weights of the system INIT, which is trained (-: from new ones).
 # teach: train it from the weights of INIT, to imitate INIT (--teacher).
 # dry:   no training: the model as the options build it.
 # float: no training: the weights of INIT, which was trained with a quantizer, in float (CONFIG: -).
 # round: no training: the weights of INIT, rounded as the options say (CONFIG: -).
 # calibrate: no training: the weights of INIT, rounded as the options say by calibrate_weights, on the training
-#        set (CONFIG: -); of a system that was trained with quantization, without options.
+#        set (CONFIG: -; its options are those of the quantizer alone); of a system that was trained with
+#        quantization, without options.
 # pack:  no training: INIT, which was trained with quantization, at --eval_bits (CONFIG: -).
 # plan:  no training, no model: plan files of allocate_bits for INIT, in exp/NAME (CONFIG: -). A system
 #        of round or pack whose --eval_bits is one of them names that system as its CONFIG.
@@ -28,7 +29,8 @@
 # share a line of the table of results.
 #
 # What is finished is skipped, an interrupted training goes on where it was; to
-# redo something, remove its directory.
+# redo something, remove its directory. What is packed and decoded is renewed
+# when what it is made of is.
 
 set -euo pipefail
 
@@ -149,12 +151,12 @@ if selected 2; then
     run_jobs tokens "$(job "${tokens%.txt}.log" 0 - "${python} ${command}")"
 fi
 
-stats_jobs() {  # <directory> <train text> <valid text> <batch size> <command>
+stats_jobs() {  # <directory> <train text> <valid text> <batch size> <command> <parts>
     local i
     mkdir -p "$1"
-    split -d -n "r/${nj}" "$2" "$1/keys_train."
-    split -d -n "r/${nj}" "$3" "$1/keys_valid."
-    for i in $(seq -f %02.0f 0 $((nj - 1))); do
+    split -d -n "r/$6" "$2" "$1/keys_train."
+    split -d -n "r/$6" "$3" "$1/keys_valid."
+    for i in $(seq -f %02.0f 0 $(($6 - 1))); do
         job "$1/${i}/stats.log" $(($(cat "$1"/keys_*."${i}" | wc -l) / $4)) - \
             "${train_cmd} $5 --ngpu 0 --collect_stats true --output_dir $1/${i} --batch_size $4 \
 --log_interval 1 --train_shape_file $1/keys_train.${i} --valid_shape_file $1/keys_valid.${i}"
@@ -162,8 +164,10 @@ stats_jobs() {  # <directory> <train text> <valid text> <batch size> <command>
 }
 
 collect_stats() {  # <title> <directory> <train text> <valid text> <batch size> <command>
-    local parts=$2/split${nj} list
-    list=$(stats_jobs "${parts}" "$3" "$4" "$5" "$6")
+    local count parts list
+    count=$( (echo "${nj}"; wc -l < "$3"; wc -l < "$4") | sort -n | head -n 1)  # no part without an utterance
+    parts=$2/split${count}
+    list=$(stats_jobs "${parts}" "$3" "$4" "$5" "$6" "${count}")
     run_jobs "$1" "${list}"
     run_jobs "$1 together" "$(job "$2/all.log" 0 - "${python} -m espnet2.bin.aggregate_stats_dirs \
 --output_dir $2 $(printf -- '--input_dir %s ' "${parts}"/[0-9][0-9])")"
@@ -219,6 +223,9 @@ train_job() {  # <name> <mode> <config> <init> <options>
         *)
             die "system $1: 'train', 'teach', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac
+    if [ "$4" != - ] && grep -qE "^ *$4 +dry " <<< "${systems}"; then
+        die "system $1: $4 has no weights of a training: give a system that is trained as its INIT, or -"
+    fi
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
     fi
@@ -241,10 +248,13 @@ if selected 4; then
 fi
 
 pack_job() {  # <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$1 after=- log=pack command=pack_weights output="--output ${expdir}/$1/packed.safetensors" files
+    local dir=${expdir}/$1 after=- log=pack command=pack_weights files output
+    local packed=${expdir}/$1/packed.safetensors model=${expdir}/$4/${inference_model}
+    output="--output ${packed}"
     case $2 in
         train|teach|dry|float)
             files=$(config_and_model '' "$1") || exit 1
+            model=${dir}/${inference_model}
             [ -e "${dir}/quantization.yaml" ] || return 0 ;;  # it stays in float
         *)
             files="$(config_and_model '' "$4") $5" || exit 1
@@ -255,12 +265,17 @@ pack_job() {  # <name> <mode> <config> <init> <options>
             command=quantize_weights ;;
         calibrate)
             [ -e "${expdir}/$4/quantization.yaml" ] || command=quantize_weights
+            [ ! -e "${model}" ] || outdated "${dir}/calibrate.log" "${dir}/calibrated.pth" "${model}"
             job "${dir}/calibrate.log" 0 - "${python} -m espnet_rand.bin.calibrate_weights ${files} \
 $(data_options '' "${datadir}/${train_set}") --output ${dir}/calibrated.pth"
             after=${dir}/calibrate.log files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $5" ;;
         plan)
             log=plan command=allocate_bits output="--output_dir ${dir}" ;;
     esac
+    if [ "${log}" = pack ]; then
+        [ ! -e "${model}" ] || outdated "${dir}/pack.log" "${packed}" "${model}"
+        [ "${after}" = - ] || [ -e "${after%.log}.done" ] || rm -f "${dir}/pack.done"
+    fi
     job "${dir}/${log}.log" 0 "${after}" "${python} -m espnet_rand.bin.${command} ${files} ${output}"
 }
 
@@ -270,19 +285,23 @@ if selected 5; then
 fi
 
 decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
-    local decoded=${expdir}/$2/decode_$1${tag} files keys
+    local decoded=${expdir}/$2/decode_$1${tag} files keys part made_of
     files=$(model_files "$2" "$3" "$5") || exit 1
+    made_of=("${files##* }" "${datadir}/$1/wav.scp" "${inference_config}")
     if [ "${use_lm}" = true ]; then
         files+=" --lm_train_config ${lm_exp}/config.yaml --lm_file ${lm_exp}/${inference_lm}"
+        made_of+=("${lm_exp}/${inference_lm}")
     fi
     mkdir -p "${decoded}/split${inference_nj}"
     split -d -n "r/${inference_nj}" "${datadir}/$1/wav.scp" "${decoded}/split${inference_nj}/keys."
     for keys in "${decoded}/split${inference_nj}"/keys.*; do
         [ -s "${keys}" ] || continue  # fewer utterances than parts
-        job "${keys%/*}/${keys##*.}/decode.log" "$(wc -l < "${keys}")" - "${decode_cmd} ${python} -m ${inference} \
+        part=${keys%/*}/${keys##*.}
+        outdated "${part}/decode.log" "${part}/1best_recog/text" "${made_of[@]}"
+        job "${part}/decode.log" "$(wc -l < "${keys}")" - "${decode_cmd} ${python} -m ${inference} \
 --config ${inference_config} --ngpu $((ngpu > 0)) --key_file ${keys} \
 --data_path_and_name_and_type ${datadir}/$1/wav.scp,speech,sound \
-${files} --output_dir ${keys%/*}/${keys##*.} ${inference_args}"
+${files} --output_dir ${part} ${inference_args}"
     done
 }
 

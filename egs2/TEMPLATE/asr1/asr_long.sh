@@ -61,13 +61,6 @@ for_sets() {  # <function> ...: calls it with ... and each mode, long test set, 
     done
 }
 
-outdated() {  # <log> <output> <input> ...: a job is not done if its output is not there, or older than an input
-    local input
-    for input in "${@:3}"; do
-        [ "$2" -nt "${input}" ] || rm -f "${1%.log}.done"
-    done
-}
-
 if selected 8; then
     list=$(for name in ${test_sets}; do
         for duration in ${durations}; do

@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -17,12 +18,15 @@ def main():
     parser.add_argument("--model", required=True, help="its checkpoint there, e.g. valid.acc.ave.pth")
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
+    model = args.trained / args.model
+    if not model.is_file():
+        sys.exit(f"{model} is not there: --inference_model must name a checkpoint of {args.trained}")
     config = yaml.safe_load((args.trained / "config.yaml").read_text(encoding="utf-8"))
     config = {name: value for name, value in config.items() if name not in options.NAMES}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_text(args.output_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     with replacing(args.output_dir / args.model) as temporary:
-        temporary.symlink_to(os.path.relpath(args.trained / args.model, args.output_dir))
+        temporary.symlink_to(os.path.relpath(model, args.output_dir))
 
 
 if __name__ == "__main__":

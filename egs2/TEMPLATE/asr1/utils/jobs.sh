@@ -36,9 +36,22 @@ selected() {  # <n>: is this stage to be run?
 }
 
 config_and_model() {  # <option> <name>: of a system that was trained, or built by a dry run
-    local model=${expdir}/$2/${inference_model}
-    [ -e "${expdir}/$2/train.done" ] || die "${expdir}/$2 is not finished: run stage 4 first"
-    echo "--$1train_config ${expdir}/$2/config.yaml $([ ! -e "${model}" ] || echo "--$1model_file ${model}")"
+    local dir=${expdir}/$2 files
+    files="--$1train_config ${dir}/config.yaml"
+    [ -e "${dir}/train.done" ] || die "${dir} is not finished: run stage 4 first"
+    if [ -e "${dir}/${inference_model}" ]; then
+        files+=" --$1model_file ${dir}/${inference_model}"
+    elif ! grep -qx 'dry_run: true' "${dir}/config.yaml"; then
+        die "${dir}/${inference_model} is not there: --inference_model must name a checkpoint of ${dir}"
+    fi
+    echo "${files}"
+}
+
+outdated() {  # <log> <output> <input> ...: a job is not done if its output is not there, or older than an input
+    local input
+    for input in "${@:3}"; do
+        [ "$2" -nt "${input}" ] || rm -f "${1%.log}.done"
+    done
 }
 
 model_files() {  # <name> <mode> <init>: the options of a decoder for a system; the packed file of what is quantized
