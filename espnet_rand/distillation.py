@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -52,8 +53,8 @@ def teach(
             or first in a tuple; and what their divergence counts
         states: names of modules that give hidden states, (batch, frames, features), in the same way
 
-    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given last, as a
-    decoder is those of its tokens; a module without either (CTC's, a joint network) has the encoder's.
+    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given as
+    `ys_in_lens`, as ESPnet's decoders are; a module without either (CTC's, a joint network) has the encoder's.
 
     Raises (in a forward):
         UserError: a module was not called, or its outputs have other shapes than the teacher's
@@ -65,7 +66,8 @@ def teach(
 
     def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if model.training:
-            calls.append(_unpacked(output, (*args, *kwargs.values())))
+            inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
+            calls.append(_unpacked(output, inputs.get("ys_in_lens")))
 
     def forget(*_: Any) -> None:
         for calls in (*given.values(), *wanted.values()):
@@ -143,14 +145,14 @@ def relative_error(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = No
     return ((given.float() - wanted.float()).square() * inside).sum() / (wanted.float().square() * inside).sum()
 
 
-def _unpacked(output: Any, inputs: Sequence[Any]) -> Tuple[Tensor, Optional[Tensor]]:
-    """The tensor that a module gives, and its lengths, (batch,): those behind it, or the last of its inputs."""
+def _unpacked(output: Any, given: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
+    """The tensor that a module gives, and its lengths, (batch,): those behind it, or those that it was given."""
     behind: List[Any] = []
     while not isinstance(output, Tensor):
         output, *further = output
         behind = [*further, *behind]
-    candidates = (one for one in (*behind, *reversed(inputs)) if isinstance(one, Tensor))
-    return output, next((one for one in candidates if one.shape == output.shape[:1]), None)
+    lengths = (one for one in behind if isinstance(one, Tensor) and one.shape == output.shape[:1])
+    return output, next(lengths, given)
 
 
 def _inside(tensor: Tensor, lengths: Optional[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from espnet_rand.bin import (
     unpack_weights,
 )
 from espnet_rand.packing import read
+from espnet_rand.toolkit.commands import checkpoints, validation
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,16 @@ def test_data_that_espnet_cannot_read_is_said(experiments, corpus, tmp_path, cap
     with pytest.raises(SystemExit, match="2"):
         allocate_bits.main([*plan, "--batch_size", "0"])
     assert "--batch_size: 0 is not allowed" in capsys.readouterr().err
+
+
+def test_a_model_that_writes_into_its_batch_has_one_loss(experiments, tmp_path):
+    """As global normalization of features does: each forward has the data as they are."""
+    args = calibrate_weights.get_parser().parse_args(_arguments(experiments / "rand", tmp_path / "out.pth"))
+    model, trained = checkpoints.load_quantized(args)
+    forward = model.eval().forward
+    model.forward = lambda speech, **others: forward(speech=speech.mul_(0.1), **others)
+    data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
+    assert data.loss() == data.loss()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

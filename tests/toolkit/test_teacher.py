@@ -135,6 +135,13 @@ def test_the_joint_network_of_a_translator_is_taught(tmp_path):
     assert model.st_joint_network.lin_out.weight.grad.abs().sum() > 0
 
 
+def test_a_language_model_has_outputs_alone(tmp_path):
+    task, folder = write_config("lm", tmp_path / "lm", teacher="any.pth", teacher_conf={"outputs": 0}, quantizer="rand")
+    args = argparse.Namespace(**yaml.safe_load((folder / "config.yaml").read_text()))
+    with pytest.raises(espnet_rand.OptionError, match="outputs: 0 is not allowed .* has no encoder"):
+        task.build_model(args)
+
+
 def test_the_teachers_ctc_drops_nothing(tmp_path):
     model = _build("asr", tmp_path, model_conf={"ctc_weight": 1.0}, ctc_conf={"dropout_rate": 0.5})
     model.ctc.dropout_rate = 0.0

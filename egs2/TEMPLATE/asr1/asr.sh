@@ -223,7 +223,7 @@ train_job() {  # <name> <mode> <config> <init> <options>
         *)
             die "system $1: 'train', 'teach', 'dry', 'float', 'round', 'calibrate', 'pack' or 'plan' is wanted, not '$2'" ;;
     esac
-    if [ "$4" != - ] && grep -qE "^ *$4 +dry " <<< "${systems}"; then
+    if awk -v name="$4" '$1 == name && $2 == "dry" { found = 1 } END { exit !found }' <<< "${systems}"; then
         die "system $1: $4 has no weights of a training: give a system that is trained as its INIT, or -"
     fi
     if [ "${feats_normalize}" = global_mvn ]; then
@@ -270,11 +270,15 @@ pack_job() {  # <name> <mode> <config> <init> <options>
 $(data_options '' "${datadir}/${train_set}") --output ${dir}/calibrated.pth"
             after=${dir}/calibrate.log files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $5" ;;
         plan)
+            [ ! -e "${model}" ] || outdated "${dir}/plan.log" "${dir}/sensitivity.yaml" "${model}"
             log=plan command=allocate_bits output="--output_dir ${dir}" ;;
     esac
     if [ "${log}" = pack ]; then
         [ ! -e "${model}" ] || outdated "${dir}/pack.log" "${packed}" "${model}"
-        [ "${after}" = - ] || [ -e "${after%.log}.done" ] || rm -f "${dir}/pack.done"
+        if [ "${after}" != - ]; then
+            outdated "${dir}/pack.log" "${packed}" "${after%.log}.done"
+            [ -e "${after%.log}.done" ] || rm -f "${dir}/pack.done"
+        fi
     fi
     job "${dir}/${log}.log" 0 "${after}" "${python} -m espnet_rand.bin.${command} ${files} ${output}"
 }
@@ -295,8 +299,8 @@ decode_jobs() {  # <test set> <name> <mode> <config> <init> <options>
     mkdir -p "${decoded}/split${inference_nj}"
     split -d -n "r/${inference_nj}" "${datadir}/$1/wav.scp" "${decoded}/split${inference_nj}/keys."
     for keys in "${decoded}/split${inference_nj}"/keys.*; do
-        [ -s "${keys}" ] || continue  # fewer utterances than parts
         part=${keys%/*}/${keys##*.}
+        [ -s "${keys}" ] || { rm -rf "${part}"; continue; }  # fewer utterances than parts
         outdated "${part}/decode.log" "${part}/1best_recog/text" "${made_of[@]}"
         job "${part}/decode.log" "$(wc -l < "${keys}")" - "${decode_cmd} ${python} -m ${inference} \
 --config ${inference_config} --ngpu $((ngpu > 0)) --key_file ${keys} \

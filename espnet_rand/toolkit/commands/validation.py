@@ -10,6 +10,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.device_funcs import to_device
 from espnet2.utils.types import str2triple_str
 
+from espnet_rand.batches import copied
 from espnet_rand.kaldi import read_lines
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
@@ -30,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not allowed, it must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be an integer of at least 1")
+    return int(text)
 
 
 def device(args: argparse.Namespace) -> str:
@@ -88,10 +88,11 @@ class Validation:
                     num_workers=0,
                     allow_variable_data_keys=True,
                 )
-                self.batches = [to_device({**batch, "utt_id": names}, device) for names, batch in loader]
+                batches = [{**batch, "utt_id": names} for names, batch in loader]
             except (RuntimeError, ValueError, LookupError) as e:
-                given = " ".join(",".join(one) for one in data)
-                raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {e}") from e
+                given, reason = " ".join(",".join(one) for one in data), " ".join(str(e).split())
+                raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {reason}") from e
+        self.batches = to_device(batches, device)
         with torch.no_grad():
             self._weight = sum(self._forward(batch)[1] for batch in self.batches)
 
@@ -107,7 +108,7 @@ class Validation:
             (loss * weight / self._weight).backward()
 
     def _forward(self, batch: Any) -> Tuple[torch.Tensor, torch.Tensor]:
-        output = self.model(**batch)
+        output = self.model(**copied(((), batch))[1])
         loss, weight = (output["loss"], output["weight"]) if isinstance(output, dict) else output[::2]
         return loss.mean(), weight.double().sum()
 

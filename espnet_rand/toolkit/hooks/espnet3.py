@@ -1,6 +1,5 @@
 """ESPnet3's training: the options stand below `model:` of its configuration, `init_param` too."""
 
-import copy
 import functools
 import sys
 from argparse import Namespace
@@ -59,11 +58,11 @@ def _collect_stats(original: Callable, config: Any) -> None:
     It takes `normalize` from the model, whose statistics are not there yet; a pretrained model has them.
     """
     pretrained = ("init_param", "teacher", "teacher_conf")
-    if any(config.model.get(name) for name in pretrained):
-        config = copy.deepcopy(config)  # of which the training is built
-        for name in pretrained:
-            config.model.pop(name, None)
-    original(config)
+    kept = {name: config.model.pop(name) for name in pretrained if name in config.model}
+    try:
+        original(config)
+    finally:
+        config.model.update(kept)
 
 
 def _build_model(original: Callable, task: str, config: Mapping[str, Any]) -> Any:

@@ -38,6 +38,12 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             f"teacher: {args.teacher} is given, but {type(model).__name__} has no decoder of tokens, CTC or joint "
             "network whose outputs could be imitated"
         )
+    states = ["encoder"] if getattr(model, "encoder", None) is not None else []
+    weights = distillation.Distillation(**args.teacher_conf)
+    if not (weights.outputs or states):
+        raise OptionError(
+            f"outputs: 0 is not allowed in teacher_conf: {type(model).__name__} has no encoder to imitate"
+        )
     with torch.random.fork_rng():
         teacher = again()
     with opened(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files, setting(init_param.training, args):
@@ -51,8 +57,7 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             setattr(teacher, name, False)
     if getattr(teacher, "ctc", None) is not None:
         teacher.ctc.dropout_rate = 0.0  # which it applies in evaluation, too
-    states = ["encoder"] if getattr(model, "encoder", None) is not None else []
-    distillation.teach(model, teacher, distillation.Distillation(**args.teacher_conf), outputs, states)
+    distillation.teach(model, teacher, weights, outputs, states)
     logging.info(f"espnet_rand: taught by {args.teacher}")
 
 
