@@ -1,8 +1,10 @@
 """Imported on registration in every process of a test: notes, once a process, what its model computes with."""
 
+import atexit
 import os
 from pathlib import Path
 
+import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_rand.layers import quantized_layers
@@ -19,3 +21,10 @@ def forward(self, *args, **kwargs):
 
 
 ESPnetASRModel.forward = forward
+
+
+@atexit.register
+def leave():
+    """ESPnet leaves the process group to the end of the process, where torch's threads now and then abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
