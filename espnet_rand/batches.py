@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_map_only
 Batch = Tuple[Tuple, Dict[str, Any]]
 
 
-def copied(batch: Batch) -> Batch:
+def copied(batch: Any) -> Any:
     """A forward's arguments with copies of their tensors: feature normalization and masking write into them."""
     return tree_map_only(Tensor, Tensor.clone, batch)
 

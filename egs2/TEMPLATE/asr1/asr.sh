@@ -265,16 +265,16 @@ pack_job() {  # <name> <mode> <config> <init> <options>
             command=quantize_weights ;;
         calibrate)
             [ -e "${expdir}/$4/quantization.yaml" ] || command=quantize_weights
-            [ ! -e "${model}" ] || outdated "${dir}/calibrate.log" "${dir}/calibrated.pth" "${model}"
+            outdated "${dir}/calibrate.log" "${dir}/calibrated.pth" "${model}"
             job "${dir}/calibrate.log" 0 - "${python} -m espnet_rand.bin.calibrate_weights ${files} \
 $(data_options '' "${datadir}/${train_set}") --output ${dir}/calibrated.pth"
             after=${dir}/calibrate.log files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $5" ;;
         plan)
-            [ ! -e "${model}" ] || outdated "${dir}/plan.log" "${dir}/sensitivity.yaml" "${model}"
+            outdated "${dir}/plan.log" "${dir}/sensitivity.yaml" "${model}"
             log=plan command=allocate_bits output="--output_dir ${dir}" ;;
     esac
     if [ "${log}" = pack ]; then
-        [ ! -e "${model}" ] || outdated "${dir}/pack.log" "${packed}" "${model}"
+        outdated "${dir}/pack.log" "${packed}" "${model}"
         if [ "${after}" != - ]; then
             outdated "${dir}/pack.log" "${packed}" "${after%.log}.done"
             [ -e "${after%.log}.done" ] || rm -f "${dir}/pack.done"

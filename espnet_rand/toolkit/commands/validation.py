@@ -11,6 +11,7 @@ from espnet2.torch_utils.device_funcs import to_device
 from espnet2.utils.types import str2triple_str
 
 from espnet_rand.batches import copied
+from espnet_rand.errors import one_line
 from espnet_rand.kaldi import read_lines
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
@@ -90,8 +91,8 @@ class Validation:
                 )
                 batches = [{**batch, "utt_id": names} for names, batch in loader]
             except (RuntimeError, ValueError, LookupError) as e:
-                given, reason = " ".join(",".join(one) for one in data), " ".join(str(e).split())
-                raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {reason}") from e
+                given = " ".join(",".join(one) for one in data)
+                raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {one_line(e)}") from e
         self.batches = to_device(batches, device)
         with torch.no_grad():
             self._weight = sum(self._forward(batch)[1] for batch in self.batches)
@@ -108,7 +109,7 @@ class Validation:
             (loss * weight / self._weight).backward()
 
     def _forward(self, batch: Any) -> Tuple[torch.Tensor, torch.Tensor]:
-        output = self.model(**copied(((), batch))[1])
+        output = self.model(**copied(batch))
         loss, weight = (output["loss"], output["weight"]) if isinstance(output, dict) else output[::2]
         return loss.mean(), weight.double().sum()
 

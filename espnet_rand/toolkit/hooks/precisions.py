@@ -41,7 +41,7 @@ def validate_at(model: torch.nn.Module, given: Sequence[Union[int, str]]) -> Non
     batch = keep_batch(model, _validating)
 
     def validate(model: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if not _validating(model):
+        if not batch:
             return
         statistics = _statistics(output)
         whole = batch.pop()
