@@ -23,7 +23,7 @@ from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.packing import PackedModel, write
 from espnet_rand.packing.bits import row_bytes
 from espnet_rand.quantizers.precision import a_precision
-from espnet_rand.toolkit import options
+from espnet_rand.toolkit import context, options
 from espnet_rand.toolkit.commands import checkpoints, validation
 
 
@@ -70,7 +70,7 @@ def allocate_bits(args: argparse.Namespace) -> None:
     """Write a plan for each budget, and say what it is predicted and found to cost."""
     for bits in args.bits:
         a_precision("--bits", bits)
-    device = validation.device(args)
+    device = context.device(args.ngpu)
     model, trained = checkpoints.load_quantized(args)
     model.eval()
     choices = candidates(model, args.bits)

@@ -17,7 +17,7 @@ from rich.progress import track
 from espnet_rand.atomic import replacing
 from espnet_rand.bin.command import run
 from espnet_rand.calibration import Calibration, calibrate
-from espnet_rand.toolkit import options
+from espnet_rand.toolkit import context, options
 from espnet_rand.toolkit.commands import checkpoints, validation
 
 
@@ -34,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def calibrate_weights(args: argparse.Namespace) -> None:
     """Write the calibrated checkpoint, and say what the layers' outputs and the loss gained."""
-    device = validation.device(args)
+    device = context.device(args.ngpu)
     model, trained = checkpoints.load_quantized(args)
     model.eval().to(device)
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)

@@ -202,15 +202,16 @@ def _extract(path: str, offset: int, file: BinaryIO) -> None:
     """Write a recording of an archive, as WAV."""
     entry = f"{path}:{offset}"
     try:
-        import kaldiio
+        from kaldiio.matio import read_kaldi
     except ImportError:
         raise AudioError(f"{entry}: in an archive of Kaldi. Mend: pip install kaldiio") from None
     with open(path, "rb") as archive:
         archive.seek(offset)
         if not archive.read(5).startswith((b"RIFF", b"AUDIO")):  # kaldiio would unpickle what is marked as a pickle
             raise AudioError(f"{entry}: no sound there: neither WAV nor what kaldiio marks as AUDIO")
-    try:
-        rate, samples = kaldiio.load_mat(entry)
-        soundfile.write(file, samples, rate, "FLOAT" if samples.dtype.kind == "f" else "PCM_16", format="WAV")
-    except Exception as e:  # of whatever is at that place
-        raise AudioError(f"{entry}: no sound there: {(str(e) or type(e).__name__).splitlines()[0]}") from None
+        archive.seek(offset)
+        try:
+            rate, samples = read_kaldi(archive)  # of a path kaldiio would run what ends with "|"
+            soundfile.write(file, samples, rate, "FLOAT" if samples.dtype.kind == "f" else "PCM_16", format="WAV")
+        except Exception as e:  # of whatever is at that place
+            raise AudioError(f"{entry}: no sound there: {(str(e) or type(e).__name__).splitlines()[0]}") from None

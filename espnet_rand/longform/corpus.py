@@ -7,7 +7,6 @@ import os
 import time
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,4 +137,4 @@ def _progress(console: Console) -> Progress:
 
 def _file_name(key: str) -> str:
     """A name for a file, one for each key, whatever is in it."""
-    return quote(key, safe="")
+    return key.replace("%", "%25").replace("/", "%2F")

@@ -1,5 +1,6 @@
 """Speech recognition of long recordings."""
 
+import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from espnet_rand.longform import vad
-from espnet_rand.longform.audio import Recording
+from espnet_rand.longform.audio import AudioError, Recording
 from espnet_rand.longform.joining import join
 from espnet_rand.longform.journal import Journal
 from espnet_rand.longform.pieces import Piece, packed, windows
@@ -48,29 +49,36 @@ class LongForm:
 
     Args:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference: float, quantized or packed;
-            or a Recognizer of one, or anything else with a `rate` that is called with samples and returns Heard
+            or a Recognizer of one, or anything else with a `rate` (and a `longest`, as a Recognizer's) that is
+            called with samples and returns Heard
         mode: windows: of the same length, with an overlap, joined on what both saw; memory does not grow with the
             recording. vad: the same of stretches with speech, which silero-vad finds. whole: the recording at once
         window: seconds; no more than a few times what the model was trained on. Not of mode whole
         overlap: seconds, of windows; half a window at most. Default: a fifth of a window
 
     Raises:
-        OptionError: the options are off
+        OptionError: the options are off, or a window is longer than what the model hears at once
         VadError: mode is vad, and silero-vad is not installed, or does not know the model's rate
     """
 
     def __init__(self, speech2text: Any, mode: str = "windows", window: float = 30.0, overlap: Optional[float] = None):
         if mode not in MODES:
             raise OptionError(f"mode: {mode!r} is not one of {', '.join(MODES)}")
+        if not _SHORTEST <= window < math.inf:
+            raise OptionError(f"window: {window:g} is not allowed: {_SHORTEST:g} seconds or more")
         overlap = window / 5 if overlap is None else overlap
-        if not 0 <= overlap <= window / 2 or window <= 0:
+        if not 0 <= overlap <= window / 2:
             raise OptionError(f"window {window:g} and overlap {overlap:g}: the overlap must be 0 to half a window")
         self.recognizer = Recognizer(speech2text) if hasattr(speech2text, "asr_model") else speech2text
+        rate = self.recognizer.rate
+        self.longest = getattr(self.recognizer, "longest", math.inf)
         if mode == "vad":
-            vad.check(self.recognizer.rate)
+            vad.check(rate)
+        if mode != "whole" and window * rate > self.longest:
+            raise OptionError(f"window {window:g}: the model hears no more than {self.longest / rate:g} seconds at once")
         self.mode = mode
-        self.window = round(window * self.recognizer.rate)
-        self.overlap = round(overlap * self.recognizer.rate)
+        self.window = round(window * rate)
+        self.overlap = round(overlap * rate)
 
     def __call__(
         self,
@@ -88,12 +96,18 @@ class LongForm:
             progress: called after each piece with the seconds done and of the whole
 
         Raises:
-            AudioError: the recording cannot be read; see Recording
+            AudioError: the recording cannot be read; see Recording. Or it is longer than what the model hears at once,
+                and mode is whole
             JournalError: the journal is of another recording or other options
         """
         if not isinstance(audio, Recording):
             with Recording(audio, self.recognizer.rate) as recording:
                 return self(recording, journal, of, progress)
+        if self.mode == "whole" and audio.length > self.longest:
+            raise AudioError(
+                f"{audio.name}: {audio.seconds:.1f} s, of which the model hears {self.longest / audio.rate:g} "
+                "at once. Mend: mode windows"
+            )
         how = {"mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)

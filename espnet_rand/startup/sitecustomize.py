@@ -24,8 +24,7 @@ class _RegisterAfterImport:
     def find_spec(cls, name, path=None, target=None):
         if name not in _WATCHED:
             return None
-        _WATCHED.remove(name)
-        spec = importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name, path)
         if spec is not None:
             execute = spec.loader.exec_module
 

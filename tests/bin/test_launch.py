@@ -23,6 +23,11 @@ def test_every_python_below_is_registered(run):
     assert said(run("python", "-c", PROBE)) == ["False"]
 
 
+def test_a_module_that_is_looked_up_first(run):
+    looks = "import importlib.util; importlib.util.find_spec('espnet2.tasks.abs_task')"
+    assert said(run("espnet-rand", "-c", f"{looks}; {PROBE}")) == ["True"]
+
+
 def test_registering_once_more_below_the_launcher(run):
     assert said(run("espnet-rand", "-c", f"import espnet_rand; espnet_rand.register(); {PROBE}")) == ["True"]
 

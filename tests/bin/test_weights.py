@@ -1,6 +1,8 @@
 """From a checkpoint to a packed file to a transcript, by the commands."""
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
@@ -235,6 +237,21 @@ def test_what_cannot_be_done_is_said_in_one_line(experiments, tmp_path, command,
         command.main(_arguments(experiments / exp, tmp_path / "out.safetensors", *options))
     said = stopped.value.code
     assert message in said and "\n" not in said and not list(tmp_path.iterdir())
+
+
+def test_a_directory_as_output_is_refused_before_any_work(tmp_path):
+    with pytest.raises(SystemExit, match=f"--output: {tmp_path} is a directory"):
+        pack_weights.main(["--model_file", "/no/such.pth", "--output", str(tmp_path)])
+
+
+def test_utterances_that_the_model_cannot_take_are_named(experiments, corpus, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    (tmp_path / "wav.scp").write_text(f"short {tmp_path}/a.wav\n")
+    (tmp_path / "text").write_text("short a\n")
+    data = ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
+    data += ["--data_path_and_name_and_type", f"{tmp_path}/text,text,text"]
+    with pytest.raises(SystemExit, match="the model has no loss of the utterances short: "):
+        calibrate_weights.main(_arguments(experiments / "rand", tmp_path / "out.pth", *data))
 
 
 def test_weights_that_nobody_trained_are_not_packed_in_silence(experiments, tmp_path, caplog):

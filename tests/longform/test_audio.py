@@ -109,6 +109,12 @@ def test_commands_run_only_where_they_are_wanted(tmp_path, noise):
     ):
         with pytest.raises(AudioError, match=reason), opened(entry, pipes, 16000):
             pass
+    # to kaldiio a path with such a name is a command
+    soundfile.write(tmp_path / "touch ran|", noise, 16000, format="WAV")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        with opened("touch ran|:0", False, 16000) as recording:
+            np.testing.assert_allclose(recording.read(5, 100), noise[5:100], atol=1e-4)
     assert not marked.exists()
 
 

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from rich.logging import RichHandler
 
@@ -100,6 +102,7 @@ def test_odd_recordings(model, tune, tmp_path):
     (tmp_path / "text.wav").write_text("no recording")
     names = ["zero.wav", "good.flac", "text.wav", "stereo48.wav", "low8.wav", "silent.wav", "short.wav", "empty.wav"]
     entries = [f"{name.partition('.')[0]}/a {tmp_path}/{name}" for name in [*names, "nan.wav", "missing.wav"]]
+    entries.append(f"{'好' * 60} {tmp_path}/short.wav")
     (tmp_path / "wav.scp").write_text("\n".join([*entries, f"command/a touch {tmp_path}/ran |"]) + "\n")
     output = tmp_path / "out"
     error = decode(model, tmp_path / "wav.scp", output)
@@ -116,7 +119,7 @@ def test_odd_recordings(model, tune, tmp_path):
     assert said["silent"]["notes"] == ["silent (2 of 2 pieces)"]
     assert said["short"]["notes"] == ["too short (1 of 1 pieces)"]
     assert texts(output) == {
-        "good/a": text, "stereo48/a": text, "low8/a": text, "silent/a": "", "short/a": "",
+        "good/a": text, "stereo48/a": text, "low8/a": text, "silent/a": "", "short/a": "", "好" * 60: "",
     }  # fmt: skip
 
 
@@ -278,6 +281,26 @@ def test_a_model_of_another_task_is_refused(model, tmp_path):
     options += ["--asr_model_file", model[1], "--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
     with pytest.raises(SystemExit, match="error: --task asr_transducer cannot build the model of .* Mend: --task"):
         asr_inference_long.main([*map(str, options)])
+
+
+def test_model_files_that_are_no_good_are_said_in_a_line(model, tmp_path):
+    (tmp_path / "wav.scp").write_text("a x.wav\n")
+    (tmp_path / "cut.pth").write_bytes(Path(model[1]).read_bytes()[:1000])
+    (tmp_path / "broken.yaml").write_text("a: [")
+    state = torch.load(model[1], weights_only=True)
+    torch.save({key: torch.zeros(3) for key in state}, tmp_path / "other.pth")
+    for config, weights, reason in (
+        (model[0], tmp_path / "cut.pth", "cannot build the model of"),
+        (model[0], tmp_path / "other.pth", "cannot build the model of .*: size mismatch for ctc"),
+        (tmp_path / "broken.yaml", model[1], "cannot build the model of .*broken.yaml: ParserError"),
+    ):
+        error = decode((config, weights), tmp_path / "wav.scp", tmp_path / "out")
+        assert re.match(f"asr_inference_long: error: .*{reason}", error) and "\n" not in error
+    data = ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound", "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit, match="no model is given. Mend: --asr_train_config"):
+        asr_inference_long.main(data)
+    if not torch.cuda.is_available():
+        assert "torch finds no GPU" in decode(model, tmp_path / "wav.scp", tmp_path / "out", "--ngpu", "1")
 
 
 @pytest.mark.parametrize("task", ["asr", "asr_transducer"])

@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 from espnet_rand.longform import LongForm
+from espnet_rand.longform.audio import AudioError
 from espnet_rand.longform.journal import JournalError
 from espnet_rand.toolkit.recognition import Heard, Word
 
-from .stub import Stub, ramp, spoken
+from .stub import RATE, Stub, ramp, spoken
 
 TEXT = "one two three four five six seven eight nine zero".split() * 12  # noqa: SIM905
 HERE = Path(__file__).resolve().parents[2]
@@ -113,7 +114,23 @@ def test_whole_is_one_piece():
     assert stub.calls == [0]
 
 
-@pytest.mark.parametrize("options", [{"mode": "all"}, {"window": 0}, {"overlap": -1}, {"window": 10, "overlap": 6}])
+def test_what_a_model_cannot_hear_at_once_is_refused():
+    stub = Stub([])
+    stub.longest = 30 * RATE
+    LongForm(stub, window=30)(ramp(40))
+    with pytest.raises(ValueError, match="30.1: the model hears no more than 30 seconds"):
+        LongForm(stub, window=30.1)
+    whole = LongForm(stub, mode="whole", window=40)
+    whole(ramp(30))
+    with pytest.raises(AudioError, match="30.5 s, of which the model hears 30 at once.*Mend"):
+        whole(ramp(30.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "all"}, {"overlap": -1}, {"window": 10, "overlap": 6}]
+    + [{"window": window} for window in (0, 1e-5, float("inf"), float("nan"))],
+)
 def test_wrong_options(options):
     with pytest.raises(ValueError):
         LongForm(Stub([]), **options)

@@ -71,6 +71,7 @@ def test_init_param_and_teacher(config, tmp_path):
     tuned = training.get_espnet_model(ASR, model)
     parameters = dict(tuned.named_parameters())
     assert all(torch.equal(parameters[name], value) for name, value in float_model.named_parameters())
+    training.get_espnet_model(ASR, {**model, "init_param": model["init_param"][0]})  # one, without a list
     taught = training.get_espnet_model(ASR, {**model, "teacher": str(tmp_path / "last.ckpt")})
     batch = {"speech": torch.randn(1, 8000), "text": torch.tensor([[2]])}
     lengths = {"speech_lengths": torch.tensor([8000]), "text_lengths": torch.tensor([1])}

@@ -86,6 +86,32 @@ def test_words_are_those_of_espnet_with_times(kind, tmp_path):
         assert recognizer(noise(0.01)).note == "too short for the model"
 
 
+@pytest.mark.parametrize("layer, factor", [("conv2d", 4), ("conv2d6", 6), ("conv2d8", 8)])
+@pytest.mark.parametrize("hop", [128, 160])
+@pytest.mark.parametrize("seconds", [3, 20])
+def test_times_are_those_of_the_frames(layer, factor, hop, seconds, tmp_path):
+    task, made = write_config("asr", tmp_path / "model")
+    config = yaml.safe_load((made / "config.yaml").read_text())
+    config["encoder_conf"]["input_layer"] = layer
+    config["frontend_conf"]["hop_length"] = hop
+    (made / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(task.build_model_from_file(made / "config.yaml")[0].state_dict(), made / "model.pth")
+    speech2text = asr_inference.Speech2Text(made / "config.yaml", made / "model.pth")
+    spoken = [7, 12, 20]
+
+    def log_softmax(frames):
+        said = torch.zeros(1, frames.size(1), 6)
+        said[0, :, 0] = 1
+        for token, frame in enumerate(spoken, 2):
+            said[0, frame, token] = 2
+        return said
+
+    speech2text.asr_model.ctc.log_softmax = log_softmax
+    speech2text.tokenizer = None  # a word a token
+    words = Recognizer(speech2text, ctc_greedy=True)(noise(seconds)).words
+    assert [word.start for word in words] == pytest.approx([frame * factor * hop / 16000 for frame in spoken])
+
+
 def test_the_rate_is_the_frontends(tmp_path):
     speech2text = build("ctc_attention", tmp_path)
     assert Recognizer(speech2text).rate == 16000

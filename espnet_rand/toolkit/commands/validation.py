@@ -37,17 +37,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def device(args: argparse.Namespace) -> str:
-    """Of the model, as `--ngpu` says.
-
-    Raises:
-        PretrainedError: there is no GPU
-    """
-    if args.ngpu and not torch.cuda.is_available():
-        raise PretrainedError("--ngpu 1: torch finds no GPU. Mend: leave --ngpu out")
-    return "cuda" if args.ngpu else "cpu"
-
-
 class Validation:
     """The loss of a model on the data that `args` ask for: the mean over batches, weighted as ESPnet weights them.
 
@@ -58,7 +47,7 @@ class Validation:
         trained: the options that it was trained with
 
     Raises:
-        PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data
+        PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data, or the model can't take it
     """
 
     def __init__(self, args: argparse.Namespace, task: Type[AbsTask], model: torch.nn.Module, trained: Any):
@@ -94,8 +83,14 @@ class Validation:
                 given = " ".join(",".join(one) for one in data)
                 raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {one_line(e)}") from e
         self.batches = to_device(batches, device)
-        with torch.no_grad():
-            self._weight = sum(self._forward(batch)[1] for batch in self.batches)
+        self._weight = 0.0
+        for batch in self.batches:
+            try:
+                with torch.no_grad():
+                    self._weight += self._forward(batch)[1]
+            except Exception as e:  # as of a recording that is too short
+                names = ", ".join(batch["utt_id"])
+                raise PretrainedError(f"the model has no loss of the utterances {names}: {one_line(e)}") from e
 
     @torch.no_grad()
     def loss(self) -> float:

@@ -72,7 +72,8 @@ def _build_model(original: Callable, task: str, config: Mapping[str, Any]) -> An
         PretrainedError: see init_param.load_pretrained_model
     """
     model = original(task, config)
+    files = config.get("init_param") or ()
     with setting(init_param.training, Namespace(**config)):
-        for given in config.get("init_param") or ():
+        for given in [files] if isinstance(files, str) else files:
             abs_task.load_pretrained_model(given, model, config.get("ignore_init_mismatch", False), "cpu")
     return model

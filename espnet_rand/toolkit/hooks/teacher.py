@@ -44,7 +44,7 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
         raise OptionError(
             f"outputs: 0 is not allowed in teacher_conf: {type(model).__name__} has no encoder to imitate"
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         teacher = again()
     with opened(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files, setting(init_param.training, args):
         misfits = init_param.describe(fit(teacher, read(files.model_file)), files.train_config)

@@ -7,7 +7,7 @@ import logging
 import re
 
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit.context import building
+from espnet_rand.toolkit.context import building, device
 from espnet_rand.toolkit.recognition.recognizer import Recognizer
 
 #: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
@@ -50,14 +50,18 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
             )
     if args.ngpu > 1:
         raise OptionError("--ngpu: one GPU at most")
+    on = device(args.ngpu)
+    given = args.asr_train_config or args.asr_model_file or args.model_tag
+    if given is None:
+        raise OptionError("no model is given. Mend: --asr_train_config and --asr_model_file, or --model_tag")
     if args.batch_size > 1:
         logging.info(f"espnet_rand: --batch_size {args.batch_size}: windows are decoded one by one")
     set_all_random_seed(args.seed)
     names = inspect.signature(module.Speech2Text.__init__).parameters
     options = {name: value for name, value in vars(args).items() if name in names}
-    options.update(device="cuda" if args.ngpu else "cpu", nbest=1)
+    options.update(device=on, nbest=1)
     if "batch_size" in names:
         options["batch_size"] = 1
-    with building(task, args.asr_train_config):
+    with building(task, given):
         speech2text = module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options)
     return Recognizer(speech2text, args.ctc_greedy)

@@ -1,6 +1,7 @@
 """ESPnet's Speech2Text as something that hears words with times."""
 
 import argparse
+import math
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Recognizer:
 
     Attributes:
         rate: of the samples that it wants, in Hz
+        longest: samples that it hears at once, of more it would hear the first ones: Whisper's 30 seconds; else infinity
 
     Raises:
         OptionError: ctc_greedy, and the model has no CTC
@@ -39,6 +41,9 @@ class Recognizer:
             )
         self.ctc_greedy = ctc_greedy
         self.rate = _rate(speech2text.asr_train_args)
+        encoder = self.model.encoder
+        self.longest = getattr(encoder, "pad_samples", math.inf)
+        self._filled_up = getattr(encoder, "do_pad_trim", False)
         self._preprocess = _preprocessor(speech2text.asr_train_args)
         self._blank = getattr(self.model, "blank_id", 0)
 
@@ -74,7 +79,7 @@ class Recognizer:
             spread = [i * seconds / len(tokens) for i in range(len(tokens) + 1)]
             words = [Word(word, spread[first], spread[last + 1]) for word, first, last in stretches]
             return Heard(words, timed=False)
-        step = self._frame_seconds(len(samples), frames.size(1))
+        step = self._frame_seconds(self.longest if self._filled_up else len(samples), frames.size(1))
         times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
         return Heard([Word(word, times[first][0], times[last][1]) for word, first, last in stretches])
 
