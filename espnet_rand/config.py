@@ -170,7 +170,8 @@ def _resolve(base: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any
         if name not in known and name not in AXES:
             chosen = ", ".join(f"{axis} {layer[axis]}" for axis in AXES)
             chosen += ", one number of bits" if precision is Precision else ""
-            allowed = ", ".join([*list(AXES)[1:], *known, *_MODEL_OPTIONS])
+            others = ["quantizer"] if base else _MODEL_OPTIONS  # of `overrides`, and of the model
+            allowed = ", ".join([*list(AXES)[1:], *known, *others])
             raise OptionError(
                 f"{name}: {given[name]!r} is given, but {chosen} have no such option; there are {allowed}"
             )

@@ -11,4 +11,4 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """An error's class, and the first line of its message, or two where the first is a heading: of others' errors."""
     first, *others = f"{type(error).__name__}: {str(error).strip()}".splitlines()
-    return f"{first} {others[0].strip()}" if others and first.endswith(":") else first
+    return f"{first} {others[0].strip().rstrip('.')}" if others and first.endswith(":") else first

@@ -80,7 +80,7 @@ WRONG = [
     ({"overrides": ["a"]}, ["overrides", "a", "mapping"]),
     ({"overrides": {"a": 8}}, ["overrides", "8", "mapping"]),
     ({"overrides": {"enc.*": {"bits": 1}}}, ["overrides", "enc.*", "bits", "1", "2", "8"]),
-    ({"overrides": {"enc.*": {"include": ["a"]}}}, ["overrides", "enc.*", "include", "bits"]),
+    ({"overrides": {"enc.*": {"include": ["a"]}}}, ["overrides", "enc.*", "include", "bits", "noise, quantizer"]),
     # options that do not exist, or not for this choice
     ({"bitz": 77}, ["bitz", "77", "bits", "granularity"]),
     ({"quantizer": "absmax", "mode": 2}, ["mode", "2", "absmax", "bits"]),

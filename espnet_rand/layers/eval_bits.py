@@ -48,13 +48,7 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
         OptionError: bits that are not allowed; a plan that names no weight of the model, or not all
         QuantizationError: the model is not quantized, or comes from a packed file
     """
-    quantization = getattr(model, "_quantization", None)
-    if quantization is None:
-        packed = bool(quantized_layers(model))
-        raise QuantizationError(
-            f"eval_bits: this {type(model).__name__} is "
-            + ("from a packed file, which has its bits: pack its checkpoint again" if packed else "not quantized")
-        )
+    _check_quantized(model)
     weights = quantized_weights(model)
     if bits is None:
         chosen = {}
@@ -79,9 +73,19 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
         weight.quantized.eval_bits = chosen.get(name)
 
 
+def _check_quantized(model: nn.Module) -> None:
+    if getattr(model, "_quantization", None) is None:
+        packed = bool(quantized_layers(model))
+        raise QuantizationError(
+            f"eval_bits: this {type(model).__name__} is "
+            + ("from a packed file, which has its bits: pack its checkpoint again" if packed else "not quantized")
+        )
+
+
 @contextmanager
 def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Iterator[None]:
     """`set_eval_bits` inside the block."""
+    _check_quantized(model)
     before = [(weight.quantized, weight.quantized.eval_bits) for weight in quantized_weights(model).values()]
     set_eval_bits(model, bits)
     try:

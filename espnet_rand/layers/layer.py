@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_rand.errors import UserError
-from espnet_rand.layers.weight import Clock, QuantizedWeight
+from espnet_rand.layers.weight import Clock, QuantizedWeight, close
 
 #: A learned scale of the parameter `weight` is the parameter `weight` + SCALE_SUFFIX of the same layer.
 SCALE_SUFFIX = "_quantizer_scale"
@@ -110,33 +110,35 @@ class QuantizedLayer:
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         """A float checkpoint has no learned scales: those of its weights are used."""
-        absent = []
+        absent, follows = [], {}
         for name, quantized in self._quantized.items():
             scale, weight = state_dict.get(prefix + name + SCALE_SUFFIX), state_dict.get(prefix + name)
             if self.scale_parameter(name) is None:
                 continue
             if scale is None:
                 absent.append(prefix + name + SCALE_SUFFIX)
-                quantized.follows = quantized.follows or weight is not None
+                follows[name] = weight is not None or quantized.follows(self.scale_parameter(name))
             else:
-                quantized.follows = self._untrained(name, scale, weight)
+                follows[name] = self._untrained(name, scale, weight)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys[:] = [key for key in missing_keys if key not in absent]
-        for name, quantized in self._quantized.items():
+        for name, it_does in follows.items():
+            quantized = self._quantized[name]
+            quantized.followed = self.scale_parameter(name).detach().clone() if it_does else None
             quantized.follow(self, name)  # at once: DeepSpeed takes its own copy of the parameters before a forward
 
     def _untrained(self, name: str, scale: Tensor, weight: Optional[Tensor]) -> bool:
         """Whether a loaded scale is no more than what weights give: ours, or those that come with it."""
-        quantized, own = self._quantized[name], self.scale_parameter(name)
+        quantized = self._quantized[name]
         if scale.numel() == 0:
             return False  # of DeepSpeed's ZeRO 3, which keeps trained parameters elsewhere
-        if quantized.follows and _close(scale, own):
+        if quantized.follows(scale):
             return True  # a float checkpoint, filled up with our own values, as ESPnet's init_param does
         if weight is None or weight.shape != self._parameters[name].shape:
             return False
-        return _close(scale, quantized.initial(weight))
+        return close(scale, quantized.initial(weight))
 
     def _replicate_for_data_parallel(self):
         raise QuantizationError(
@@ -215,10 +217,6 @@ def _exclude_from_weight_decay(scale: Optional[nn.Parameter]) -> None:
 
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.to(b), b, rtol=1e-6, atol=0)
 
 
 def quantized_layers(model: nn.Module) -> List[Tuple[str, QuantizedLayer]]:

@@ -222,7 +222,8 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
                 rows, unrows = find_layer(module).layout(module)
                 index, layer = first_number + len(shared), first_number + len(ready)
                 made = QuantizedWeight(quantizer, clock, index, layer, rows, unrows, fixed)
-                scale = nn.Parameter(made.initial(parameter)) if quantizer.scale.learned else None
+                made.followed = made.initial(parameter) if quantizer.scale.learned else None
+                scale = None if made.followed is None else nn.Parameter(made.followed.detach().clone())
                 shared[id(parameter)] = (full, made, scale)
                 entries.append(_entry(full, module, parameter, made))
             first, made, scale = shared[id(parameter)]

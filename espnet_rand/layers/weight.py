@@ -149,8 +149,8 @@ class QuantizedWeight:
         self.eval_bits: Optional[int] = None
         # training forwards during which it was not enabled
         self._off: Deque[int] = deque(maxlen=64)
-        # a learned scale follows the weights until it is trained or loaded
-        self.follows = quantizer.scale.learned
+        #: what a learned scale was set to that follows the weights; None: it was trained or loaded, or there is none
+        self.followed: Optional[Tensor] = None
         self._kept: Dict[bool, _Kept] = {}
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -199,7 +199,7 @@ class QuantizedWeight:
         if not recomputing() and self._good(graph, stamp):
             return self._kept[graph].value
         self.follow(layer, name)
-        self.follows = False
+        self.followed = None
         # What a checkpoint sees saved must not depend on which of its blocks used the weight first.
         with saved_tensors_hooks(_same, _same) if graph else nullcontext():
             value = self._quantize(layer, name, training=True)
@@ -227,13 +227,13 @@ class QuantizedWeight:
         if _needs_graph(sources):
             self.follow(layer, name, self.eval_bits)
             return self._quantize(layer, name, training=False)
-        # while a learned scale follows the weight, it changes with it and not by itself
-        watched = sources[:1] if self.follows else sources
-        stamp = (self.eval_bits, torch.is_inference_mode_enabled(), *map(_version, watched))
-        if not self._good(False, stamp):
-            self.follow(layer, name, self.eval_bits)
-            self._kept = {False: _Kept(stamp, self._quantize(layer, name, training=False))}
+        if not self._good(False, self._stamp(sources)):
+            self.follow(layer, name, self.eval_bits)  # which may change the scale
+            self._kept = {False: _Kept(self._stamp(sources), self._quantize(layer, name, training=False))}
         return self._kept[False].value
+
+    def _stamp(self, sources: Tuple[Tensor, ...]) -> Tuple:
+        return (self.eval_bits, torch.is_inference_mode_enabled(), *map(_version, sources))
 
     def _quantize(self, layer: Any, name: str, training: bool) -> Tensor:
         weight = layer.source(name)
@@ -262,19 +262,31 @@ class QuantizedWeight:
         """Set the float weight, output channels first, and the learned scale to that of step sizes, (groups,)."""
         layer._parameters[name].copy_(self.unrows(rows))
         layer.scale_parameter(name).copy_(self.quantizer.parameter(rows, scales, self.bits))
-        self.follows = False
+        self.followed = None
 
     @torch.no_grad()
     def follow(self, layer: Any, name: str, bits: Optional[int] = None) -> None:
         """Set a learned scale that nobody trained or loaded to what the present weights give (at other `bits`)."""
-        if self.follows:
-            scale, initial = layer.scale_parameter(name), self.initial(layer.source(name), bits)
-            if not torch.equal(scale, initial):
-                scale.copy_(initial)
+        scale = layer.scale_parameter(name)
+        if not self.follows(scale):
+            self.followed = None
+            return
+        self.followed = self.initial(layer.source(name), bits)
+        if not torch.equal(scale, self.followed):
+            scale.copy_(self.followed)
+
+    def follows(self, scale: Optional[Tensor]) -> bool:
+        """Whether a scale is what it was last set to here: others set it as well, as averages of models do."""
+        return self.followed is not None and close(self.followed, scale)
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Tensor:
         """The learned scale that a weight in the layer's own layout starts with, in the weight's dtype."""
         return self.quantizer.initial(self.rows(weight), bits).to(weight.dtype)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two scales are the same, but for rounding."""
+    return a.shape == b.shape and torch.allclose(a.to(b), b, rtol=1e-6, atol=0)
 
 
 def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:

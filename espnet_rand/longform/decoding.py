@@ -75,7 +75,9 @@ class LongForm:
         if mode == "vad":
             vad.check(rate)
         if mode != "whole" and window * rate > self.longest:
-            raise OptionError(f"window {window:g}: the model hears no more than {self.longest / rate:g} seconds at once")
+            raise OptionError(
+                f"window {window:g}: the model hears no more than {self.longest / rate:g} seconds at once"
+            )
         self.mode = mode
         self.window = round(window * rate)
         self.overlap = round(overlap * rate)

@@ -167,7 +167,7 @@ def read(path: Union[str, Path]) -> PackedModel:
 
 def _read(path: Union[str, Path], file: Any) -> PackedModel:
     def refuse(why: str):
-        return PackedFileError(f"{path}: {why}")
+        return PackedFileError(f"{path}: {why.splitlines()[0]}")  # torch's own have many lines
 
     try:
         header = json.loads((file.metadata() or {})[_KEY])

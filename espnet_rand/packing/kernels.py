@@ -218,7 +218,8 @@ class Int4WeightOnly(Kernel):
         out, length = codes.shape
         self._size = self._group(weight)
         per_row = weight.scales.expand(out) if weight.scales.numel() == 1 else weight.scales
-        scales = per_row.view(out, -1).repeat_interleave(length // self._size // (per_row.numel() // out), 1)
+        shared = weight.granularity.group_size if isinstance(weight.granularity, PerGroup) else length
+        scales = per_row.view(out, -1)[:, torch.arange(0, length, self._size, device=codes.device) // shared]
         zeros = torch.zeros_like(scales)
         self._scales = torch.stack([scales, zeros], 2).transpose(0, 1).to(torch.bfloat16).contiguous()
         aten = torch.ops.aten

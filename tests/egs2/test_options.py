@@ -1,6 +1,8 @@
 """The options that recipes share, with `echo` in place of the training."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -47,6 +49,34 @@ def test_statistics_are_collected_in_no_more_parts_than_there_are_utterances(tmp
     assert done.returncode == 0, done.stdout + done.stderr
     parts = sorted((tmp_path / "data/stats_char").glob("split*/keys_*"))
     assert len(parts) == 4 and all(part.read_text() for part in parts)
+
+
+@pytest.mark.parametrize(
+    "recipe, options, reason",
+    [
+        ("mini", ["--asr_args", "--max_epoch", "1"], "1 is no option: quote a value that has spaces"),
+        ("mini", ["--stage", "x"], "--stage and --stop_stage must be numbers: x, 7"),
+        ("mini", ["--use_lm", "yes"], "--use_lm must be true or false, not yes"),
+        ("mini", ["--curve", "1"], "--curve must be true or false, not 1"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(recipe, options, reason, tmp_path):
+    done = run_sh(recipe, tmp_path, *options, "--datadir", "data", "--expdir", "exp", "--python", "echo")
+    assert done.returncode == 1 and reason in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("active, first", [("", ".venv/bin"), ("conda", ".venv/bin"), ("mine", "mine/bin")])
+def test_the_environment_is_the_active_one_if_it_has_the_plugin(active, first, tmp_path):
+    folder = tmp_path / "egs2/TEMPLATE/asr1"
+    folder.mkdir(parents=True)
+    shutil.copy(EGS2 / "TEMPLATE/asr1/path.sh", folder)
+    for name in (".venv", "mine"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / "bin/espnet-rand").touch(0o755)
+    environment = {"PATH": f"{tmp_path}/{active}/bin:/usr/bin:/bin", **({"CONDA_PREFIX": active} if active else {})}
+    script = f". {folder}/path.sh; command -v espnet-rand"
+    said = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True).stdout
+    assert said == f"{tmp_path}/{first}/espnet-rand\n"
 
 
 def quantizers(said):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import swa_utils
 
 from espnet_rand import QuantizerConfig, quantize, quantizes
 from espnet_rand.layers import SCALE_SUFFIX, QuantizedLayer
@@ -247,6 +248,38 @@ def test_trained_scales_survive_a_reload(learned):
     assert torch.equal(output(other), output(model))
     model.load_state_dict(copy.deepcopy(model.state_dict()))
     assert torch.equal(output(other), output(model))
+
+
+def test_averaged_scales_are_kept(learned):
+    """The average begins as a copy of a model whose scales still follow its weights."""
+    model, _ = models.quantized(nn.Sequential(nn.Linear(6, 4)), learned)
+    x = torch.randn(3, 6)
+    average = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.5))
+    average.update_parameters(model)
+    expected = [p.detach().clone() for p in model.parameters()]
+    for _ in range(3):
+        models.descend(model, x, rate=1.0)
+        average.update_parameters(model)
+        expected = [(a + p.detach()) / 2 for a, p in zip(expected, model.parameters())]
+    with torch.no_grad():
+        average.eval()(x)
+    names = [name for name, _ in model.named_parameters()]
+    state = average.module.state_dict()
+    assert any(name.endswith(SCALE_SUFFIX) for name in names)
+    for name, value in zip(names, expected):
+        assert torch.allclose(state[name], value, rtol=1e-5), name
+
+
+def test_a_state_dict_that_is_changed_in_place_is_loaded(learned):
+    model, _ = models.quantized(nn.Sequential(nn.Linear(6, 4)), learned)
+    state = model.state_dict()
+    (name,) = [name for name in state if name.endswith(SCALE_SUFFIX)]
+    state[name].mul_(1.5)
+    wanted = state[name].clone()
+    model.load_state_dict(state)
+    with torch.no_grad():
+        model.eval()(torch.randn(3, 6))
+    assert torch.equal(model.state_dict()[name], wanted)
 
 
 def test_trained_scales_are_those_of_evaluation(learned):

@@ -73,6 +73,14 @@ def test_int4_weight_only(layer, shape, bits, options, device):
     assert y.shape == expected.shape and (y - expected).abs().max() < 0.02 * expected.abs().max()
 
 
+@pytest.mark.parametrize("length, group", [(96, 64), (160, 64), (512, 96), (192, 128), (128, 500)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_int4_weight_only_with_a_shorter_last_group(length, group, device):
+    options = {"granularity": "group", "group_size": group}
+    backend, y, expected = both(lambda: nn.Linear(length, 48), (7, length), "int4_weight_only", device, **options)
+    assert backend == "Int4WeightOnly" and (y - expected).abs().max() < 0.02 * expected.abs().max()
+
+
 @pytest.mark.parametrize("frames", [(), (5,), (3, 20)])
 @pytest.mark.parametrize("bits, granularity", [(8, "tensor"), (4, "channel")])
 def test_the_arithmetic_of_int8_matmul(bits, granularity, frames):

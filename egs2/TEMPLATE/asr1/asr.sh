@@ -152,11 +152,12 @@ if selected 2; then
 fi
 
 stats_jobs() {  # <directory> <train text> <valid text> <batch size> <command> <parts>
-    local i
+    local keys i
     mkdir -p "$1"
     split -d -n "r/$6" "$2" "$1/keys_train."
     split -d -n "r/$6" "$3" "$1/keys_valid."
-    for i in $(seq -f %02.0f 0 $(($6 - 1))); do
+    for keys in "$1"/keys_train.*; do
+        i=${keys##*.}
         job "$1/${i}/stats.log" $(($(cat "$1"/keys_*."${i}" | wc -l) / $4)) - \
             "${train_cmd} $5 --ngpu 0 --collect_stats true --output_dir $1/${i} --batch_size $4 \
 --log_interval 1 --train_shape_file $1/keys_train.${i} --valid_shape_file $1/keys_valid.${i}"
@@ -170,7 +171,7 @@ collect_stats() {  # <title> <directory> <train text> <valid text> <batch size> 
     list=$(stats_jobs "${parts}" "$3" "$4" "$5" "$6" "${count}")
     run_jobs "$1" "${list}"
     run_jobs "$1 together" "$(job "$2/all.log" 0 - "${python} -m espnet2.bin.aggregate_stats_dirs \
---output_dir $2 $(printf -- '--input_dir %s ' "${parts}"/[0-9][0-9])")"
+--output_dir $2 $(printf -- '--input_dir %s ' "${parts}"/[0-9]*)")"
 }
 
 join_lm_text() {

@@ -11,6 +11,8 @@
 #   --modes "windows whole", --window 10, --overlap 3  of asr_long.sh
 #   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here
 #   --nj N, --ngpu N, --python ..., --inference_model ...  of both
+#   --asr_args "..."     training options for all systems
+#   --inference_config FILE, --inference_args "..."  of asr_long.sh
 #
 # Further options are those of asr.sh's stages 1 to 5:
 
@@ -30,19 +32,21 @@ inference_model=valid.loss.ave.pth
 modes="windows whole"
 window=10
 overlap=3
+asr_args=
+inference_args=
+inference_config=
 datadir=
 expdir=
 own="corpus_size seeds precisions durations methods modes window overlap"
-own+=" stage stop_stage nj ngpu python inference_model"
-paths="datadir expdir"
+own+=" stage stop_stage nj ngpu python inference_model asr_args inference_args"
+paths="datadir expdir inference_config"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 cd "$(dirname "$0")"
 datadir=${datadir:-data/${corpus_size}}
 expdir=${expdir:-exp/${corpus_size}}
 
-asr_args=
 if [ "${corpus_size}" = tiny ]; then
-    asr_args="--max_epoch 1"
+    asr_args="--max_epoch 1 ${asr_args}"
     seeds=${seeds:-1}
     precisions=${precisions:-4}
     durations=${durations:-utterance 10 20}
@@ -91,7 +95,7 @@ done
 
 common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj "${nj}"
     --ngpu "${ngpu}" --python "${python}" --inference_model "${inference_model}"
-    --stage "${stage}" --inference_config ../../mini/asr1/conf/decode_asr.yaml)
+    --stage "${stage}" --inference_config "${inference_config:-../../mini/asr1/conf/decode_asr.yaml}")
 ../../TEMPLATE/asr1/asr.sh "${common[@]}" \
     --stop_stage $((stop_stage < 5 ? stop_stage : 5)) \
     --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
@@ -110,4 +114,4 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
     --modes "${modes}" \
     --window "${window}" \
     --overlap "${overlap}" \
-    --inference_args "--ctc_greedy true"
+    --inference_args "--ctc_greedy true ${inference_args}"

@@ -47,7 +47,7 @@ class Validation:
         trained: the options that it was trained with
 
     Raises:
-        PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data, or the model can't take it
+        PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data, or the model use it
     """
 
     def __init__(self, args: argparse.Namespace, task: Type[AbsTask], model: torch.nn.Module, trained: Any):

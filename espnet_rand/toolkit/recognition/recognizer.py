@@ -25,7 +25,7 @@ class Recognizer:
 
     Attributes:
         rate: of the samples that it wants, in Hz
-        longest: samples that it hears at once, of more it would hear the first ones: Whisper's 30 seconds; else infinity
+        longest: samples that it hears at once, of more it would hear the first: Whisper's 30 seconds; else infinity
 
     Raises:
         OptionError: ctc_greedy, and the model has no CTC

@@ -152,7 +152,9 @@ def main():
     parser.add_argument("--nj", type=int, default=1, help="jobs at a time")
     parser.add_argument("--title", default="jobs")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     jobs = [Job.parse(line) for line in sys.stdin if line.strip()]
     try:
         failed = run(jobs, args.nj, args.title)

@@ -11,6 +11,9 @@ die() {
     exit 1
 }
 
+[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] \
+    || die "--stage and --stop_stage must be numbers: ${stage}, ${stop_stage}"
+
 job() {  # <log> <steps> <after> <command>: one line of a list of jobs
     printf '%s\t%s\t%s\t%s\n' "$@"
 }

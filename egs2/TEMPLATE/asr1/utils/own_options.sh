@@ -4,6 +4,7 @@
 # started, and become absolute.
 # --help prints the comment at the top of run.sh, and asr.sh's. Where the script is another than asr.sh, its name is in
 # the variable script.
+. "$(dirname "${BASH_SOURCE[0]}")/set_option.sh"
 options=()
 while [ $# -gt 0 ]; do
     name=${1#--}
@@ -12,7 +13,7 @@ while [ $# -gt 0 ]; do
         sed -n '2,/^$/s/^# \?//p' "$0"
         cd "$(dirname "$0")" && exec "../../TEMPLATE/asr1/${script:-asr.sh}" --help
     elif [[ $1 == --* && " ${own} ${paths:-} " == *" ${name} "* ]]; then
-        printf -v "${name}" '%s' "${2?"$1 needs a value"}"
+        set_option "$1" "${2?"$1 needs a value"}"
         shift 2
     else
         options+=("$1")

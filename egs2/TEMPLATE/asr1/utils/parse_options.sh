@@ -1,5 +1,6 @@
 # Source this after setting the defaults: `--some-option value` (or
 # --some_option) then sets the variable some_option, which must exist.
+. "$(dirname "${BASH_SOURCE[0]}")/set_option.sh"
 while [ $# -gt 0 ]; do
     case $1 in
         --help|-h)
@@ -16,9 +17,10 @@ while [ $# -gt 0 ]; do
                 echo "$0: option $1 needs a value" >&2
                 exit 1
             fi
-            printf -v "${name}" '%s' "$2"
+            set_option "$1" "$2"
             shift 2 ;;
         *)
-            break ;;
+            echo "$0: $1 is no option: quote a value that has spaces (see $0 --help)" >&2
+            exit 1 ;;
     esac
 done
