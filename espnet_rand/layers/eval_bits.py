@@ -48,8 +48,7 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
         OptionError: bits that are not allowed; a plan that names no weight of the model, or not all
         QuantizationError: the model is not quantized, or comes from a packed file
     """
-    _check_quantized(model)
-    weights = quantized_weights(model)
+    weights = _trained_weights(model)
     if bits is None:
         chosen = {}
     elif isinstance(bits, Mapping):
@@ -73,20 +72,25 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
         weight.quantized.eval_bits = chosen.get(name)
 
 
-def _check_quantized(model: nn.Module) -> None:
+def _trained_weights(model: nn.Module) -> Dict[str, NamedWeight]:
+    """Those whose bits can be chosen.
+
+    Raises:
+        QuantizationError: there are none
+    """
     if getattr(model, "_quantization", None) is None:
         packed = bool(quantized_layers(model))
         raise QuantizationError(
             f"eval_bits: this {type(model).__name__} is "
             + ("from a packed file, which has its bits: pack its checkpoint again" if packed else "not quantized")
         )
+    return quantized_weights(model)
 
 
 @contextmanager
 def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Iterator[None]:
     """`set_eval_bits` inside the block."""
-    _check_quantized(model)
-    before = [(weight.quantized, weight.quantized.eval_bits) for weight in quantized_weights(model).values()]
+    before = [(weight.quantized, weight.quantized.eval_bits) for weight in _trained_weights(model).values()]
     set_eval_bits(model, bits)
     try:
         yield

@@ -189,10 +189,15 @@ class Int4WeightOnly(Kernel):
     """
 
     @staticmethod
+    def _shared(weight: PackedWeight) -> int:
+        """Inputs that share a scale."""
+        per_group = isinstance(weight.granularity, PerGroup)
+        return weight.granularity.group_size if per_group else math.prod(weight.rows[1:])
+
+    @staticmethod
     def _group(weight: PackedWeight) -> Optional[int]:
         """A group size that the kernel knows and that divides what shares a scale."""
-        length = math.prod(weight.rows[1:])
-        size = weight.granularity.group_size if isinstance(weight.granularity, PerGroup) else length
+        length, size = math.prod(weight.rows[1:]), Int4WeightOnly._shared(weight)
         sizes = [n for n in (256, 128, 64, 32) if length % n == 0 and (size >= length or size % n == 0)]
         return sizes[0] if sizes else None
 
@@ -218,8 +223,8 @@ class Int4WeightOnly(Kernel):
         out, length = codes.shape
         self._size = self._group(weight)
         per_row = weight.scales.expand(out) if weight.scales.numel() == 1 else weight.scales
-        shared = weight.granularity.group_size if isinstance(weight.granularity, PerGroup) else length
-        scales = per_row.view(out, -1)[:, torch.arange(0, length, self._size, device=codes.device) // shared]
+        first = torch.arange(0, length, self._size, device=codes.device)  # inputs of the kernel's groups
+        scales = per_row.view(out, -1)[:, first // self._shared(weight)]
         zeros = torch.zeros_like(scales)
         self._scales = torch.stack([scales, zeros], 2).transpose(0, 1).to(torch.bfloat16).contiguous()
         aten = torch.ops.aten

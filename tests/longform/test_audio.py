@@ -95,7 +95,7 @@ def test_a_recording_that_was_cut_off_is_noted(tmp_path, noise):
         assert recording.notes == []
 
 
-def test_commands_run_only_where_they_are_wanted(tmp_path, noise):
+def test_commands_run_only_where_they_are_wanted(tmp_path, noise, monkeypatch):
     soundfile.write(tmp_path / "a.wav", noise, 16000, subtype="FLOAT")
     entry = f"cat {tmp_path}/a.wav |"
     with opened(entry, True, 16000) as recording:
@@ -111,10 +111,9 @@ def test_commands_run_only_where_they_are_wanted(tmp_path, noise):
             pass
     # to kaldiio a path with such a name is a command
     soundfile.write(tmp_path / "touch ran|", noise, 16000, format="WAV")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        with opened("touch ran|:0", False, 16000) as recording:
-            np.testing.assert_allclose(recording.read(5, 100), noise[5:100], atol=1e-4)
+    monkeypatch.chdir(tmp_path)
+    with opened("touch ran|:0", False, 16000) as recording:
+        np.testing.assert_allclose(recording.read(5, 100), noise[5:100], atol=1e-4)
     assert not marked.exists()
 
 

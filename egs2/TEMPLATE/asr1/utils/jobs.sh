@@ -11,9 +11,6 @@ die() {
     exit 1
 }
 
-[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] \
-    || die "--stage and --stop_stage must be numbers: ${stage}, ${stop_stage}"
-
 job() {  # <log> <steps> <after> <command>: one line of a list of jobs
     printf '%s\t%s\t%s\t%s\n' "$@"
 }
@@ -77,4 +74,6 @@ if missing:
 EOF
 command -v "${python%% *}" > /dev/null \
     || die "${python%% *} is not there. Mend: run \`make demo\` in the repository, or give --python"
+[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] \
+    || die "--stage and --stop_stage must be numbers: ${stage}, ${stop_stage}"
 [ -n "${systems}" ] || die "--systems is empty; see --help"

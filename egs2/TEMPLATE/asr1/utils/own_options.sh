@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
         sed -n '2,/^$/s/^# \?//p' "$0"
         cd "$(dirname "$0")" && exec "../../TEMPLATE/asr1/${script:-asr.sh}" --help
     elif [[ $1 == --* && " ${own} ${paths:-} " == *" ${name} "* ]]; then
-        set_option "$1" "${2?"$1 needs a value"}"
+        set_option "${name}" "${2?"$1 needs a value"}"
         shift 2
     else
         options+=("$1")

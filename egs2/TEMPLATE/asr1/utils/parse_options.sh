@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
                 echo "$0: option $1 needs a value" >&2
                 exit 1
             fi
-            set_option "$1" "$2"
+            set_option "${name}" "$2"
             shift 2 ;;
         *)
             echo "$0: $1 is no option: quote a value that has spaces (see $0 --help)" >&2
