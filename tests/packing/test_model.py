@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from espnet_rand import QuantizationError, QuantizerConfig, quantize
+from espnet_rand import QuantizationError, QuantizerConfig, quantize, set_eval_bits
+from espnet_rand.layers import evaluating_at
 from espnet_rand.packing import (
     BACKENDS,
     PackedFileError,
@@ -309,6 +310,16 @@ def test_a_weight_that_is_also_used_in_float_is_refused():
     quantize(model, QuantizerConfig("absmax", exclude=["embed"]))
     with pytest.raises(QuantizationError, match="out.weight is also used in float, by Embedding: exclude both"):
         pack_model(model)
+
+
+def test_a_packed_model_has_its_bits():
+    stock = nn.Sequential(nn.Linear(4, 3))
+    quantize(stock, QuantizerConfig("absmax"))
+    load_into(packed := nn.Sequential(nn.Linear(4, 3)), pack_model(stock))
+    with pytest.raises(QuantizationError, match="from a packed file, which has its bits"):
+        set_eval_bits(packed, 3)
+    with pytest.raises(QuantizationError, match="from a packed file, which has its bits"), evaluating_at(packed, 3):
+        pass
 
 
 def test_a_float_model_has_nothing_to_pack():
