@@ -47,6 +47,8 @@ class Kernel:
         """The layer's output without its bias, in x's dtype.
 
         Of a linear map x is (..., in), the output (..., out); of a convolution as in torch, with a batch.
+        A batch may be empty. What is not finite in x makes the outputs of its row not finite, in a
+        convolution those that cover it. It changes no other output.
         """
         raise NotImplementedError
 
@@ -80,7 +82,10 @@ def _seven_bits(weight: PackedWeight) -> bool:
 
 
 class Int8Dynamic(Kernel):
-    """The codes as they are, as int8; x rounded to 8 bits in each call (one scale for all of it)."""
+    """The codes as they are, as int8; x rounded to 8 bits in each call.
+
+    One scale serves all of x but the rows that are not finite: these count as zeros, and their output is NaN.
+    """
 
     @staticmethod
     def serves(weight, device, convolution=None):
@@ -95,6 +100,7 @@ class Int8Dynamic(Kernel):
             warnings.simplefilter("ignore")  # torch wants torchao instead, which has no such kernel for a CPU
             tensor = torch._make_per_channel_quantized_tensor(codes, scales, torch.zeros_like(scales).long(), 0)
             self._weight = torch.ops.quantized.linear_prepack(tensor, None)
+        self._multiply = torch.ops.quantized.linear_dynamic
 
     def __call__(self, x):
         # a call for one frame takes little longer than Python around it: nothing is done that need not be
@@ -102,7 +108,11 @@ class Int8Dynamic(Kernel):
             return self(x.unsqueeze(0)).squeeze(0)
         if x.dtype != torch.float32:
             return self(x.float()).to(x.dtype)
-        return torch.ops.quantized.linear_dynamic(x, self._weight, self._seven_bits)
+        if not math.isfinite(x.sum().item()):  # the cheapest look at all of x; the sum of finite numbers may overflow
+            spoiled = ~x.isfinite().all(-1, keepdim=True)
+            y = self._multiply(x.masked_fill(spoiled, 0.0), self._weight, self._seven_bits)
+            return y.masked_fill_(spoiled, torch.nan)
+        return self._multiply(x, self._weight, self._seven_bits)
 
     def weight(self):
         tensor, _ = torch.ops.quantized.linear_unpack(self._weight)
@@ -138,7 +148,10 @@ class Int8Matmul(Kernel):
 
 
 class Int8Convolution(Kernel):
-    """As Int8Dynamic, by oneDNN (torch's `quantized.conv2d_dynamic` would round the output to the input's range)."""
+    """As Int8Dynamic, by oneDNN (torch's `quantized.conv2d_dynamic` would round the output to the input's range).
+
+    Numbers in x that are not finite count as zeros, and what covers them is NaN.
+    """
 
     @staticmethod
     def serves(weight, device, convolution=None):
@@ -158,27 +171,42 @@ class Int8Convolution(Kernel):
         self._scales = weight.scales.float().expand(len(codes)).contiguous()
         self._zeros = torch.zeros(len(codes), dtype=torch.int8)
         codes = codes.unsqueeze(2) if self._flat else codes
+        self._shape = codes.shape
         self._weight = torch.ops.onednn.qconv_prepack(codes, self._scales, 1.0, 0, *self._options)
 
     def __call__(self, x):
         image = (x.unsqueeze(2) if self._flat else x).float()
+        y = self._convolve(image) if image.numel() else self._sums(image)
+        return (y.squeeze(2) if self._flat else y).to(x.dtype)
+
+    def _convolve(self, image: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height, width)"""
         # oneDNN computes, and answers, with the channels last in memory
-        codes, *x_conf = _rounded(image.permute(0, 2, 3, 1).contiguous(), 127 if self._seven_bits else 255)
+        last = image.permute(0, 2, 3, 1).contiguous()
+        low, high = (end.item() for end in torch.aminmax(last))
+        if not math.isfinite(high - low):
+            spoiled = ~image.isfinite()
+            y = self._convolve(image.masked_fill(spoiled, 0.0))
+            return y.masked_fill_(self._sums(spoiled.float()) > 0.5, torch.nan)
+        codes, *x_conf = _rounded(last, low, high, 127 if self._seven_bits else 255)
         codes, y_conf = codes.permute(0, 3, 1, 2), (1.0, 0, torch.float32, "none", [], "")
-        y = torch.ops.onednn.qconv2d_pointwise(
+        return torch.ops.onednn.qconv2d_pointwise(
             codes, *x_conf, self._weight, self._scales, self._zeros, None, *self._options, *y_conf
         )
-        return (y.squeeze(2) if self._flat else y).to(x.dtype)
+
+    def _sums(self, image: Tensor) -> Tensor:
+        """As `_convolve`, in float, with a weight of ones."""
+        return F.conv2d(image, image.new_ones(self._shape), None, *self._options)
 
     def weight(self):
         return self._made_of
 
 
-def _rounded(x: Tensor, levels: int) -> Tuple[Tensor, float, int]:
+def _rounded(x: Tensor, low: float, high: float, levels: int) -> Tuple[Tensor, float, int]:
     """x in steps from its least to its largest value, 0 among them: uint8 numbers, the step, the number of 0."""
-    low, high = (float(end) for end in torch.aminmax(x))
-    step = max((max(high, 0.0) - min(low, 0.0)) / levels, torch.finfo(torch.float32).tiny)
-    zero = round(-min(low, 0.0) / step) if math.isfinite(step) else 0  # then the output is not finite either
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = max((high - low) / levels, torch.finfo(torch.float32).tiny)
+    zero = round(-low / step)
     return (x / step).add_(zero).round_().clamp_(0, levels).to(torch.uint8), step, zero
 
 
@@ -238,7 +266,10 @@ class Int4WeightOnly(Kernel):
 
     def __call__(self, x):
         flat = x.reshape(-1, x.shape[-1]).to(torch.bfloat16).contiguous()
-        y = self._multiply(flat, self._weight, self._size, self._scales)
+        if len(flat):
+            y = self._multiply(flat, self._weight, self._size, self._scales)
+        else:  # CUDA's refuses it
+            y = flat.new_empty(0, self._scales.shape[1])
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     def weight(self):

@@ -1,6 +1,7 @@
 """Integer kernels against the decoded weight."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.packing import load_into, pack_model
 from espnet_rand.packing.file import PackedWeight
-from espnet_rand.packing.kernels import Int4WeightOnly, Int8Matmul
+from espnet_rand.packing.kernels import Convolution, Int4WeightOnly, Int8Convolution, Int8Dynamic, Int8Matmul
 from espnet_rand.quantizers.granularity import PerChannel, PerGroup, PerTensor
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
@@ -123,6 +124,87 @@ def test_what_cudas_kernels_get(kernel, granularity, monkeypatch):
         assert made.weight().packed.shape == packed.shape and made.weight().packed.is_cuda
 
 
+def made(kind, layer, device="cpu"):
+    """A layer in the evaluation, without its bias, and its kernel."""
+    torch.manual_seed(0)
+    stock = nn.Sequential(layer())
+    stock[0].bias = None
+    quantize(stock, QuantizerConfig("absmax", bits=4, depthwise=True))
+    stock.to(device).eval().requires_grad_(False)
+    weight = pack_model(stock).weights["0.weight"]
+    weight = replace(weight, packed=weight.packed.to(device), scales=weight.scales.to(device))
+    convolution = Convolution(*(getattr(stock[0], name) for name in Convolution._fields)) if layer in WIDE else None
+    if (kind, device) != (Int8Matmul, "cpu") and kind.serves(weight, torch.device(device), convolution):
+        pytest.skip(f"not on this {device}")
+    return stock, kind(weight, convolution)
+
+
+WIDE = [layer for layer, _ in CONVOLUTIONS.values()]
+EACH_KERNEL = pytest.mark.parametrize(
+    "kind, layer, shape",
+    [
+        *((kind, *LAYERS["linear"]) for kind in (Int8Dynamic, Int8Matmul, Int4WeightOnly)),
+        *((Int8Convolution, *CONVOLUTIONS[name]) for name in ("conv1d", "conv2d", "conv2d, depthwise")),
+    ],
+    ids=["Int8Dynamic", "Int8Matmul", "Int4WeightOnly", "conv1d", "conv2d", "conv2d, depthwise"],
+)
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+
+
+@EACH_KERNEL
+@DEVICES
+@DTYPES
+@pytest.mark.parametrize("numbers", [[torch.nan], [torch.inf], [-torch.inf], [torch.inf, -torch.inf]])
+def test_what_is_not_finite_in_the_input_spoils_the_same_outputs_as_in_float(
+    kind, layer, shape, device, dtype, numbers
+):
+    stock, kernel = made(kind, layer, device)
+    without = torch.randn(shape, device=device).to(dtype) / 16
+    x = without.clone()
+    for i, number in enumerate(numbers):
+        spoiled = (i, 2 + i, 5) if kind is Int8Convolution else (i, 2 + i)  # numbers, or a row
+        without[spoiled] = 0
+        x[spoiled] = 100
+        x[i, 2 + i, 5] = number
+    finite = stock(x.float()).isfinite()
+    y = kernel(x)
+    assert finite.any() and not finite.all()
+    assert y.dtype == dtype and torch.equal(y.isfinite(), finite)
+    assert torch.equal(y[finite], kernel(without)[finite])
+
+
+@EACH_KERNEL
+def test_an_input_that_is_nowhere_finite(kind, layer, shape):
+    _, kernel = made(kind, layer)
+    for number in (torch.nan, torch.inf):
+        x = torch.full(shape, number)
+        assert not kernel(x).isfinite().any()
+        if kind is not Int8Convolution:
+            assert not kernel(x[0, 0]).isfinite().any()
+
+
+@EACH_KERNEL
+def test_finite_numbers_whose_sum_is_not(kind, layer, shape):
+    _, kernel = made(kind, layer)
+    x = torch.rand(shape)
+    large = 2.0**120
+    assert (x * large).sum().isinf() and torch.equal(kernel(x * large), kernel(x) * large)
+
+
+@EACH_KERNEL
+@DEVICES
+@DTYPES
+def test_an_empty_batch(kind, layer, shape, device, dtype):
+    stock, kernel = made(kind, layer, device)
+    shapes = [(0, *shape[1:])]
+    if kind is not Int8Convolution:
+        shapes += [(0, shape[-1]), (2, 0, shape[-1])]
+    for empty in shapes:
+        y = kernel(torch.zeros(empty, device=device, dtype=dtype))
+        assert y.shape == stock(torch.zeros(empty, device=device)).shape and y.dtype == dtype
+
+
 @pytest.mark.parametrize(
     "backend, options",
     [
@@ -147,14 +229,6 @@ def test_a_convolution_of_silence():
     with torch.no_grad():
         y = silent(torch.zeros(1, 8, 20, 10))
     assert torch.equal(y, model[0].bias[:, None, None].expand_as(y))
-
-
-def test_a_convolution_of_what_is_not_finite_is_not_finite():
-    model = nn.Sequential(nn.Conv2d(1, 16, 3))
-    quantize(model, QuantizerConfig("absmax"))
-    load_into(packed := nn.Sequential(nn.Conv2d(1, 16, 3)), pack_model(model), "int8_dynamic")
-    with torch.no_grad():
-        assert packed(torch.full((1, 1, 3, 3), torch.nan)).isnan().all()
 
 
 def test_a_convolution_without_a_batch_is_decoded():
