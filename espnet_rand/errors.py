@@ -8,6 +8,14 @@ class UserError(Exception):
     """
 
 
+class QuantizationError(UserError, RuntimeError):
+    """The model cannot be quantized, or used, as asked."""
+
+
+class NotFiniteError(UserError, ValueError):
+    """Numbers of a model are NaN or infinite; the message names them."""
+
+
 def one_line(error: BaseException) -> str:
     """An error's class, and the first line of its message, or two where the first is a heading: of others' errors."""
     first, *others = f"{type(error).__name__}: {str(error).strip()}".splitlines()

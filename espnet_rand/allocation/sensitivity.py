@@ -45,17 +45,15 @@ def measured(
         choices: from `candidates`
         follow: is given the names, and passes them on: shows the progress
     """
-    weights = quantized_weights(model)
+    most = {name: max(bits) for name, bits in choices.items()}
     changes: Table = {}
-    with evaluating_at(model, {name: max(bits) for name, bits in choices.items()}):
+    with evaluating_at(model, most):
         reference = loss()
-        for name in follow(choices):
-            quantized, highest = weights[name].quantized, max(choices[name])
-            changes[name] = {highest: 0.0}
-            for bits in sorted(choices[name], reverse=True)[1:]:
-                quantized.eval_bits = bits
+    for name in follow(choices):
+        changes[name] = {most[name]: 0.0}
+        for bits in sorted(choices[name], reverse=True)[1:]:
+            with evaluating_at(model, {**most, name: bits}):
                 changes[name][bits] = max(loss() - reference, *changes[name].values())
-            quantized.eval_bits = highest
     return changes
 
 

@@ -5,8 +5,9 @@ One file for each layer family; importing it here puts it into the registry.
 
 from espnet_rand.layers import attention, convolution, embedding, linear, recurrent  # noqa: F401
 from espnet_rand.layers.eval_bits import EvalBits, NamedWeight, evaluating_at, quantized_weights, set_eval_bits
-from espnet_rand.layers.layer import SCALE_SUFFIX, QuantizationError, QuantizedLayer, quantized_layers, quantizes
-from espnet_rand.layers.quantize import disabled, quantize, quantize_new_layers
+from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, own_scales, quantized_layers, quantizes
+from espnet_rand.layers.learned_scales import SCALE_SUFFIX
+from espnet_rand.layers.quantize import believe, disabled, quantize, quantize_new_layers
 from espnet_rand.layers.report import Report
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "QuantizationError",
     "QuantizedLayer",
     "Report",
+    "believe",
     "disabled",
     "evaluating_at",
+    "own_scales",
     "quantize",
     "quantize_new_layers",
     "quantized_layers",

@@ -1,10 +1,11 @@
 """At how many bits a quantized model evaluates, decodes and is packed: one number, or a plan."""
 
-from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
+import threading
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
 
 from torch import nn
 
+from espnet_rand.layers.clock import telling
 from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, quantized_layers
 from espnet_rand.layers.quantize import matches, near
 from espnet_rand.layers.weight import QuantizedWeight
@@ -36,7 +37,10 @@ def quantized_weights(model: nn.Module) -> Dict[str, NamedWeight]:
 
 
 def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
-    """Let a quantized model evaluate at other numbers of bits, in place. Training does not change.
+    """Let a quantized model evaluate at other numbers of bits, in place, in all threads. Training does not change.
+
+    A forward that runs meanwhile in another thread may see some weights before and some after the change: a server sets
+    them before it serves, or uses `evaluating_at` in each request.
 
     Args:
         model: quantized by `espnet_rand.quantize`
@@ -48,6 +52,17 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
         OptionError: bits that are not allowed; a plan that names no weight of the model, or not all
         QuantizationError: the model is not quantized, or comes from a packed file
     """
+    chosen = _chosen(model, bits)
+    with _setting:  # two threads that set bits: those of one of them
+        for quantized, b in chosen.items():
+            quantized.eval_bits = b
+
+
+_setting = threading.Lock()
+
+
+def _chosen(model: nn.Module, bits: Optional[EvalBits]) -> Dict[QuantizedWeight, Optional[int]]:
+    """What `set_eval_bits` makes of `bits`, for each quantized weight; it raises what that does."""
     weights = _trained_weights(model)
     if bits is None:
         chosen = {}
@@ -68,8 +83,7 @@ def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
                 f"eval_bits: {b} is not allowed for {name}, it must be {quantizer.precision.bits}: "
                 f"its step sizes were learned for that ({quantizer.scale})"
             )
-    for name, weight in weights.items():
-        weight.quantized.eval_bits = chosen.get(name)
+    return {weight.quantized: chosen.get(name) for name, weight in weights.items()}
 
 
 def _trained_weights(model: nn.Module) -> Dict[str, NamedWeight]:
@@ -87,16 +101,12 @@ def _trained_weights(model: nn.Module) -> Dict[str, NamedWeight]:
     return quantized_weights(model)
 
 
-@contextmanager
-def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Iterator[None]:
-    """`set_eval_bits` inside the block."""
-    before = [(weight.quantized, weight.quantized.eval_bits) for weight in _trained_weights(model).values()]
-    set_eval_bits(model, bits)
-    try:
-        yield
-    finally:
-        for quantized, its_bits in before:
-            quantized.eval_bits = its_bits
+def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Any:
+    """A block in which a quantized model evaluates at other numbers of bits, for this thread alone.
+
+    Args and raises: those of `set_eval_bits`, which it goes before
+    """
+    return telling(bits=_chosen(model, bits))
 
 
 def _planned(plan: Mapping[str, int], weights: Mapping[str, NamedWeight]) -> Dict[str, int]:

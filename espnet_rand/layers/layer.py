@@ -8,22 +8,18 @@ an output layer to an embedding) uses the quantized weight, and `named_parameter
 """
 
 import functools
+import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
 
-from espnet_rand.errors import UserError
-from espnet_rand.layers.weight import Clock, QuantizedWeight, close
-
-#: A learned scale of the parameter `weight` is the parameter `weight` + SCALE_SUFFIX of the same layer.
-SCALE_SUFFIX = "_quantizer_scale"
+from espnet_rand.errors import QuantizationError
+from espnet_rand.layers.clock import Clock
+from espnet_rand.layers.learned_scales import ScaleParameter, scale_kind, settle
+from espnet_rand.layers.weight import QuantizedWeight, close
 
 _REGISTRY: Dict[Type[nn.Module], Type["QuantizedLayer"]] = {}
-
-
-class QuantizationError(UserError, RuntimeError):
-    """The model cannot be quantized, or used, as asked."""
 
 
 def quantizes(*types: Type[nn.Module]) -> Callable:
@@ -82,7 +78,8 @@ class QuantizedLayer:
 
     def scale_parameter(self, name: str) -> Optional[Tensor]:
         """The learned scale of the parameter `name`, (groups,); None where there is none."""
-        return self._parameters.get(name + SCALE_SUFFIX)
+        suffix = self._quantized[name].scale_suffix
+        return self._parameters[name + suffix] if suffix else None
 
     def sources(self, name: str) -> Tuple[Tensor, ...]:
         """The tensors that the quantized weight depends on, the parameter `name` first."""
@@ -91,14 +88,16 @@ class QuantizedLayer:
 
     @torch.compiler.disable
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.training:  # then nothing asks the clock
+        if not (self.training or torch.is_grad_enabled()):  # then nothing asks the clock
             return super().forward(*args, **kwargs)
         with self._clock.forward(self.training):
             return super().forward(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Any:
-        for quantized in self._quantized.values():
+        for name, quantized in self._quantized.items():
             quantized.forget()
+            if self.training and not mode:
+                quantized.follow(self, name)  # an export takes the parameter as it stands
         return super().train(mode)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -109,14 +108,17 @@ class QuantizedLayer:
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        """A float checkpoint has no learned scales: those of its weights are used."""
+        """A float checkpoint has no learned scales, or none of this model's: those of its weights are used."""
+        if settled := str(settle(state_dict, own_scales(self, prefix))):  # in part of a model, loaded by itself
+            logging.warning(f"espnet_rand: {settled}")
         absent, follows = [], {}
         for name, quantized in self._quantized.items():
-            scale, weight = state_dict.get(prefix + name + SCALE_SUFFIX), state_dict.get(prefix + name)
+            key = prefix + name + quantized.scale_suffix
+            scale, weight = state_dict.get(key), state_dict.get(prefix + name)
             if self.scale_parameter(name) is None:
                 continue
             if scale is None:
-                absent.append(prefix + name + SCALE_SUFFIX)
+                absent.append(key)
                 follows[name] = weight is not None or quantized.follows(self.scale_parameter(name))
             else:
                 follows[name] = self._untrained(name, scale, weight)
@@ -168,7 +170,7 @@ def wrap_layer(
     """Turn `module` into its quantized subclass, in place; `scales` are its learned ones by weight."""
     for name, scale in scales.items():
         _exclude_from_weight_decay(scale)
-        module.register_parameter(name + SCALE_SUFFIX, scale)
+        module.register_parameter(name + quantized[name].scale_suffix, scale)
     module._quantized = quantized
     module._clock = clock
     mixin = find_layer(module)
@@ -217,6 +219,19 @@ def _exclude_from_weight_decay(scale: Optional[nn.Parameter]) -> None:
 
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
+
+
+def own_scales(module: nn.Module, prefix: str = "") -> Dict[str, ScaleParameter]:
+    """The learned scales of the quantized layers in a module, by the names of their weights, behind `prefix`."""
+    return {
+        ".".join(filter(None, (prefix.removesuffix("."), path, name))): ScaleParameter(
+            scale_kind(quantized.quantizer), layer.scale_parameter(name).numel()
+        )
+        for path, layer in module.named_modules(remove_duplicate=False)
+        if isinstance(layer, QuantizedLayer)
+        for name, quantized in layer._quantized.items()
+        if quantized.scale_suffix
+    }
 
 
 def quantized_layers(model: nn.Module) -> List[Tuple[str, QuantizedLayer]]:

@@ -1,32 +1,43 @@
 """Walks a model, wraps its layers, and says what it did."""
 
 import difflib
+import logging
 import math
-from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
 
 from espnet_rand.config import Configuration, QuantizerConfig
+from espnet_rand.layers.clock import Clock, telling
+from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import (
     QuantizationError,
     QuantizedLayer,
     find_layer,
+    own_scales,
     quantized_layers,
     wrap_layer,
 )
+from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
-from espnet_rand.layers.weight import Clock, QuantizedWeight
+from espnet_rand.layers.weight import QuantizedWeight
 from espnet_rand.quantizers import OptionError
 
 
-class _Quantization(NamedTuple):
-    """What a quantized model remembers."""
+@dataclass
+class _Quantization:
+    """What a quantized model remembers.
+
+    Attributes:
+        believed: see `believe`
+    """
 
     config: QuantizerConfig
     clock: Clock
+    believed: Optional[QuantizerConfig] = None
 
 
 # In the metadata of the model's state_dict, which torch.save keeps and which is no key of it.
@@ -38,7 +49,7 @@ def quantize(model: nn.Module, config: Configuration) -> Report:
 
     Afterwards training forwards compute with the estimator's weights, evaluation forwards
     with the rounded ones, and `with disabled(model):` with the float ones. Parameters, their
-    names and `state_dict` keys stay; learned scales add keys that end in SCALE_SUFFIX. Training
+    names and `state_dict` keys stay; learned scales add keys (see learned_scales.py). Training
     forwards are those of `model` itself, called as `model(...)`: `start_step` counts them.
 
     A wildcard of the configuration matches a layer by its own name or that of a module above it.
@@ -70,7 +81,7 @@ def quantize(model: nn.Module, config: Configuration) -> Report:
     model.register_forward_pre_hook(_begin)
     model.register_forward_hook(_end, always_call=True)
     model.register_state_dict_post_hook(_save_forwards)
-    model.register_load_state_dict_pre_hook(_load_forwards)
+    model.register_load_state_dict_pre_hook(_load)
     return report
 
 
@@ -89,25 +100,37 @@ def quantize_new_layers(model: nn.Module) -> Report:
     return Report(_wrap(plan, quantization.config, quantization.clock, first), left)
 
 
-@contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
-    """Inside the block the layers of a quantized model compute with their float weights.
+def disabled(model: nn.Module) -> Any:
+    """A block in which the layers of a quantized model compute with their float weights, for this thread alone.
 
     Raises:
-        QuantizationError: the model has no quantized layer
+        QuantizationError: the model has no quantized layer, or comes from a packed file
     """
-    layers = quantized_layers(model)
-    if not layers:
+    weights = [weight for _, layer in quantized_layers(model) for weight in layer._quantized.values()]
+    if not weights:
         raise QuantizationError(f"{type(model).__name__} has no quantized layer to disable")
-    weights = [weight for _, layer in layers for weight in layer._quantized.values()]
-    before = [weight.enabled for weight in weights]
-    for weight in weights:
-        weight.enabled = False
-    try:
-        yield
-    finally:
-        for weight, enabled in zip(weights, before):
-            weight.enabled = enabled
+    if not all(weight.has_float for weight in weights):
+        raise QuantizationError("a packed model has no float weights to compute with")
+    return telling(off=weights)
+
+
+def believe(model: nn.Module, config: QuantizerConfig) -> None:
+    """Take learned scales of checkpoints of version 0.1, which do not say what they are, for those of `config`.
+
+    Args:
+        model: quantized, perhaps by other options than those of the checkpoints that it will load
+    """
+    model._quantization.believed = config
+
+
+def kinds_of(config: QuantizerConfig, prefix: str = "") -> Kinds:
+    """What the learned scale of a weight is in a model that `config` quantized, and whose names follow `prefix`."""
+
+    def kind(weight: str) -> str:
+        names = [weight.removeprefix(prefix).rpartition(".")[0]]
+        return scale_kind(config.weight_quantizer([key for key in config.overrides if matches(key, names)]))
+
+    return kind
 
 
 class _Planned(NamedTuple):
@@ -260,17 +283,25 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
 
 
 def _begin(model, args):
-    model._quantization.clock.begin(model.training)
+    model._quantization.clock.begin(model)
 
 
 def _end(model, args, output):
-    model._quantization.clock.leave()
+    model._quantization.clock.end()
 
 
 def _save_forwards(model, state_dict, prefix, local_metadata):
     local_metadata[_METADATA] = model._quantization.clock.forwards
 
 
-def _load_forwards(model, state_dict, prefix, local_metadata, *_):
+def _load(model, state_dict, prefix, local_metadata, *_):
+    quantization = model._quantization
+    believed = quantization.believed and kinds_of(quantization.believed)
+    check_finite(state_dict, model, prefix)
+    settled = str(
+        settle(state_dict, own_scales(model, prefix), believed and (lambda w: believed(w.removeprefix(prefix))))
+    )
+    if settled:
+        logging.warning(f"espnet_rand: {settled}")
     if _METADATA in local_metadata:
-        model._quantization.clock.forwards = int(local_metadata[_METADATA])
+        quantization.clock.forwards = int(local_metadata[_METADATA])

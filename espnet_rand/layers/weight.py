@@ -1,111 +1,16 @@
 """One quantized weight of a model: when it is computed, and how long a computed one is kept."""
 
-import hashlib
-import random
-import struct
-from collections import deque
-from contextlib import contextmanager, nullcontext
-from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
+from contextlib import nullcontext
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from espnet_rand.layers.clock import Clock, recomputing
+from espnet_rand.layers.learned_scales import scale_suffix
 from espnet_rand.quantizers import DrawnPrecision, WeightQuantizer
-
-
-class Clock:
-    """The forwards of one quantized model: counts them, and knows whether one is running.
-
-    Attributes:
-        forwards: training forwards that have begun, which is what `start_step` counts
-        seed: from which, with the forward's number, the noise is drawn
-    """
-
-    def __init__(self, seed: int):
-        self.seed = seed
-        self.forwards = 0
-        self._depth = 0
-        self._counted = False
-        # autograd's number of the first node of recent forwards
-        self._first_nodes: Deque[int] = deque(maxlen=64)
-
-    @property
-    def running(self) -> bool:
-        """Whether a forward of the model, or of a layer in it, is running (or a checkpoint recomputes one)."""
-        return self._depth > 0 or recomputing()
-
-    @property
-    def step(self) -> int:
-        """Number of the present (or last) training forward, from 0; of the one that a checkpoint recomputes."""
-        later = 0
-        if recomputing():
-            node = torch._C._current_autograd_node()._sequence_nr()
-            later = sum(first > node for first in self._first_nodes)
-        return max(self.forwards - 1 - later, 0)
-
-    @torch.compiler.disable
-    def begin(self, training: bool) -> None:
-        """A forward of the whole model begins, whatever became of the one before."""
-        if not recomputing():
-            self._depth = 0
-        self.enter(training)
-
-    def enter(self, training: bool) -> None:
-        """A forward of the model or of a layer in it begins: it counts once, if anything in it trains."""
-        if self._depth == 0:
-            self._counted = recomputing()
-        if training and not self._counted:
-            self.forwards += 1
-            self._first_nodes.append(torch.autograd._get_sequence_nr())
-            self._counted = True
-        self._depth += 1
-
-    @torch.compiler.disable
-    def leave(self) -> None:
-        """The forward that `enter` began has ended."""
-        self._depth = max(self._depth - 1, 0)
-
-    @contextmanager
-    def forward(self, training: bool):
-        """`enter` and `leave` around a block."""
-        self.enter(training)
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def noise(self, device: torch.device, index: int) -> torch.Generator:
-        """A generator for weight number `index` in the present forward, other on each rank.
-
-        It leaves torch's own random numbers alone, so that data order and dropout are what they
-        would be without quantization.
-        """
-        return torch.Generator(device).manual_seed(self._seed(index, _rank()))
-
-    def drawing(self, precision: DrawnPrecision, layer: int, index: int) -> int:
-        """The bits that are drawn in the present forward for weight number `index`, of layer number `layer`."""
-        number = {"model": 0, "layer": layer, "weight": index}[precision.per]
-        rank = 0 if precision.ranks == "together" else _rank()
-        return precision.draw(self.step, random.Random(self._seed(number, rank, b"bits")))
-
-    def _seed(self, index: int, rank: int, purpose: bytes = b"") -> int:
-        words = struct.pack("<4Q", self.seed % 2**64, rank, self.step, index)
-        return int.from_bytes(hashlib.blake2b(words, digest_size=8, person=purpose).digest(), "little") >> 1
-
-    def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "_depth": 0, "_first_nodes": deque(maxlen=64)}
-
-
-def _rank() -> int:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if distributed else 0
-
-
-def recomputing() -> bool:
-    """Whether autograd is running backward: then a layer's forward is a checkpoint's recomputation."""
-    return torch._C._current_graph_task_id() != -1
 
 
 class _Kept(NamedTuple):
@@ -125,7 +30,16 @@ class QuantizedWeight:
         layer: number of its layer
         rows, unrows: the layer's weight with its output channels first, and back
         fixed: whether its bits are its own, by `overrides`, and those of the others are not meant for it
+
+    Attributes:
+        eval_bits: of evaluation, if not the default (see `espnet_rand.layers.set_eval_bits`)
+        scale_suffix: what the weight's name is followed by in that of its learned scale; empty: it has none
+        followed: what a learned scale was set to that follows the weights; None: it was trained or loaded, or there is
+            none
     """
+
+    #: Whether it can be computed with in float.
+    has_float = True
 
     def __init__(
         self,
@@ -144,22 +58,29 @@ class QuantizedWeight:
         self.rows = rows
         self.unrows = unrows
         self.fixed = fixed
-        self.enabled = True
-        #: in evaluation, if not the default (see `espnet_rand.layers.set_eval_bits`)
         self.eval_bits: Optional[int] = None
-        # training forwards during which it was not enabled
-        self._off: Deque[int] = deque(maxlen=64)
-        #: what a learned scale was set to that follows the weights; None: it was trained or loaded, or there is none
+        self.scale_suffix = scale_suffix(quantizer)
         self.followed: Optional[Tensor] = None
         self._kept: Dict[bool, _Kept] = {}
+        self._start: Optional[_Kept] = None
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}
+        return {**self.__dict__, "eval_bits": self.asked, "_kept": {}, "_start": None}
+
+    @property
+    def asked(self) -> Optional[int]:
+        """The bits that this computation evaluates at; None: the default."""
+        return self.clock.told(self).bits.get(self, self.eval_bits)
 
     @property
     def bits(self) -> int:
         """In evaluation, and in a packed file."""
-        return self.eval_bits or self.quantizer.precision.highest
+        return self.asked or self.quantizer.precision.highest
+
+    @property
+    def on(self) -> bool:
+        """Whether this computation quantizes. What a checkpoint recomputes does so if its forward did."""
+        return self not in self.clock.told(self).off
 
     @torch.compiler.disable
     def read(self, layer: Any, name: str) -> Optional[Tensor]:
@@ -169,7 +90,7 @@ class QuantizedWeight:
         outside of one the float weight itself, which is what optimizers, initializations and
         code that ties weights want to see.
         """
-        if not self.on(layer):
+        if not self.on:
             return None
         if not layer.training:
             return self._evaluation(layer, name)
@@ -178,14 +99,6 @@ class QuantizedWeight:
         if self.clock.step < self.quantizer.start_step:
             return self._waiting(layer, name)
         return self._training(layer, name)
-
-    def on(self, layer: Any) -> bool:
-        """Whether `layer` quantizes. What a checkpoint recomputes does so if its forward did."""
-        if layer.training and recomputing():
-            return self.clock.step not in self._off
-        if layer.training and self.clock.running and not self.enabled:
-            self._off.append(self.clock.step)
-        return self.enabled
 
     def _waiting(self, layer: Any, name: str) -> Optional[Tensor]:
         """Before `start_step`: the float weight. A learned scale gets a gradient of 0, as DDP wants one."""
@@ -196,8 +109,9 @@ class QuantizedWeight:
         graph = _needs_graph(layer.sources(name))
         stamp = (self.clock.step,)
         # (What a checkpoint recomputes inside backward may get a graph of its own: not for others.)
-        if not recomputing() and self._good(graph, stamp):
-            return self._kept[graph].value
+        kept = self._kept.get(graph)  # looked at once: another thread may be training as well
+        if not recomputing() and kept is not None and kept.stamp == stamp:
+            return kept.value
         self.follow(layer, name)
         self.followed = None
         # What a checkpoint sees saved must not depend on which of its blocks used the weight first.
@@ -210,41 +124,54 @@ class QuantizedWeight:
                 value.register_hook(self._passed)
         return value
 
-    def _good(self, graph: bool, stamp: Tuple) -> bool:
-        kept = self._kept.get(graph)
-        return kept is not None and kept.stamp == stamp
-
     def _passed(self, grad: Tensor) -> None:
         """Backward has passed every use of the weight: nothing needs it any more."""
         self._kept.pop(True, None)
 
     def forget(self) -> None:
         """Keep no computed weight: the parameter may have changed in a way that cannot be seen (`.data`)."""
-        self._kept = {}
+        self._kept, self._start = {}, None
 
     def _evaluation(self, layer: Any, name: str) -> Tensor:
-        sources = layer.sources(name)
-        if _needs_graph(sources):
-            self.follow(layer, name, self.eval_bits)
+        sources, asked = layer.sources(name), self.asked
+        if torch.compiler.is_compiling():
             return self._quantize(layer, name, training=False)
-        if not self._good(False, self._stamp(sources)):
-            self.follow(layer, name, self.eval_bits)  # which may change the scale
-            self._kept = {False: _Kept(self._stamp(sources), self._quantize(layer, name, training=False))}
-        return self._kept[False].value
+        if _needs_graph(sources):
+            if asked is None:
+                self.follow(layer, name)  # an optimizer may go on from there
+            return self._quantize(layer, name, training=False)
+        stamp = self._stamp(sources, asked)
+        kept = self._kept.get(False)  # looked at once: other threads may evaluate at other bits
+        if kept is None or kept.stamp != stamp:
+            kept = _Kept(stamp, self._quantize(layer, name, training=False))
+            self._kept = {False: kept}
+        return kept.value
 
-    def _stamp(self, sources: Tuple[Tensor, ...]) -> Tuple:
-        return (self.eval_bits, torch.is_inference_mode_enabled(), *map(_version, sources))
+    def _stamp(self, sources: Tuple[Tensor, ...], bits: Optional[int]) -> Tuple:
+        return (bits, torch.is_inference_mode_enabled(), *map(_version, sources))
 
     def _quantize(self, layer: Any, name: str, training: bool) -> Tensor:
         weight = layer.source(name)
         value = self.quantizer(
             self.rows(weight),
-            layer.scale_parameter(name),
+            layer.scale_parameter(name) if training else self._scale(layer, name, self.asked),
             training=training,
             generator=self.clock.noise(weight.device, self.index) if training else None,
             bits=self._drawn() if training else self.bits,
         )
         return self.unrows(value)
+
+    def _scale(self, layer: Any, name: str, bits: Optional[int]) -> Optional[Tensor]:
+        """The learned scale that evaluation at `bits` computes with. It changes no parameter: other threads read it."""
+        scale = layer.scale_parameter(name)
+        if torch.compiler.is_compiling() or not self.follows(scale):  # (there is nothing to look at in an export)
+            return scale
+        stamp = self._stamp(layer.sources(name)[:1] + layer.sources(name)[2:], bits)
+        kept = self._start
+        if kept is None or kept.stamp != stamp:
+            kept = self._start = _Kept(stamp, self.initial(layer.source(name), bits))
+        start = kept.value
+        return start + (scale - scale.detach()) if _needs_graph((scale,)) else start
 
     def _drawn(self) -> int:
         precision = self.quantizer.precision
@@ -253,9 +180,8 @@ class QuantizedWeight:
 
     def encode(self, layer: Any, name: str, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
         """Codes, output channels first, and scales of evaluation (see WeightQuantizer.encode); `bits`: of others."""
-        self.follow(layer, name, self.eval_bits)
         rows = self.rows(layer.source(name))
-        return self.quantizer.encode(rows, layer.scale_parameter(name), bits or self.bits)
+        return self.quantizer.encode(rows, self._scale(layer, name, bits or self.asked), bits or self.bits)
 
     @torch.no_grad()
     def place(self, layer: Any, name: str, rows: Tensor, scales: Tensor) -> None:
@@ -265,22 +191,23 @@ class QuantizedWeight:
         self.followed = None
 
     @torch.no_grad()
-    def follow(self, layer: Any, name: str, bits: Optional[int] = None) -> None:
-        """Set a learned scale that nobody trained or loaded to what the present weights give (at other `bits`)."""
+    def follow(self, layer: Any, name: str) -> None:
+        """Set a learned scale that nobody trained or loaded to what the present weights give."""
         scale = layer.scale_parameter(name)
         if not self.follows(scale):
             self.followed = None
             return
-        self.followed = self.initial(layer.source(name), bits)
+        self.followed = self.initial(layer.source(name))
         if not torch.equal(scale, self.followed):
             scale.copy_(self.followed)
 
     def follows(self, scale: Optional[Tensor]) -> bool:
         """Whether a scale is what it was last set to here: others set it as well, as averages of models do."""
-        return self.followed is not None and close(self.followed, scale)
+        followed = self.followed
+        return followed is not None and close(followed, scale)
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Tensor:
-        """The learned scale that a weight in the layer's own layout starts with, in the weight's dtype."""
+        """The learned scale that a weight in the layer's own layout starts with, (groups,), in the weight's dtype."""
         return self.quantizer.initial(self.rows(weight), bits).to(weight.dtype)
 
 

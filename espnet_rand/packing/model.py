@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
+from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.eval_bits import NamedWeight, quantized_weights
-from espnet_rand.layers.layer import SCALE_SUFFIX, QuantizationError, find_layer, registered, wrap_layer
+from espnet_rand.layers.layer import QuantizationError, find_layer, registered, wrap_layer
+from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
-from espnet_rand.layers.weight import Clock
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
 from espnet_rand.packing.kernels import KERNELS

@@ -221,16 +221,11 @@ class PackedReader:
             self._integers[decoded.dtype] = IntegerWeight(self._codes, decoded.dtype)
         return self._integers[decoded.dtype]
 
-    @property
-    def enabled(self) -> bool:
-        return True
-
-    @enabled.setter
-    def enabled(self, value: bool) -> None:
-        raise QuantizationError("a packed model has no float weights to compute with")
-
     def __deepcopy__(self, memo: Any) -> "PackedReader":
         return self  # what the layers compute with never changes
+
+    has_float = False
+    scale_suffix = ""
 
     def follow(self, layer: nn.Module, name: str) -> None:
         """Nothing is learned here."""

@@ -17,6 +17,11 @@ from espnet_rand.quantizers.options import Options, integer, option
 class Granularity(Options):
     """How a weight falls into groups that each have one scale."""
 
+    @property
+    def name(self) -> str:
+        """In letters and digits: tensor, channel, group64, column."""
+        return "".join(filter(str.isalnum, str(self).lower()))
+
     def split(self, weight: Tensor) -> Tensor:
         """(channels, ...) -> (groups, members); short groups are filled up with zeros."""
         raise NotImplementedError
@@ -47,6 +52,8 @@ class Granularity(Options):
 class PerTensor(Granularity):
     """One scale for the whole weight."""
 
+    name = "tensor"
+
     def split(self, weight: Tensor) -> Tensor:
         return weight.reshape(1, -1)
 
@@ -63,6 +70,8 @@ class PerTensor(Granularity):
 @dataclass(frozen=True)
 class PerChannel(Granularity):
     """One scale for each output channel."""
+
+    name = "channel"
 
     def split(self, weight: Tensor) -> Tensor:
         return weight.reshape(weight.shape[0], -1)
@@ -82,6 +91,10 @@ class PerGroup(Granularity):
     """
 
     group_size: int = option(64, integer(1))
+
+    @property
+    def name(self) -> str:
+        return f"group{self.group_size}"
 
     def _layout(self, weight: Tensor):
         length = weight.numel() // weight.shape[0]
@@ -117,6 +130,8 @@ class PerColumn(Granularity):
 
     Of an embedding, whose channels are its entries, one for each dimension: what a lookup puts out.
     """
+
+    name = "column"
 
     def split(self, weight: Tensor) -> Tensor:
         return weight.reshape(weight.shape[0], -1).t().contiguous()

@@ -30,6 +30,11 @@ class Scale(Options):
         """Whether that parameter belongs to the number of bits that it was learned with."""
         return False
 
+    @property
+    def meaning(self) -> str:
+        """Of the learned parameter, in letters and digits: scales of one meaning can take over each other's values."""
+        return "".join(filter(str.isalnum, str(self).lower()))
+
     def step(self, w: Tensor, q: int, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
         """Differentiable step size.
 
@@ -83,6 +88,11 @@ class Rand(Scale):
     def learned(self) -> bool:
         return self.mode == 3
 
+    @property
+    def meaning(self) -> str:
+        p = repr(float(self.p)).removesuffix(".0").replace(".", "d").replace("+", "")
+        return f"rand{self.mode}p{p}"  # the other options say where it starts
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode == 1 and self.c != "ties":
@@ -132,6 +142,10 @@ class LearnedScale(Scale):
     @property
     def tied(self) -> bool:
         return True
+
+    @property
+    def meaning(self) -> str:
+        return "lsc"
 
     def step(self, w, q, members, parameter):
         if isinstance(members, int):

@@ -1,24 +1,13 @@
-"""What a call of ESPnet's is within: context variables, the device, the task that is said to be the model's."""
+"""What a call of ESPnet's is within: the device, the task that is said to be the model's."""
 
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Iterator, Union
+from typing import Iterator, Union
 
 import torch
 
 from espnet_rand.errors import UserError, one_line
 from espnet_rand.quantizers import OptionError
-
-
-@contextmanager
-def setting(variable: ContextVar, value: Any) -> Iterator[None]:
-    """`variable` is `value` inside the block."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
 
 
 def device(ngpu: int) -> str:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from espnet_rand import quantize
+from espnet_rand.layers import quantized_weights
 
 
 class Net(nn.Module):
@@ -85,6 +86,12 @@ def quantized(stock, config):
     """A quantized copy of the float model, and the report."""
     model = copy.deepcopy(stock)
     return model, quantize(model, config)
+
+
+def scale_names(model):
+    """The names of the learned scales of a model, by those of their weights."""
+    weights = quantized_weights(model).values()
+    return {full: full + weight.quantized.scale_suffix for weight in weights for full in weight.full_names}
 
 
 def descend(model, x, rate=0.1):

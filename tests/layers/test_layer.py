@@ -14,7 +14,6 @@ from espnet_rand.layers import SCALE_SUFFIX, QuantizedLayer
 from espnet_rand.layers import layer as layer_module
 
 TOKENS = torch.arange(10).view(2, 5)
-SCALE = "weight" + SCALE_SUFFIX
 
 
 def output(model, x=TOKENS):
@@ -52,8 +51,9 @@ def test_keys_parameters_and_optimizer_groups_stay(config):
 def test_learned_scales_are_the_only_new_parameters(learned):
     model, report = models.quantized(models.Net(), learned)
     new = {name for name, _ in model.named_parameters() if name.endswith(SCALE_SUFFIX)}
-    assert new == {entry.name + SCALE_SUFFIX for entry in report.quantized}
-    assert all(model.get_parameter(e.name + SCALE_SUFFIX).shape == (e.scales,) for e in report.quantized)
+    names = models.scale_names(model)
+    assert new == {names[entry.name] for entry in report.quantized}
+    assert all(model.get_parameter(names[e.name]).shape == (e.scales,) for e in report.quantized)
 
 
 def test_isinstance_and_repr_stay():
@@ -105,7 +105,7 @@ def test_tied_layers_share_one_quantized_tensor_and_one_gradient(config, calls):
 def test_ties_survive_copies(learned, copied, calls):
     model, _ = models.quantized(models.Net(), learned)
     other = copied(model)
-    for name in ("weight", SCALE):
+    for name in ("weight", models.scale_names(model)["out.weight"].removeprefix("out.")):
         assert other.embed._parameters[name] is other.out._parameters[name]
         assert other.embed._parameters[name] is not model.embed._parameters[name]
     other(TOKENS)
@@ -139,8 +139,9 @@ def test_copies_compute_the_same_and_go_their_own_way(config, copied):
 def test_the_mark_against_weight_decay_survives_a_copy(learned):
     """ESPnet's optimizer groups read `_no_weight_decay`."""
     model, _ = models.quantized(nn.Sequential(nn.Linear(3, 3)), learned)
-    assert model.get_parameter("0." + SCALE)._no_weight_decay
-    assert getattr(copy.deepcopy(model).get_parameter("0." + SCALE), "_no_weight_decay", False)
+    (name,) = models.scale_names(model).values()
+    assert model.get_parameter(name)._no_weight_decay
+    assert getattr(copy.deepcopy(model).get_parameter(name), "_no_weight_decay", False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -198,7 +199,7 @@ def test_scales_follow_the_weights_of_a_float_checkpoint(learned, load, evaluate
     for m in (model, direct):
         m.train()(TOKENS)
     for entry in report.quantized:
-        found, wanted = (m.get_parameter(entry.name + SCALE_SUFFIX) for m in (model, direct))
+        found, wanted = (m.get_parameter(models.scale_names(m)[entry.name]) for m in (model, direct))
         assert torch.equal(found, wanted)
 
 
@@ -291,7 +292,7 @@ def test_trained_scales_are_those_of_evaluation(learned):
     parameters = dict(model.named_parameters())
     for entry in report.quantized:
         module, _, name = entry.name.rpartition(".")
-        weight, scale = parameters[entry.name], parameters[entry.name + SCALE_SUFFIX]
+        weight, scale = parameters[entry.name], parameters[models.scale_names(model)[entry.name]]
         assert not torch.equal(scale, quantizer.initial(weight)), "must have been trained"
         decoded = quantizer.decode(*quantizer.encode(weight, scale), weight.dtype)
         assert torch.equal(getattr(model.get_submodule(module), name), decoded)

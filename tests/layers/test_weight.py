@@ -318,7 +318,7 @@ def test_scales_follow_the_weights_up_to_start_step_also_after_a_resume():
         weight = resumed[0].weight.mul_(8)
     for _ in range(2):
         resumed(X)
-    scale = dict(resumed.named_parameters())["0.weight_quantizer_scale"]
+    scale = dict(resumed.named_parameters())["0.weight__lsc_channel_w4_quantizer_scale"]
     assert torch.equal(scale, config.weight_quantizer([]).initial(weight))
 
 

@@ -6,6 +6,7 @@ is q(W + B A), never q(W) + B A. Imported where loralib is installed.
 
 import loralib
 
+from espnet_rand.layers.clock import telling
 from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 
@@ -34,16 +35,12 @@ class _QuantizedLoRA(QuantizedLayer):
         with self._clock.forward(self.training):
             quantized = self._quantized["weight"]
             waiting = self.training and self._clock.step < quantized.quantizer.start_step
-            return waiting or not quantized.on(self)
+            return waiting or not quantized.on
 
     def train(self, mode=True):
         """loralib merges into `self.weight` here, which must be the parameter."""
-        quantized = self._quantized["weight"]
-        enabled, quantized.enabled = quantized.enabled, False
-        try:
+        with telling(off=self._quantized.values()):
             return super().train(mode)
-        finally:
-            quantized.enabled = enabled
 
 
 @quantizes(loralib.Linear)

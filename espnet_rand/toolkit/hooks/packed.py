@@ -10,9 +10,9 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import torch
 
+from espnet_rand.context import setting
 from espnet_rand.packing import PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
 from espnet_rand.toolkit import backend
-from espnet_rand.toolkit.context import setting
 
 
 class _Loading(NamedTuple):

@@ -18,11 +18,11 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
 
 from espnet_rand.atomic import write_text
+from espnet_rand.context import setting
 from espnet_rand.errors import UserError
 from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import backend, eval_bits, options
-from espnet_rand.toolkit.context import setting
 from espnet_rand.toolkit.hooks import espnet3, init_param, packed, precisions, teacher, transducer_loss
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.

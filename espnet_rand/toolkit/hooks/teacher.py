@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from espnet_rand import distillation
+from espnet_rand.context import setting
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit.context import setting
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit

@@ -1,0 +1,102 @@
+"""Learned scales in checkpoints. Their names say what they are: `weight__rand3p8_channel_w4_quantizer_scale`.
+
+A name survives what becomes of a checkpoint: averages, the gathering of partitioned parameters, files of parts. A scale
+that was learned for another quantizer, another granularity or other bits is of no use to a model: it then begins with
+those of its weights. Checkpoints of version 0.1 have `weight_quantizer_scale`, which does not say what it is.
+"""
+
+import re
+from typing import Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Optional, Tuple
+
+from torch import Tensor
+
+from espnet_rand.quantizers import WeightQuantizer
+
+SCALE_SUFFIX = "_quantizer_scale"
+_KEY = re.compile(rf"(?P<weight>.+?)(__(?P<kind>\w+_w[2-8]+))?{SCALE_SUFFIX}")
+_SHOWN = 3
+
+#: What the learned scale of a weight is, by the weight's name; empty: it has none.
+Kinds = Callable[[str], str]
+
+
+class ScaleParameter(NamedTuple):
+    """The learned scale of a weight of a model: what it is, and how many numbers."""
+
+    kind: str
+    groups: int
+
+
+def scale_kind(quantizer: WeightQuantizer) -> str:
+    """What a learned scale of this quantizer is, in one word; empty where its scale is not learned."""
+    if not quantizer.scale.learned:
+        return ""
+    bits = "".join(map(str, sorted(quantizer.precision.all)))
+    return f"{quantizer.scale.meaning}_{quantizer.granularity.name}_w{bits}"
+
+
+def scale_suffix(quantizer: WeightQuantizer) -> str:
+    """What a weight's name is followed by in that of its learned scale; empty where there is none."""
+    kind = scale_kind(quantizer)
+    return kind and f"__{kind}{SCALE_SUFFIX}"
+
+
+def split_scales(state: Mapping[str, Tensor]) -> Dict[str, Tuple[str, str]]:
+    """The learned scales of a state_dict: key -> the weight's name, and what they are (empty: the key does not say)."""
+    found = {key: _KEY.fullmatch(key) for key in state if key.endswith(SCALE_SUFFIX)}
+    return {key: (match["weight"], match["kind"] or "") for key, match in found.items() if match}
+
+
+def settle(
+    state: MutableMapping[str, Tensor], own: Mapping[str, ScaleParameter], believed: Optional[Kinds] = None
+) -> "Settled":
+    """Leave in a state_dict, in place, those learned scales alone that are what a model's are.
+
+    Args:
+        state: a state_dict, by the model's names
+        own: the model's learned scales, by the weights' names
+        believed: what those are that do not say it; None: they are taken for the model's
+    """
+    left: Dict[Tuple[str, str], List[str]] = {}
+    assumed: List[str] = []
+    for key, (weight, kind) in split_scales(state).items():
+        scale, wanted = state.pop(key), own.get(weight)
+        if not kind and believed is None and wanted is not None:
+            assumed.append(weight)
+        kind = kind or (believed(weight) if believed else wanted.kind if wanted else "") or "not known"
+        # those of DeepSpeed's ZeRO 3 are elsewhere
+        if wanted is not None and kind == wanted.kind and scale.numel() in (0, wanted.groups or scale.numel()):
+            state[f"{weight}__{kind}{SCALE_SUFFIX}"] = scale
+        else:
+            left.setdefault((kind, wanted.kind if wanted else ""), []).append(weight)
+    return Settled(left, assumed)
+
+
+class Settled(NamedTuple):
+    """What became of a checkpoint's learned scales.
+
+    Attributes:
+        left: those that were left out: what they are and what the model's are (empty: it has none) -> weights
+        assumed: weights whose scales were taken although they do not say what they are
+    """
+
+    left: Dict[Tuple[str, str], List[str]]
+    assumed: List[str]
+
+    def __str__(self) -> str:
+        """What a user has to know; empty where all scales were taken as what they say they are."""
+        said = [
+            f"learned scales of {len(weights)} weights ({_few(weights)}) are {theirs}, "
+            + (f"the model's {ours}: these start from the weights" if ours else "which the model has not")
+            for (theirs, ours), weights in self.left.items()
+        ]
+        if self.assumed:
+            said.append(
+                f"learned scales of {len(self.assumed)} weights ({_few(self.assumed)}) do not say what they are, as of "
+                "version 0.1, and no config.yaml beside the checkpoint does: they are taken for the model's"
+            )
+        return "; ".join(said)
+
+
+def _few(names: List[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
