@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+PYTHONPATH = os.environ.get("PYTHONPATH", "")  # as it was before a test registers, which adds to it
 TEXTS = ["ab", "ba", "aab", "bba", "abab", "baba"]
 MODEL = {
     "token_type": "char",
@@ -97,6 +98,8 @@ def run():
     def run(*command, check=True, **environment):
         program, *arguments = map(str, command)
         launch = {"python": [sys.executable], "espnet-rand": [sys.executable, "-m", "espnet_rand"]}
+        if program == "python":  # stock
+            environment = {"PYTHONPATH": PYTHONPATH, **environment}
         done = subprocess.run(
             launch.get(program, [program]) + arguments,
             capture_output=True,

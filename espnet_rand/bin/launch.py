@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from pathlib import Path
 from typing import List, NoReturn, Optional
+
+from espnet_rand.processes import with_startup
 
 USAGE = """\
 usage: espnet-rand [--import MODULE]... [--eval_bits BITS|PLAN] [--packed_backend NAME]
@@ -22,7 +23,6 @@ Python processes started below. For example
 --packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (docs/packed_files.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 """
-STARTUP = Path(__file__).resolve().parent.parent / "startup"
 
 
 def main(argv: Optional[List[str]] = None) -> NoReturn:
@@ -43,10 +43,10 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
         sys.exit()
     _check_flags(arguments)
     environment = dict(os.environ)
-    environment["PYTHONPATH"] = _joined(os.pathsep, str(STARTUP), environment.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = with_startup(environment.get("PYTHONPATH", ""))
     if given["--import"]:
         from_outside = environment.get("ESPNET_RAND_IMPORT", "")
-        environment["ESPNET_RAND_IMPORT"] = _joined(",", from_outside, *given["--import"])
+        environment["ESPNET_RAND_IMPORT"] = _joined(from_outside, *given["--import"])
     if given["--eval_bits"]:
         bits = given["--eval_bits"][-1]
         environment["ESPNET_RAND_EVAL_BITS"] = bits if bits.isdecimal() else os.path.abspath(bits)
@@ -72,10 +72,10 @@ def _check_flags(arguments: List[str]) -> None:
             next(rest, None)  # the value of -W or -X
 
 
-def _joined(separator: str, *parts: str) -> str:
-    """The parts, each once, in order."""
-    entries = [entry for part in parts for entry in part.split(separator) if entry]
-    return separator.join(dict.fromkeys(entries))
+def _joined(*modules: str) -> str:
+    """The modules, each once, in order."""
+    names = [name for part in modules for name in part.split(",") if name]
+    return ",".join(dict.fromkeys(names))
 
 
 def _fail(message: str) -> NoReturn:

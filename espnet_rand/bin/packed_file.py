@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from espnet_rand.packing import PackedModel, report, write
+from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, report, write
 
 
 def say(packed: PackedModel, path: Path) -> None:
-    """Print what a packed file holds, and its size."""
+    """Print what a packed file holds, and its size; and whether it should be packed again."""
     print(f"{report(packed)}\n{path}: {path.stat().st_size:,} bytes")
+    if packed.version < FORMAT_VERSION:
+        print(f"{path}: {OLD_FORMAT}")
 
 
 def save(packed: PackedModel, path: Path) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.estimator import round_to_grid
+from espnet_rand.quantizers.grid import round_to_grid
 
 _BLOCK = 64  # columns, after which the others follow
 

@@ -5,21 +5,26 @@ One file for each layer family; importing it here puts it into the registry.
 
 from espnet_rand.layers import attention, convolution, embedding, linear, recurrent  # noqa: F401
 from espnet_rand.layers.eval_bits import EvalBits, NamedWeight, evaluating_at, quantized_weights, set_eval_bits
+from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, own_scales, quantized_layers, quantizes
-from espnet_rand.layers.learned_scales import SCALE_SUFFIX
-from espnet_rand.layers.quantize import believe, disabled, quantize, quantize_new_layers
+from espnet_rand.layers.learned_scales import SCALE_SUFFIX, Kinds, Settled, settle, split_scales
+from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers
 from espnet_rand.layers.report import Report
 
 __all__ = [
     "SCALE_SUFFIX",
     "EvalBits",
+    "Kinds",
     "NamedWeight",
     "QuantizationError",
     "QuantizedLayer",
     "Report",
+    "Settled",
     "believe",
+    "check_finite",
     "disabled",
     "evaluating_at",
+    "kinds_of",
     "own_scales",
     "quantize",
     "quantize_new_layers",
@@ -27,4 +32,6 @@ __all__ = [
     "quantized_weights",
     "quantizes",
     "set_eval_bits",
+    "settle",
+    "split_scales",
 ]

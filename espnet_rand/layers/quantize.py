@@ -32,12 +32,13 @@ class _Quantization:
     """What a quantized model remembers.
 
     Attributes:
-        believed: see `believe`
+        believed, alone: see `believe`
     """
 
     config: QuantizerConfig
     clock: Clock
     believed: Optional[QuantizerConfig] = None
+    alone: bool = False
 
 
 # In the metadata of the model's state_dict, which torch.save keeps and which is no key of it.
@@ -114,13 +115,15 @@ def disabled(model: nn.Module) -> Any:
     return telling(off=weights)
 
 
-def believe(model: nn.Module, config: QuantizerConfig) -> None:
+def believe(model: nn.Module, config: QuantizerConfig, alone: bool = False) -> None:
     """Take learned scales of checkpoints of version 0.1, which do not say what they are, for those of `config`.
 
     Args:
         model: quantized, perhaps by other options than those of the checkpoints that it will load
+        alone: refuse checkpoints with other learned scales than the model's, by an OptionError; else these start from
+            the weights
     """
-    model._quantization.believed = config
+    model._quantization.believed, model._quantization.alone = config, alone
 
 
 def kinds_of(config: QuantizerConfig, prefix: str = "") -> Kinds:

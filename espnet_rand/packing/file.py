@@ -1,12 +1,12 @@
 """The packed file: safetensors, with integer codes at their true width. FORMAT.md describes it."""
 
-import functools
 import hashlib
 import json
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,16 +14,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from espnet_rand.atomic import replacing
-from espnet_rand.errors import UserError
+from espnet_rand.errors import NotFiniteError, UserError
 from espnet_rand.layers.convolution import channels_second
+from espnet_rand.layers.finite import is_finite
 from espnet_rand.packing.bits import row_bytes, unpack
-from espnet_rand.quantizers import GRANULARITIES, OptionError, PerGroup
+from espnet_rand.quantizers import GRANULARITIES, OptionError, PerGroup, wrong_steps
 from espnet_rand.quantizers.granularity import Granularity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: What is said of files of version 1.
+OLD_FORMAT = (
+    "its format is version 1. Started with plain python, ESPnet takes such a file for a checkpoint, and computes with "
+    "random weights. Mend: pack the checkpoint again"
+)
 _KEY = "espnet_rand"
-_CODES, _SCALES = ".codes", ".scales"
+_SCALES = ".scales"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
+# what the header has beside what `PackedModel.info` is
+_OWN = ("format_version", "weights", "aliases", "infinite", "sha256")
 _FLOATS = ("F32", "F64", "F16", "BF16")
 
 
@@ -72,6 +80,23 @@ class PackedWeight:
         rows = self.granularity.scaled(self.codes(), self.wide_scales).to(self.dtype)
         return channels_second(rows, self.transposed) if self.transposed else rows
 
+    def fault(self) -> str:
+        """Why it cannot be computed with: step sizes that no grid has, or decoded numbers that are infinite; or empty.
+
+        A step size of 0 is allowed where all codes are 0.
+        """
+        scales, largest = self.wide_scales, 2 ** (self.bits - 1)
+        wrong, zero = wrong_steps(scales), scales == 0
+        if zero.any() and not self.granularity.scaled(self.codes(), zero.float()).any():
+            wrong &= ~zero
+        if wrong.any():
+            return f"{int(wrong.sum())} of {len(scales)} scales are NaN, infinite, negative or 0"
+        if not (scales.amax() * largest).to(self.dtype).isfinite() and not self.values().isfinite().all():
+            return (
+                f"scales that are too large for {str(self.dtype).removeprefix('torch.')}: decoded numbers are infinite"
+            )
+        return ""
+
     @property
     def bytes(self) -> int:
         """Of codes and scales."""
@@ -104,12 +129,14 @@ class PackedModel:
         floats: the rest of the state_dict
         aliases: names of the state_dict that are the same tensor as another -> that one
         info: versions and the resolved quantizer options; nothing depends on them
+        version: of the format that it was read from
     """
 
     weights: Dict[str, PackedWeight]
     floats: Dict[str, Tensor]
     aliases: Dict[str, str] = field(default_factory=dict)
     info: Dict[str, Any] = field(default_factory=dict)
+    version: int = FORMAT_VERSION
 
     def average_bits(self, plan: Optional[Mapping[str, int]] = None) -> float:
         """Bits in the mean over all quantized weights: those of the codes, or of a plan that names all."""
@@ -125,21 +152,38 @@ class PackedModel:
 
 
 def write(path: Union[str, Path], model: PackedModel) -> None:
-    """Write a packed file: to a temporary name, then renamed."""
+    """Write a packed file: to a temporary name, then renamed.
+
+    Raises:
+        NotFiniteError: a tensor has a NaN
+    """
+    infinite = sorted(name for name, tensor in model.floats.items() if not is_finite(tensor))
+    if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
+        raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Mend: pack another checkpoint")
     tensors = dict(model.floats)
     for name, weight in model.weights.items():
-        tensors[name + _CODES], tensors[name + _SCALES] = weight.packed, weight.scales
+        # under the weight's own name, but of another shape: no program loads them as the weight
+        tensors[name], tensors[name + _SCALES] = (
+            weight.packed.reshape(_stored(weight.shape, weight.packed.numel())),
+            weight.scales,
+        )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     header = {
         "format_version": FORMAT_VERSION,
         **model.info,
         "weights": {name: weight.describe() for name, weight in sorted(model.weights.items())},
         "aliases": dict(sorted(model.aliases.items())),
+        "infinite": infinite,
     }
     header["sha256"] = _checksum(header, tensors)
     with replacing(path) as temporary:
         # (save_file would let nobody else read it)
         temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(header)}))
+
+
+def _stored(shape: Sequence[int], size: int) -> List[int]:
+    """The shape that `size` bytes of codes have in a file: flat, unlike a weight matrix (for a vector: two axes)."""
+    return [size] if len(shape) > 1 else [size, 1]
 
 
 def is_packed(path: Union[str, Path]) -> bool:
@@ -174,19 +218,19 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
         version, described, aliases = header["format_version"], header["weights"], header["aliases"]
     except (KeyError, TypeError, ValueError):
         raise refuse("a safetensors file, but not one of espnet_rand") from None
-    if version != FORMAT_VERSION:
-        raise refuse(f"format version {version!r}; this espnet_rand reads {FORMAT_VERSION}: update it")
+    if version not in (1, FORMAT_VERSION):
+        raise refuse(f"format version {version!r}; this espnet_rand reads up to {FORMAT_VERSION}: update it")
+    suffix = ".codes" if version == 1 else ""
     names = set(file.keys())
-    if not isinstance(described, Mapping) or not isinstance(aliases, Mapping):
-        raise refuse("the lists of weights and aliases are damaged")
+    if not isinstance(described, Mapping) or not isinstance(aliases, Mapping) or not _names(header.get("infinite", [])):
+        raise refuse("the lists of weights, aliases and infinite tensors are damaged")
     described_weights = {}
     for name, about in described.items():
         try:
-            described_weights[name] = _check_weight(name, about, file, names)
+            described_weights[name] = _check_weight(name, about, file, suffix)
         except (KeyError, TypeError, ValueError, RuntimeError, OptionError) as e:
             raise refuse(f"{name}: {e}") from None
-    codes = {name + end for name in described for end in (_CODES, _SCALES)}
-    known = set(described) | (names - codes)
+    known = set(described) | (names - {name + end for name in described for end in (suffix, _SCALES)})
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:
             raise refuse(f"{alias} is said to be the same as {name}, which cannot be")
@@ -197,15 +241,31 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
         raise refuse(f"a tensor whose dtype or shape torch does not have: {e}") from None
     if header.get("sha256") != checksum:
         raise refuse("the checksum does not fit: the file was altered or damaged. Mend: pack or copy it again")
-    weights = {
-        name: make(tensors.pop(name + _CODES), tensors.pop(name + _SCALES)) for name, make in described_weights.items()
-    }
-    info = {k: v for k, v in header.items() if k not in ("format_version", "weights", "aliases", "sha256")}
-    return PackedModel(weights, tensors, dict(aliases), info)
+    weights = {}
+    for name, make in described_weights.items():
+        weights[name] = make(tensors.pop(name + suffix), tensors.pop(name + _SCALES))
+        if fault := weights[name].fault():
+            raise refuse(f"{name}: {fault}. Mend: pack a checkpoint whose weights are finite")
+    allowed = header.get("infinite", [*tensors] if version == 1 else [])
+    for name, tensor in tensors.items():
+        if not is_finite(tensor) and (name not in allowed or tensor.isnan().any()):
+            raise refuse(f"{name}: not finite: numbers that are NaN or infinite. Mend: pack another checkpoint")
+    if version == 1:
+        logging.warning(f"espnet_rand: {path}: {OLD_FORMAT}")
+    info = {k: v for k, v in header.items() if k not in _OWN}
+    return PackedModel(weights, tensors, dict(aliases), info, version)
 
 
-def _check_weight(name: str, about: Any, file: Any, names: set) -> Callable[[Tensor, Tensor], PackedWeight]:
-    """Check one weight's description against the tensors' dtypes and shapes; return what makes the weight of them."""
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Tensor, Tensor], PackedWeight]:
+    """Check one weight's description against the tensors' dtypes and shapes; return what makes the weight of them.
+
+    Args:
+        suffix: what the weight's name is followed by in that of its codes
+    """
     shape, bits, transposed = about["shape"], about["bits"], about.get("transposed", 0)
     if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
         raise ValueError(f"shape {shape!r} must be a list of positive numbers")
@@ -219,16 +279,19 @@ def _check_weight(name: str, about: Any, file: Any, names: set) -> Callable[[Ten
     granularity = kind(about["group_size"]) if kind is PerGroup else kind()
     rows = _rows(shape, transposed)
     groups = granularity.groups(torch.empty(rows, device="meta"))
-    wanted = {_CODES: (["U8"], [rows[0], row_bytes(math.prod(rows[1:]), bits)]), _SCALES: ([*_FLOATS], [groups])}
-    for end, (dtypes, size) in wanted.items():
-        if name + end not in names:
+    matrix = (rows[0], row_bytes(math.prod(rows[1:]), bits))
+    stored = [*matrix] if suffix else _stored(shape, math.prod(matrix))
+    for end, dtypes, size in ((suffix, ["U8"], stored), (_SCALES, [*_FLOATS], [groups])):
+        if name + end not in file.keys():  # noqa: SIM118 (no dict)
             raise ValueError(f"there is no tensor {name + end}")
         found = file.get_slice(name + end)
         if found.get_dtype() not in dtypes or found.get_shape() != size:
             raise ValueError(f"{name + end} is {found.get_dtype()} {found.get_shape()}; it must be {dtypes[0]} {size}")
-    return functools.partial(
-        PackedWeight, bits=bits, shape=tuple(shape), granularity=granularity, dtype=dtype, transposed=transposed
-    )
+
+    def make(codes: Tensor, scales: Tensor) -> PackedWeight:
+        return PackedWeight(codes.view(matrix), scales, bits, tuple(shape), granularity, dtype, transposed)
+
+    return make
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
+from espnet_rand.errors import NotFiniteError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.eval_bits import NamedWeight, quantized_weights
+from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import QuantizationError, find_layer, registered, wrap_layer
 from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
@@ -35,8 +37,10 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
 
     Raises:
         QuantizationError: the model has no quantized weight, or one that another layer uses in float
+        NotFiniteError: a parameter or a scale is NaN or infinite
     """
     model.eval()
+    check_finite(dict(model.named_parameters()), model)
     quantized = quantized_weights(model)
     if not quantized:
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
@@ -63,9 +67,10 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
 
 
 def _packed(weight: NamedWeight) -> PackedWeight:
+    """Raises NotFiniteError where it can't be computed with."""
     layer, name, quantized, _ = weight
     codes, scales = quantized.encode(layer, name)
-    return PackedWeight(
+    made = PackedWeight(
         packed=pack(codes.flatten(1), quantized.bits),
         scales=_narrow(scales),
         bits=quantized.bits,
@@ -74,6 +79,9 @@ def _packed(weight: NamedWeight) -> PackedWeight:
         dtype=layer._parameters[name].dtype,
         transposed=_transposed(layer),
     )
+    if fault := made.fault():
+        raise NotFiniteError(f"{weight.full_names[0]}: {fault}")
+    return made
 
 
 def _transposed(module: nn.Module) -> int:
@@ -160,11 +168,13 @@ def load_into(
         device: where it will compute
 
     Raises:
-        PackedFileError: names or shapes that do not fit, before anything is changed
+        PackedFileError: names, shapes or dtypes that do not fit, before anything is changed
+        NotFiniteError: numbers that are NaN or infinite
     """
     device = torch.device(device)
     _check(model, packed)
-    floats = {name: tensor.to(device) for name, tensor in packed.floats.items()}
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    floats = {name: tensor.to(device, dtypes[name]) for name, tensor in packed.floats.items()}
     floats.update({alias: floats[name] for alias, name in packed.aliases.items() if name in floats})
     model.load_state_dict(floats, strict=False, assign=True)
     clock = Clock(0)
@@ -242,6 +252,7 @@ def _layers(model: nn.Module, packed: PackedModel) -> List[Tuple[nn.Module, Dict
 
 
 def _check(model: nn.Module, packed: PackedModel) -> None:
+    check_finite(packed.floats, model)
     shapes = {name: tuple(tensor.shape) for name, tensor in packed.floats.items()}
     shapes.update({name: weight.shape for name, weight in packed.weights.items()})
     shapes.update({alias: shapes[name] for alias, name in packed.aliases.items()})
@@ -258,6 +269,10 @@ def _check(model: nn.Module, packed: PackedModel) -> None:
             raise PackedFileError(
                 f"made for another architecture than this {kind}: {name} is {shapes[name]}, and {shape} in the model"
             )
+    for name, tensor in model.state_dict().items():
+        found = packed.floats.get(name, tensor)
+        if found.dtype != tensor.dtype and not (found.is_floating_point() and tensor.is_floating_point()):
+            raise PackedFileError(f"{name} is {found.dtype}, and {tensor.dtype} in this {kind}")
     for module, names in _layers(model, packed):
         layer = find_layer(module)
         for name, weight in names.items():

@@ -193,7 +193,8 @@ class PackedReader:
         self._weight = weight if floating else None
         self._codes = None if floating else Codes(weight, kernel, convolution)
         self._integers: Dict[torch.dtype, IntegerWeight] = {}
-        module.register_buffer(name + "_decoded", weight.scales.new_empty(0, dtype=weight.dtype), persistent=False)
+        empty = weight.scales.new_empty(0, dtype=module._parameters[name].dtype)
+        module.register_buffer(name + "_decoded", empty, persistent=False)
 
     @property
     def decoded_bytes(self) -> int:
@@ -202,7 +203,7 @@ class PackedReader:
 
     def keep_decoded(self, layer: nn.Module, name: str) -> None:
         """Decode the weight of a layer that computes in float now; else each read does."""
-        layer._buffers[name + "_decoded"] = self._weight.values()
+        layer._buffers[name + "_decoded"] = self._weight.values().to(layer._buffers[name + "_decoded"].dtype)
         self._weight = None
 
     def read(self, layer: nn.Module, name: str) -> Any:

@@ -2,8 +2,9 @@
 
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
+from espnet_rand.quantizers.grid import largest_code, wrong_steps
 from espnet_rand.quantizers.options import OptionError
-from espnet_rand.quantizers.precision import DrawnPrecision, Precision, largest_code
+from espnet_rand.quantizers.precision import DrawnPrecision, Precision
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
 from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
 
@@ -26,4 +27,5 @@ __all__ = [
     "StraightThrough",
     "WeightQuantizer",
     "largest_code",
+    "wrong_steps",
 ]

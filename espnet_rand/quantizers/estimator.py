@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from espnet_rand.quantizers.grid import round_to_grid
 from espnet_rand.quantizers.options import Options, one_of, option
 from espnet_rand.quantizers.rows import rowwise
-
-
-def round_to_grid(w: Tensor, s: Tensor, q: int) -> Tensor:
-    """Integer codes clip(round(w / s), -Q-1, Q), as floats of w's shape."""
-    return (w / s).round_().clamp_(-q - 1, q).add_(0)  # (-0 + 0 is 0: an integer has no -0)
 
 
 @dataclass(frozen=True)

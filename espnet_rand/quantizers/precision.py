@@ -1,7 +1,4 @@
-"""Axis 3: the number of bits.
-
-Integer codes of b bits lie in [-Q-1, Q], Q = 2^(b-1) - 1.
-"""
+"""Axis 3: the number of bits."""
 
 import math
 import random
@@ -84,8 +81,3 @@ class DrawnPrecision(Precision):
     def _odds(self, step: int) -> Tuple[float, ...]:
         weights = self.weights or (1,) * len(self.bits)
         return tuple(w * (step >= first) for w, first in zip(weights, self.from_step or (0,) * len(self.bits)))
-
-
-def largest_code(bits: int) -> int:
-    """Q = 2^(bits-1) - 1, the largest integer code."""
-    return 2 ** (bits - 1) - 1

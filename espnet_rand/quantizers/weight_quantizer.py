@@ -6,9 +6,10 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough, round_to_grid
+from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import Granularity, PerChannel
-from espnet_rand.quantizers.precision import Precision, largest_code
+from espnet_rand.quantizers.grid import largest_code, round_to_grid
+from espnet_rand.quantizers.precision import Precision
 from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 
 

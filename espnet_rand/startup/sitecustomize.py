@@ -1,7 +1,7 @@
-"""Python runs this when it starts below `espnet-rand`: ESPnet is registered with once it is imported.
+"""Python runs this when it starts below `espnet-rand` or after `register()`: it registers once ESPnet is imported.
 
-The launcher puts this folder on PYTHONPATH, so that not only its own process but every Python
-that it starts (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes.
+The launcher and espnet_rand.processes put this folder on PYTHONPATH, so that every Python that is
+started then (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes.
 There, errors that a user can mend end a program with one line.
 It imports nothing big: espnet_rand and torch are loaded only where ESPnet's tasks are.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 # the second: ESPnet3's trainer, which calls the tasks
 _WATCHED = {"espnet2.tasks.abs_task", "espnet3.systems.base.training"}
+_HERE = Path(__file__).resolve().parent
 
 
 class _RegisterAfterImport:
@@ -40,10 +41,19 @@ class _RegisterAfterImport:
         return spec
 
 
+class _FindPackage:
+    """Finds this espnet_rand where nothing else finds one: started from a script that has it on sys.path only."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return PathFinder.find_spec(name, [str(_HERE.parent.parent)]) if name == "espnet_rand" else None
+
+
 def _run_shadowed() -> None:
-    """Run the sitecustomize module that this one hides, if there is one."""
-    here = Path(__file__).resolve().parent
-    others = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+    """Run the next sitecustomize module on the path, which this one hides, if there is one."""
+    others = list(sys.path)
+    while any(Path(entry or ".").resolve() == _HERE for entry in others):
+        del others[0]
     spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
@@ -58,5 +68,6 @@ def _say(original, kind, error, trace):
 
 
 sys.meta_path.insert(0, _RegisterAfterImport)
+sys.meta_path.append(_FindPackage)
 _run_shadowed()
 sys.excepthook = functools.partial(_say, sys.excepthook)

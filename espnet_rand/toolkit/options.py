@@ -117,6 +117,20 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     return config
 
 
+def trained_with(config: Optional[Path]) -> Optional[QuantizerConfig]:
+    """What a training's config.yaml says that it was quantized with; None: in float, or there is no such file.
+
+    Raises:
+        OptionError: it is not YAML, or its options are not allowed
+    """
+    if config is None or not config.is_file():
+        return None
+    trained = read_mapping("config.yaml", config, "the options of a training")
+    if trained.get("quantizer") not in SCALES:  # ESPnet's codecs have another
+        return None
+    return QuantizerConfig.from_dict({name: trained.get(name) for name in ("quantizer", "quantizer_conf")})
+
+
 def _distillation(conf: Any) -> Distillation:
     """What `teacher_conf` says.
 

@@ -104,7 +104,7 @@ def rewritten(path, tmp_path, change):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 3}, "format version 3"),
         ({"weights": []}, "damaged"),
         ({"weights": {"0.weight": None}}, "0.weight"),
         ({"weights": {"0.weight": {"shape": [5, 10**15]}}}, "it must be U8"),
@@ -156,7 +156,7 @@ def test_scales_of_16_bits_are_multiplied_in_float32(tmp_path):
 
 @pytest.mark.parametrize("dtype, shape, size", [("F4", [2], 1), ("F32", [0, 2**40, 2**40], 0)])
 def test_tensors_that_torch_does_not_have_are_refused(tmp_path, dtype, shape, size):
-    header = json.dumps({"format_version": 1, "weights": {}, "aliases": {}})
+    header = json.dumps({"format_version": 2, "weights": {}, "aliases": {}})
     about = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
     text = json.dumps({"__metadata__": {"espnet_rand": header}, "x": about}).encode()
     (tmp_path / "model").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
@@ -219,7 +219,7 @@ def test_another_program_can_read_it_by_the_page(tmp_path):
         groups, stride = -(-size // about["group_size"]), -(-size * bits // 8)
         weight = np.empty((channels, size), np.float32)
         for c in range(channels):
-            number = int.from_bytes(raw[name + ".codes"][c * stride : (c + 1) * stride], "little")
+            number = int.from_bytes(raw[name][c * stride : (c + 1) * stride], "little")
             for i in range(size):
                 code = (number >> (bits * i)) % 2**bits - 2 ** (bits - 1)
                 weight[c, i] = scales[c * groups + i // about["group_size"]] * np.float32(code)

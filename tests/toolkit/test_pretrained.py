@@ -22,7 +22,7 @@ from espnet2.bin import pack  # noqa: E402
 from espnet2.main_funcs import pack_funcs  # noqa: E402
 from espnet2.tasks import abs_task  # noqa: E402
 
-from espnet_rand.toolkit.context import setting  # noqa: E402
+from espnet_rand.context import setting  # noqa: E402
 from espnet_rand.toolkit.hooks import init_param  # noqa: E402
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit  # noqa: E402
 from espnet_rand.toolkit.pretrained.sources import opened  # noqa: E402

@@ -78,7 +78,7 @@ def test_config_report_and_checkpoint(rand_run, float_run):
     assert "depthwise" in str(report["left_in_float"])
     float_keys = set(load(float_run / "valid.loss.ave.pth"))
     extra = set(load(expdir / "2epoch.pth")) - float_keys
-    assert extra == {f"{name}_quantizer_scale" for name in names}
+    assert extra == {f"{name}__rand3p8_channel_w4_quantizer_scale" for name in names}
 
 
 def test_stock_espnet_reads_the_checkpoint(rand_run, float_run, corpus, run, tmp_path):

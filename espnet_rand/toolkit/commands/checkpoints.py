@@ -18,8 +18,9 @@ from espnet_rand.layers import QuantizationError, quantize, quantized_layers, se
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import building
+from espnet_rand.toolkit.hooks import init_param, partial
 from espnet_rand.toolkit.hooks.packed import check_adapter, empty_checkpoint
-from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
+from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import opened, read
 
 
@@ -92,15 +93,25 @@ def load(
         config = args.train_config or files.train_config
         if config is None:
             raise PretrainedError(f"--train_config: there is no config.yaml beside {args.model_file}: give it")
-        model, trained = _build(args.task, config, quantizer, empty)
-        # a training may have saved no more than what it trained
-        partial, merged = getattr(trained, "save_strategy", "all") != "all", set()
-        if is_packed(files.model_file):
+        packed, state = is_packed(files.model_file), read(files.model_file)
+        if packed:
             logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
-            merged = getattr(model, "_adapter_keys", merged)
-        fitted = fit(model, read(files.model_file), left_out=lambda key: partial or key in merged)
+
+        def build() -> Tuple[AbsESPnetModel, argparse.Namespace, Fit]:
+            model, trained = _build(args.task, config, quantizer, empty)
+            some = partial.is_partial(trained) and not packed
+            if some:
+                partial.give_base(model, trained)
+            merged = getattr(model, "_adapter_keys", set()) if packed else set()
+            left_out = lambda key: some or key in merged  # noqa: E731
+            return model, trained, fit(model, state, left_out, init_param.scale_kinds(config))
+
+        model, trained, fitted = build()
+        if partial.is_partial(trained) and not packed:
+            partial.check_base(model, lambda: build()[0], trained)
     print(f"{args.model_file}: {fitted.reused}")
-    if misfits := fitted.misfits():
+    misfits = "; ".join(filter(None, (fitted.misfits(), str(fitted.scales) if quantizer is None else "")))
+    if fitted.misfits() or (quantizer is None and fitted.scales.left):
         raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
     return model, trained
 

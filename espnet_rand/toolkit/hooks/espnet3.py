@@ -3,6 +3,7 @@
 import functools
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, Callable, Mapping
 
 from espnet2.tasks import abs_task
@@ -10,7 +11,7 @@ from espnet2.tasks import abs_task
 from espnet_rand.context import setting
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import eval_bits, options
-from espnet_rand.toolkit.hooks import init_param
+from espnet_rand.toolkit.hooks import init_param, resuming
 
 
 def register() -> None:
@@ -32,8 +33,8 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
     no preset. The report goes to `output_dir`, unless `config.model` has one.
 
     Raises:
-        OptionError: see options.resolve; an option stands beside `model:`, where the model does not get it; espnet-rand
-            was started with --eval_bits, which does nothing in training
+        OptionError: see options.resolve and resuming.check_kind; an option stands beside `model:`, where the model does
+            not get it; espnet-rand was started with --eval_bits, which does nothing in training
     """
     eval_bits.refuse_in_training()
     from espnet3.utils.task_utils import get_task_class
@@ -44,7 +45,10 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
             if config.get(name):
                 raise OptionError(f"{name}: {config[name]!r} stands beside `model:` in the configuration: put it below")
         args = Namespace(**OmegaConf.to_container(config.model, resolve=True))
-        if options.resolve(args) is not None:
+        quantizer = options.resolve(args)
+        if (config.get("fit") or {}).get("ckpt_path"):
+            resuming.check_kind(Path(output_dir), quantizer)
+        if quantizer is not None:
             with open_dict(config.model):
                 for name in options.NAMES:
                     config.model[name] = getattr(args, name)

@@ -9,9 +9,11 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 import yaml
 
+from espnet_rand.layers import Kinds, kinds_of, split_scales
+from espnet_rand.toolkit import options
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
-from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read
+from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read, read_shapes
 
 #: The options of the training that runs.
 training: ContextVar[Optional[argparse.Namespace]] = ContextVar("training", default=None)
@@ -24,7 +26,7 @@ def load_pretrained_model(
     ignore_init_mismatch: bool,
     map_location: Any = "cpu",
 ) -> None:
-    """ESPnet's function of this name, which is `original`: checkpoints in a training without quantizer are left to it.
+    """ESPnet's function of this name, which is `original`: float checkpoints in a float training are left to it.
 
     Args:
         init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see `opened` of pretrained/sources.py
@@ -34,7 +36,7 @@ def load_pretrained_model(
         PretrainedError: there is no such model, or it does not fit
     """
     given, *keys = init_param.split(":")
-    if not hasattr(model, "_quantization") and is_checkpoint(given):
+    if not hasattr(model, "_quantization") and is_checkpoint(given) and not split_scales(read_shapes(given)):
         return original(init_param, model, ignore_init_mismatch, map_location)
     if len(keys) > 3:
         raise PretrainedError(f"--init_param {init_param}: it must read model:src_key:dst_key:exclude_keys")
@@ -48,7 +50,12 @@ def load_pretrained_model(
     with opened(given, isinstance(model, LANGUAGE_MODELS)) as files:
         state = read(files.model_file)
         wanted = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(left_out)}
-        fitted = fit(module, wanted, lambda key: (prefix + key).startswith(left_out) or key in adapter)
+        fitted = fit(
+            module,
+            wanted,
+            lambda key: (prefix + key).startswith(left_out) or key in adapter,
+            scale_kinds(files.train_config, prefix),
+        )
         logging.info(f"espnet_rand: {init_param}: {fitted.reused}")
         misfits = describe(fitted, None if keys else files.train_config)
     if misfits and not (ignore_init_mismatch and fitted.tensors[0]):
@@ -58,6 +65,20 @@ def load_pretrained_model(
         )
     if misfits:
         logging.warning(f"espnet_rand: {init_param}: {misfits}. Tensors of the model that are not reused start anew")
+
+
+def scale_kinds(train_config: Optional[Path], cut: str = "") -> Optional[Kinds]:
+    """What the learned scales of a pretrained model are, by its configuration; None where that does not say it.
+
+    Args:
+        cut: the beginning of the model's names, if they are given without it
+
+    Raises:
+        OptionError: see options.trained_with
+    """
+    config = options.trained_with(train_config)
+    kinds = config and kinds_of(config)
+    return kinds and (lambda weight: kinds(cut + weight))
 
 
 def describe(fitted: Fit, train_config: Optional[Path]) -> str:
@@ -75,8 +96,8 @@ def describe(fitted: Fit, train_config: Optional[Path]) -> str:
 
 def _token_lists() -> Dict[str, List[str]]:
     """The token lists of the training that runs, by the names of their options."""
-    options = vars(training.get() or argparse.Namespace())
-    return {k: v for k, v in options.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
+    given = vars(training.get() or argparse.Namespace())
+    return {k: v for k, v in given.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
 
 
 def _other_tokens(train_config: Optional[Path]) -> str:

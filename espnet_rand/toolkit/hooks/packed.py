@@ -1,5 +1,6 @@
 """Packed files wherever ESPnet takes a model file to decode from."""
 
+import copy
 import inspect
 import logging
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 import torch
 
 from espnet_rand.context import setting
+from espnet_rand.errors import NotFiniteError
 from espnet_rand.packing import PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
 from espnet_rand.toolkit import backend
 
@@ -24,6 +26,8 @@ class _Loading(NamedTuple):
 
 
 _loading: ContextVar[Optional[_Loading]] = ContextVar("loading a packed file", default=None)
+
+_left_to_others: ContextVar[bool] = ContextVar("left to others", default=False)
 
 
 def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -46,9 +50,14 @@ def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
 @contextmanager
 def empty_checkpoint() -> Iterator[str]:
     """A checkpoint without weights: with it ESPnet builds a trained model, and leaves the loading to others."""
-    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file, setting(_left_to_others, True):
         torch.save({}, file.name)
         yield file.name
+
+
+def left_to_others() -> bool:
+    """Whether others load the weights of the model that ESPnet builds."""
+    return _left_to_others.get()
 
 
 def building() -> bool:
@@ -58,18 +67,20 @@ def building() -> bool:
 
 def build(original: Callable, args: Any) -> torch.nn.Module:
     """The model that a task builds, with the packed weights in it."""
-    loading = _loading.get()
+    loading, given = _loading.get(), copy.deepcopy(vars(args))
     with setting(_loading, None):  # models built within are its parts
         try:
             with weights_on_meta():
                 model = original(args)
         except NotImplementedError as e:  # models that load, move or compute with weights while they are built
             logging.warning(f"espnet_rand: the model is built in float first, which takes its memory: {e}")
+            vars(args).clear()
+            vars(args).update(given)  # builders may change what they are given, as that of BEATs does
             model = original(args)
     try:
         load_into(model, loading.packed, backend.asked(), _place(loading.device))
-    except PackedFileError as e:
-        raise PackedFileError(f"{loading.path}: {e}") from None
+    except (PackedFileError, NotFiniteError) as e:
+        raise type(e)(f"{loading.path}: {e}") from None
     return model
 
 

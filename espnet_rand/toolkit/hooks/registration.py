@@ -1,8 +1,10 @@
 """Registers quantization with ESPnet: every task's options, models and worker processes."""
 
+import copy
 import functools
 import importlib
 import importlib.util
+import inspect
 import logging
 import multiprocessing
 import os
@@ -17,13 +19,24 @@ from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
 
+from espnet_rand import processes
 from espnet_rand.atomic import write_text
 from espnet_rand.context import setting
 from espnet_rand.errors import UserError
-from espnet_rand.layers import Report, quantize, quantize_new_layers, quantized_weights
+from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import backend, eval_bits, options
-from espnet_rand.toolkit.hooks import espnet3, init_param, packed, precisions, teacher, transducer_loss
+from espnet_rand.toolkit.hooks import (
+    espnet3,
+    init_param,
+    packed,
+    partial,
+    precisions,
+    resuming,
+    teacher,
+    transducer_loss,
+)
+from espnet_rand.toolkit.pretrained.sources import read
 
 #: Modules to import on registration, in every process; set by `espnet-rand --import`.
 IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
@@ -35,7 +48,9 @@ _loading: ContextVar[bool] = ContextVar("loading", default=False)
 
 
 def register() -> None:
-    """Give every ESPnet task in this process the options of espnet_rand.toolkit.options. Idempotent.
+    """Give every ESPnet task in this process, and in each Python that it starts from now on, the plugin's options.
+
+    They are those of espnet_rand.toolkit.options; for the processes see espnet_rand.processes. Idempotent.
 
     Afterwards a task's parser has them, the model it builds (to train, to decode, in worker
     processes that it spawns) is quantized as they say, and config.yaml holds them resolved.
@@ -47,6 +62,7 @@ def register() -> None:
     """
     global _registered
     espnet3.register()  # may have been loaded since the last call
+    processes.register_children()
     if _registered:
         return
     backend.asked()
@@ -112,17 +128,27 @@ def _build_model(original, args):
     if config is None or _building.get():
         if config is None:
             options.remove(args)
-        return original(args)
+            if not (_loading.get() or _building.get()):
+                resuming.check(None, None, args)
+        model = original(args)
+        if config is None and _loading.get():
+            model.register_load_state_dict_pre_hook(_warn_of_scales)
+        return model
+    again = functools.partial(original, copy.deepcopy(args))  # builders may change what they are given
     with setting(_building, True):
         model = original(args)
     report = quantize(model, config)
+    if _loading.get():
+        believe(model, config, alone=True)
+    else:
+        resuming.check(model, config, args)
     if getattr(args, "use_deepspeed", False) and not _loading.get():
         _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
     if not _loading.get():
         precisions.validate_at(model, config.eval_bits)
         with setting(_building, True):
-            teacher.teach(model, functools.partial(original, args), args)
+            teacher.teach(model, again, args)
         if getattr(args, "dist_rank", None) in (None, 0):
             _write(report, args)
     return model
@@ -139,9 +165,30 @@ def _check_deepspeed(model: torch.nn.Module) -> None:
             )
 
 
+def _warn_of_scales(model, state_dict, *_):
+    if any(key.endswith(SCALE_SUFFIX) for key in state_dict):
+        logging.warning(
+            "espnet_rand: the checkpoint has learned scales, and the configuration no quantizer: the model computes in "
+            "float. Mend: give the config.yaml of the quantized training, or a packed file"
+        )
+
+
 def _build_model_from_file(original, *args, **kwargs):
-    with setting(_loading, True):
-        model, trained = packed.build_model_from_file(original, *args, **kwargs)
+    given = inspect.signature(original).bind(*args, **kwargs).arguments.get("model_file")
+
+    def build():
+        with setting(_loading, True):
+            model, trained = packed.build_model_from_file(original, *args, **kwargs)
+        lacks_base = given and hasattr(model, "_quantization") and partial.is_partial(trained)
+        if lacks_base and not packed.left_to_others():
+            partial.give_base(model, trained)
+            model.load_state_dict(read(Path(given)), strict=False)
+            return model, trained, True
+        return model, trained, False
+
+    model, trained, partly = build()
+    if partly:
+        partial.check_base(model, lambda: build()[0], trained)
     eval_bits.apply(model)
     return model, trained
 

@@ -22,7 +22,7 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
     It imitates the teacher's outputs, and the states of its encoder.
 
     Args:
-        again: builds the float model anew (a copy would share the closures of some frontends)
+        again: builds the float model anew, of arguments of its own (a copy would share the closures of some frontends)
 
     Raises:
         PretrainedError: there is no such teacher, or it is of another architecture, or of other tokens

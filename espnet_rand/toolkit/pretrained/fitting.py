@@ -3,13 +3,13 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import chain
-from typing import Callable, Collection, Dict, Iterable, List, Mapping, Tuple
+from typing import Callable, Collection, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from espnet_rand.errors import UserError
-from espnet_rand.layers import SCALE_SUFFIX
+from espnet_rand.layers import SCALE_SUFFIX, Kinds, Settled, check_finite, own_scales, settle
 
 #: What ESPnet's S3PRL frontend called its network, and calls it now.
 _UPSTREAM = ("frontend.upstream.model.", "frontend.upstream.upstream.model.")
@@ -30,6 +30,7 @@ class Fit:
         missing: keys of the model that the checkpoint lacks
         unexpected: keys of the checkpoint that the model lacks
         reshaped: keys of both, with the shape in the checkpoint and that in the model
+        scales: what became of the checkpoint's learned scales
     """
 
     tensors: Tuple[int, int]
@@ -37,12 +38,14 @@ class Fit:
     missing: List[str]
     unexpected: List[str]
     reshaped: Dict[str, Tuple[torch.Size, torch.Size]]
+    scales: Settled
 
     @property
     def reused(self) -> str:
-        """How many weights were taken over."""
+        """How many weights were taken over, and what a user has to know of the learned scales."""
         (tensors, all_tensors), (numbers, all_numbers) = self.tensors, self.numbers
-        return f"{tensors} of {all_tensors} tensors ({numbers:,} of {all_numbers:,} numbers) are reused"
+        reused = f"{tensors} of {all_tensors} tensors ({numbers:,} of {all_numbers:,} numbers) are reused"
+        return "; ".join(filter(None, (reused, str(self.scales))))
 
     def misfits(self, vocabularies: Collection[int] = ()) -> str:
         """What does not fit; empty where all does.
@@ -64,23 +67,30 @@ class Fit:
 
 
 def fit(
-    module: torch.nn.Module, state: Mapping[str, Tensor], left_out: Callable[[str], bool] = lambda key: False
+    module: torch.nn.Module,
+    state: Mapping[str, Tensor],
+    left_out: Callable[[str], bool] = lambda key: False,
+    kinds: Optional[Kinds] = None,
 ) -> Fit:
     """Load what fits of a state_dict into a module: the rest of the module stays as it was.
 
-    Keys that ESPnet renamed since are loaded by its own hooks. Learned scales (`*_quantizer_scale`) that the checkpoint
-    has not, or has for other groups, start from the weights, and do not count.
+    Keys that ESPnet renamed since are loaded by its own hooks. Learned scales that the checkpoint has not, or has of
+    another quantizer, start from the weights, and do not count.
 
     Args:
         module: the model, or a part of it
         state: the weights, by the module's names
         left_out: keys of the module that `state` lacks on purpose
+        kinds: what the checkpoint's learned scales are that do not say it themselves
+
+    Raises:
+        NotFiniteError: weights are NaN or infinite
     """
     own = _tensors(module)
     renamed = ((k if k in own or (new := k.replace(*_UPSTREAM)) not in own else new, v) for k, v in state.items())
-    state = OrderedDict(
-        (k, v) for k, v in renamed if not k.endswith(SCALE_SUFFIX) or (k in own and own[k].shape == v.shape)
-    )
+    state = OrderedDict(renamed)
+    check_finite(state, module)
+    scales = settle(state, own_scales(module), kinds)
     # the module's own, as with ESPnet's init_param: that of the checkpoint counts the forwards of another training
     state._metadata = module.state_dict()._metadata
     reshaped = {}
@@ -108,6 +118,7 @@ def fit(
         [key for key in missing if key not in reshaped and not left_out(key)],
         unexpected,
         reshaped,
+        scales,
     )
 
 

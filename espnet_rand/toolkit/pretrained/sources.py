@@ -89,6 +89,14 @@ def _check_contents(path: Path) -> None:
                 raise ValueError(f"{name} is no file but a link or a device")
 
 
+def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
+    """The weights of a checkpoint on the meta device, so without their numbers; empty where `read` would raise."""
+    try:
+        return _weights(safe_torch_load(checkpoint, map_location="meta")) or {}
+    except Exception:  # whatever is in the file: it is not for this function to say it
+        return {}
+
+
 def read(model_file: Path) -> Dict[str, Tensor]:
     """The float weights of a checkpoint, or of a packed file, on the CPU.
 
@@ -107,11 +115,19 @@ def read(model_file: Path) -> Dict[str, Tensor]:
             f"{model_file}: no checkpoint of tensors alone, or damaged: {one_line(e)} "
             "(ESPnet's ESPNET_ALLOW_UNSAFE_TORCH_LOAD=1 unpickles files that you trust)"
         ) from None
+    weights = _weights(state)
+    if weights is None:
+        raise PretrainedError(f"{model_file}: a file of torch, but no weights of a model (a state_dict)")
+    return weights
+
+
+def _weights(state: Any) -> Optional[Dict[str, Tensor]]:
+    """What a trainer's checkpoint holds of the model; None: it is something else."""
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise PretrainedError(f"{model_file}: a file of torch, but no weights of a model (a state_dict)")
+        return None
     return dict(state)
 
 

@@ -1,0 +1,60 @@
+"""Checkpoints of no more than what was trained (`save_strategy: adapter_only`, `required_grad_only`)."""
+
+import argparse
+from typing import Callable, Mapping
+
+import torch
+from espnet2.tasks import abs_task
+from torch import Tensor, nn
+
+from espnet_rand.context import setting
+from espnet_rand.layers import SCALE_SUFFIX
+from espnet_rand.toolkit.hooks import init_param
+from espnet_rand.toolkit.pretrained.fitting import PretrainedError
+
+_SHOWN = 3
+
+
+def is_partial(trained: argparse.Namespace) -> bool:
+    """Whether the checkpoints of a training hold no more than what was trained."""
+    return getattr(trained, "use_adapter", False) and getattr(trained, "save_strategy", "all") != "all"
+
+
+def give_base(model: nn.Module, trained: argparse.Namespace) -> None:
+    """Load what a training started from, its `init_param`, into a model of it.
+
+    Raises:
+        PretrainedError: that is not there, or does not fit
+    """
+    given = getattr(trained, "init_param", None) or ()
+    try:
+        with setting(init_param.training, trained):
+            for one in given:
+                abs_task.load_pretrained_model(one, model, getattr(trained, "ignore_init_mismatch", False), "cpu")
+    except (OSError, PretrainedError) as e:
+        raise PretrainedError(
+            f"save_strategy {trained.save_strategy}: the checkpoint holds what was trained, and the rest is that of "
+            f"init_param, which can't be loaded: {e} (paths are relative to the directory of the training)"
+        ) from e
+
+
+def check_base(model: nn.Module, again: Callable[[], nn.Module], trained: argparse.Namespace) -> None:
+    """Check that no weight of a model is random: build it once more, with another seed, and compare.
+
+    Args:
+        again: builds the model, with all weights that there are
+
+    Raises:
+        PretrainedError: there are random weights
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        other: Mapping[str, Tensor] = again().state_dict()
+    state = model.state_dict()
+    random = [k for k, v in state.items() if not k.endswith(SCALE_SUFFIX) and not torch.equal(v.cpu(), other[k].cpu())]
+    if random:
+        raise PretrainedError(
+            f"save_strategy {trained.save_strategy}: the checkpoint holds no more than what was trained, and nothing "
+            f"gives {len(random)} other tensors ({', '.join(random[:_SHOWN])}), which would be random. Mend: put what "
+            "the training started from under init_param in its config.yaml, or train with save_strategy: all"
+        )
