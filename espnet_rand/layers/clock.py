@@ -56,6 +56,7 @@ _told: ContextVar[Told] = ContextVar("told", default=_NOTHING)
 _NONE: Mapping["Clock", "Forward"] = {}
 _running: ContextVar[Mapping["Clock", "Forward"]] = ContextVar("running", default=_NONE)
 _counting = threading.Lock()
+_here = threading.local()
 
 
 def telling(off: Collection[Any] = (), bits: Mapping[Any, Optional[int]] = {}) -> Any:
@@ -84,7 +85,7 @@ class Forward:
         self.exceptions: Dict[Any, Told] = {}
         self.first: float = torch.autograd._get_sequence_nr()
         self.last: float = math.inf
-        self.thread = threading.get_ident()
+        self.thread = _this_thread()
         self.depth = 0
         self.outer = outer
         self.interrupted = self.counted = self.remembered = False
@@ -102,6 +103,13 @@ class Forward:
         if self.depth or not self._calls or model is None:
             return not self.interrupted
         return _calls(model) - calls_since >= self._calls
+
+
+def _this_thread() -> object:
+    """One object for each thread. (Python's numbers of threads are used again.)"""
+    if not hasattr(_here, "thread"):
+        _here.thread = object()
+    return _here.thread
 
 
 def _calls(model: nn.Module) -> int:
@@ -125,7 +133,7 @@ class Clock:
         self.seed = seed
         self.forwards = 0
         self._recent: Deque[Forward] = deque(maxlen=_REMEMBERED)
-        self._threads: Set[int] = set()
+        self._threads: Set[object] = set()
 
     @property
     def running(self) -> bool:
@@ -227,7 +235,7 @@ class Clock:
         """
         node = torch._C._current_autograd_node()
         number, recent = node._sequence_nr(), tuple(self._recent)[::-1]
-        found: Dict[int, Forward] = {}  # by threads
+        found: Dict[object, Forward] = {}  # by threads
         for forward in recent:
             if forward.first <= number < forward.last:
                 found.setdefault(forward.thread, forward)

@@ -299,12 +299,14 @@ def _save_forwards(model, state_dict, prefix, local_metadata):
 
 def _load(model, state_dict, prefix, local_metadata, *_):
     quantization = model._quantization
-    believed = quantization.believed and kinds_of(quantization.believed)
     check_finite(state_dict, model, prefix)
-    settled = str(
-        settle(state_dict, own_scales(model, prefix), believed and (lambda w: believed(w.removeprefix(prefix))))
-    )
-    if settled:
+    kinds = kinds_of(quantization.believed, prefix) if quantization.believed else None
+    settled = settle(state_dict, own_scales(model, prefix), kinds)
+    if settled.left and quantization.alone:
+        raise OptionError(
+            f"quantizer: the checkpoint was trained with another: {settled}. Mend: give its own config.yaml"
+        )
+    if str(settled):
         logging.warning(f"espnet_rand: {settled}")
     if _METADATA in local_metadata:
         quantization.clock.forwards = int(local_metadata[_METADATA])

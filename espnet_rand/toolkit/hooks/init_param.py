@@ -56,7 +56,9 @@ def load_pretrained_model(
             lambda key: (prefix + key).startswith(left_out) or key in adapter,
             scale_kinds(files.train_config, prefix),
         )
-        logging.info(f"espnet_rand: {init_param}: {fitted.reused}")
+        logging.log(
+            logging.WARNING if str(fitted.scales) else logging.INFO, f"espnet_rand: {init_param}: {fitted.reused}"
+        )
         misfits = describe(fitted, None if keys else files.train_config)
     if misfits and not (ignore_init_mismatch and fitted.tensors[0]):
         raise PretrainedError(

@@ -1,23 +1,27 @@
 """`--resume`: refuses to go on with what a training of another kind has left, before anything of it is overwritten."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Optional
 
+import torch
 from torch import nn
 
+from espnet_rand.atomic import replacing
 from espnet_rand.config import QuantizerConfig
-from espnet_rand.layers import believe, own_scales, split_scales
+from espnet_rand.layers import SCALE_SUFFIX, Kinds, believe, kinds_of, own_scales, split_scales
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import options
-from espnet_rand.toolkit.pretrained.sources import read_shapes
+from espnet_rand.toolkit.pretrained.sources import read, read_shapes
 
 
 def check(model: Optional[nn.Module], config: Optional[QuantizerConfig], args: argparse.Namespace) -> None:
     """Check that a training fits the one whose directory it goes on in, if it does.
 
-    Learned scales of the same weights and groups that are of another quantizer start from the weights, when they are
-    loaded.
+    Its learned scales must be of the same weights and the same quantizer: the optimizer has their state, and ESPnet
+    averages checkpoints of before and after. Those of version 0.1, which do not say what they are, are named by the
+    directory's config.yaml, in its files of epochs as well.
 
     Args:
         model: the quantized one; None: it is trained in float
@@ -25,7 +29,7 @@ def check(model: Optional[nn.Module], config: Optional[QuantizerConfig], args: a
         args: of the training
 
     Raises:
-        OptionError: one of the two trainings is in float; the optimizer has the state of other learned scales
+        OptionError: one of the two trainings is in float; their learned scales are not the same
     """
     directory = getattr(args, "output_dir", None)
     if directory is None:
@@ -36,22 +40,36 @@ def check(model: Optional[nn.Module], config: Optional[QuantizerConfig], args: a
     if not resumed and not (folder / "last.ckpt").exists():  # which lightning_train resumes, whatever it is told
         return
     check_kind(folder, config)
-    theirs = {weight: scale.numel() for weight, scale in _scales(checkpoint)}
-    ours = {} if model is None else {weight: scale.groups for weight, scale in own_scales(model).items()}
-    if checkpoint.exists() and theirs != ours and not getattr(args, "use_adapter", False):
-        different = sorted(weight for weight in {*theirs, *ours} if theirs.get(weight) != ours.get(weight))
+    before = options.trained_with(folder / "config.yaml") or config
+    kinds = kinds_of(before) if before else None
+    theirs = read_shapes(checkpoint) if checkpoint.exists() else {}
+    scales = {weight: kind or (kinds(weight) if kinds else "") for weight, kind in split_scales(theirs).values()}
+    ours = {} if model is None else {weight: scale.kind for weight, scale in own_scales(model).items()}
+    different = sorted(weight for weight in {*scales, *ours} if scales.get(weight) != ours.get(weight))
+    if theirs and different and not getattr(args, "use_adapter", False):
+        one = different[0]
         raise OptionError(
-            f"quantizer: the training in {folder} cannot be resumed with these options: the learned scales of "
-            f"{len(different)} weights differ in number ({', '.join(different[:3])}), and the optimizer has their "
-            f"state. {_mend(checkpoint)}"
+            f"quantizer: the training in {folder} can't be resumed with these options: {len(different)} learned scales "
+            f"are others ({one}: {scales.get(one, 'none')} there, {ours.get(one, 'none')} here), and the optimizer has "
+            f"their state. {_mend(checkpoint)}"
         )
-    if model is not None:
-        believe(model, options.trained_with(folder / "config.yaml") or config)
+    if model is not None and kinds:
+        believe(model, before)
+        if getattr(args, "dist_rank", None) in (None, 0):
+            _name_scales(folder, kinds)
 
 
-def _scales(checkpoint: Path):
-    state = read_shapes(checkpoint) if checkpoint.exists() else {}
-    return [(weight, state[key]) for key, (weight, _) in split_scales(state).items()]
+def _name_scales(folder: Path, kinds: Kinds) -> None:
+    """Give the learned scales in files of epochs of version 0.1 the names that new ones have: ESPnet averages both."""
+    for path in sorted(folder.glob("[0-9]*epoch.pth")):
+        scales = {key: weight for key, (weight, kind) in split_scales(read_shapes(path)).items() if not kind}
+        if scales:
+            state = read(path)
+            for key, weight in scales.items():
+                state[f"{weight}__{kinds(weight)}{SCALE_SUFFIX}"] = state.pop(key)
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
+            logging.info(f"espnet_rand: {path}: its {len(scales)} learned scales are named as those of new checkpoints")
 
 
 def check_kind(folder: Path, config: Optional[QuantizerConfig]) -> None:
