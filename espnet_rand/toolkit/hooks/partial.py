@@ -8,7 +8,8 @@ from espnet2.tasks import abs_task
 from torch import Tensor, nn
 
 from espnet_rand.context import setting
-from espnet_rand.layers import SCALE_SUFFIX
+from espnet_rand.layers import SCALE_SUFFIX, own_scales
+from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
@@ -18,6 +19,15 @@ _SHOWN = 3
 def is_partial(trained: argparse.Namespace) -> bool:
     """Whether the checkpoints of a training hold no more than what was trained."""
     return getattr(trained, "use_adapter", False) and getattr(trained, "save_strategy", "all") != "all"
+
+
+def check_scales(model: nn.Module, args: argparse.Namespace) -> None:
+    """Raises OptionError: a training would not save the scales that it learns."""
+    if is_partial(args) and args.save_strategy == "adapter_only" and own_scales(model):
+        raise OptionError(
+            "save_strategy: adapter_only does not save learned scales (lsc, rand with mode: 3). Mend: "
+            "--save_strategy required_grad_only"
+        )
 
 
 def give_base(model: nn.Module, trained: argparse.Namespace) -> None:

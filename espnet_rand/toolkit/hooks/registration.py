@@ -141,6 +141,7 @@ def _build_model(original, args):
     if _loading.get():
         believe(model, config, alone=True)
     else:
+        partial.check_scales(model, args)
         resuming.check(model, config, args)
     if getattr(args, "use_deepspeed", False) and not _loading.get():
         _check_deepspeed(model)
