@@ -30,9 +30,11 @@ OLD_FORMAT = (
 _KEY = "espnet_rand"
 _SCALES = ".scales"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
+# of scales, and of other tensors
+_FLOATS = ("F32", "F64", "F16", "BF16")
+_PLAIN = (*_FLOATS, "C64", "BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64")
 # what the header has beside what `PackedModel.info` is
 _OWN = ("format_version", "weights", "aliases", "infinite", "sha256")
-_FLOATS = ("F32", "F64", "F16", "BF16")
 
 
 class PackedFileError(UserError, ValueError):
@@ -93,7 +95,7 @@ class PackedWeight:
             return f"{int(wrong.sum())} of {len(scales)} scales are NaN, infinite, negative or 0"
         if not (scales.amax() * largest).to(self.dtype).isfinite() and not self.values().isfinite().all():
             return (
-                f"scales that are too large for {str(self.dtype).removeprefix('torch.')}: decoded numbers are infinite"
+                f"its scales are too large for {str(self.dtype).removeprefix('torch.')}: it decodes to infinite numbers"
             )
         return ""
 
@@ -230,6 +232,8 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
             described_weights[name] = _check_weight(name, about, file, suffix)
         except (KeyError, TypeError, ValueError, RuntimeError, OptionError) as e:
             raise refuse(f"{name}: {e}") from None
+    if odd := [name for name in sorted(names) if file.get_slice(name).get_dtype() not in _PLAIN]:
+        raise refuse(f"{odd[0]} is {file.get_slice(odd[0]).get_dtype()}, which no model has")
     known = set(described) | (names - {name + end for name in described for end in (suffix, _SCALES)})
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:

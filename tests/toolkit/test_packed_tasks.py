@@ -1,9 +1,11 @@
 """The inference programs of other tasks take packed files, and give what the evaluation gives."""
 
 import importlib
+import sys
 
 import pytest
 import torch
+import yaml
 
 import espnet_rand
 from espnet_rand.packing import pack_model, write
@@ -95,3 +97,20 @@ def test_language_model(made):
 def test_every_task_has_a_name():
     assert {"asr", "asr_transducer", "lm", "mt", "st"} <= set(task_names())
     assert find_task("mt") is importlib.import_module("espnet2.tasks.mt").MTTask
+
+
+def test_builders_that_change_their_arguments(tmp_path):
+    """BEATs takes its configuration out of them, and puts it back changed."""
+    beats = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 16, "encoder_attention_heads": 2}
+    conf = {"beats_config": {**beats, "embed_dim": 8, "decoder_layers": 1}, "is_pretraining": True}
+    task = find_task("beats")
+    argv, sys.argv = sys.argv, sys.argv[:1]
+    config = task.get_default_config()
+    sys.argv = argv
+    config.update(token_list=tasks.TOKENS, quantizer="absmax", quantizer_conf={"bits": 4})
+    config["encoder_conf"].update(conf)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    model, _ = task.build_model_from_file(tmp_path / "config.yaml")
+    write(tmp_path / "model.safetensors", pack_model(model))
+    packed, _ = task.build_model_from_file(tmp_path / "config.yaml", tmp_path / "model.safetensors")
+    assert torch.equal(packed.encoder.post_extract_proj.weight * 1.0, model.encoder.post_extract_proj.weight)
