@@ -85,11 +85,15 @@ class Settled(NamedTuple):
 
     def __str__(self) -> str:
         """What a user has to know; empty where all scales were taken as what they say they are."""
-        said = [
-            f"learned scales of {len(weights)} weights ({_few(weights)}) are {theirs}, "
-            + (f"the model's {ours}: these start from the weights" if ours else "which the model has not")
-            for (theirs, ours), weights in self.left.items()
-        ]
+        said = []
+        for (theirs, ours), weights in self.left.items():
+            count, few = len(weights), _few(weights)
+            if ours:
+                said.append(
+                    f"learned scales of {count} weights ({few}) are {theirs}, the model's {ours}: these start from the weights"
+                )
+            else:
+                said.append(f"learned scales of {count} weights ({few}) are {theirs}, which the model has not")
         if self.assumed:
             said.append(
                 f"learned scales of {len(self.assumed)} weights ({_few(self.assumed)}) do not say what they are, as of "
