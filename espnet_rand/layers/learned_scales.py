@@ -87,13 +87,11 @@ class Settled(NamedTuple):
         """What a user has to know; empty where all scales were taken as what they say they are."""
         said = []
         for (theirs, ours), weights in self.left.items():
-            count, few = len(weights), _few(weights)
+            what = f"learned scales of {len(weights)} weights ({_few(weights)}) are {theirs}"
             if ours:
-                said.append(
-                    f"learned scales of {count} weights ({few}) are {theirs}, the model's {ours}: these start from the weights"
-                )
+                said.append(f"{what}, the model's {ours}: these start from the weights")
             else:
-                said.append(f"learned scales of {count} weights ({few}) are {theirs}, which the model has not")
+                said.append(f"{what}, which the model lacks")
         if self.assumed:
             said.append(
                 f"learned scales of {len(self.assumed)} weights ({_few(self.assumed)}) do not say what they are, as of "
