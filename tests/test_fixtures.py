@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from espnet_rand import quantize
+from espnet_rand.bin import inspect_weights
 from espnet_rand.packing import load_into, pack_model, read
 from tests.fixtures.frozen import CONFIGS, Frozen
 
@@ -55,3 +56,9 @@ def test_packed_files_compute_as_their_checkpoints(name):
     load_into(packed, read(V1 / f"{name}.safetensors"), "dequantize")
     with torch.no_grad():
         assert torch.allclose(packed(TOKENS), model.eval()(TOKENS), rtol=1e-4, atol=1e-5)
+
+
+def test_files_of_version_1_are_to_be_packed_again(capsys, caplog):
+    inspect_weights.main([str(V1 / "lsc_channel_3.safetensors")])
+    for text in (capsys.readouterr().out, caplog.text):
+        assert "its format is version 1" in text and "pack the checkpoint again" in text

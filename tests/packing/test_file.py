@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from espnet_rand import QuantizerConfig, quantize
@@ -229,3 +230,22 @@ def test_another_program_can_read_it_by_the_page(tmp_path):
             weight = split.swapaxes(1, 2).reshape(shape)
         module, leaf = name.split(".")
         assert np.array_equal(weight, getattr(model.eval()[int(module)], leaf).detach().numpy()), name
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_no_program_can_load_the_codes_as_weights(tmp_path, bits):
+    """torch.load reads safetensors, and load_state_dict with strict=False takes what fits: at no shape do the codes."""
+
+    def layers():
+        yield from (nn.Linear(1, 1), nn.Linear(7, 1), nn.Linear(1, 9), nn.Linear(8, 8), nn.Conv1d(2, 3, 1))
+        yield from (nn.Conv2d(2, 3, 3), nn.ConvTranspose1d(4, 2, 3), nn.Embedding(5, 4), nn.LSTM(3, 2))
+
+    model, stock = (nn.Sequential(*layers()) for _ in range(2))
+    quantize(model, QuantizerConfig("absmax", bits=bits))
+    packed = pack_model(model)
+    write(tmp_path / "model.safetensors", packed)
+    state = load_file(tmp_path / "model.safetensors")
+    assert len(packed.weights) == 10
+    for name in packed.weights:
+        with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
+            stock.load_state_dict({name: state[name]}, strict=False)
