@@ -7,7 +7,7 @@ from espnet_rand.layers import attention, convolution, embedding, linear, recurr
 from espnet_rand.layers.eval_bits import EvalBits, NamedWeight, evaluating_at, quantized_weights, set_eval_bits
 from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, own_scales, quantized_layers, quantizes
-from espnet_rand.layers.learned_scales import SCALE_SUFFIX, Kinds, Settled, settle, split_scales
+from espnet_rand.layers.learned_scales import SCALE_SUFFIX, Kinds, Settled, others, settle, split_scales
 from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers
 from espnet_rand.layers.report import Report
 
@@ -25,6 +25,7 @@ __all__ = [
     "disabled",
     "evaluating_at",
     "kinds_of",
+    "others",
     "own_scales",
     "quantize",
     "quantize_new_layers",

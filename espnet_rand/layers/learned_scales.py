@@ -83,6 +83,14 @@ class Settled(NamedTuple):
     left: Dict[Tuple[str, str], List[str]]
     assumed: List[str]
 
+    @property
+    def others(self) -> str:
+        """What was left out, where that is no note but an error; empty where nothing was."""
+        return others(
+            {w: theirs for (theirs, _), ws in self.left.items() for w in ws},
+            {w: ours for (_, ours), ws in self.left.items() for w in ws},
+        )
+
     def __str__(self) -> str:
         """What a user has to know; empty where all scales were taken as what they say they are."""
         said = []
@@ -98,6 +106,18 @@ class Settled(NamedTuple):
                 "version 0.1, and no config.yaml beside the checkpoint does: they are taken for the model's"
             )
         return "; ".join(said)
+
+
+def others(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """How the learned scales of a checkpoint and of a model differ, by what they are; empty where they don't."""
+    different = sorted(weight for weight in {*theirs, *ours} if theirs.get(weight, "") != ours.get(weight, ""))
+    if not different:
+        return ""
+    one = different[0]
+    return (
+        f"{len(different)} learned scales are others ({one}: {theirs.get(one) or 'none'} there, "
+        f"{ours.get(one) or 'none'} here)"
+    )
 
 
 def _few(names: List[str]) -> str:

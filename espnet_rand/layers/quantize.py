@@ -304,7 +304,8 @@ def _load(model, state_dict, prefix, local_metadata, *_):
     settled = settle(state_dict, own_scales(model, prefix), kinds)
     if settled.left and quantization.alone:
         raise OptionError(
-            f"quantizer: the checkpoint was trained with another: {settled}. Mend: give its own config.yaml"
+            f"quantizer: the checkpoint was trained with another than the configuration has: {settled.others}. "
+            "Mend: give the config.yaml of its own training"
         )
     if str(settled):
         logging.warning(f"espnet_rand: {settled}")

@@ -110,8 +110,8 @@ def load(
         if partial.is_partial(trained) and not packed:
             partial.check_base(model, lambda: build()[0], trained)
     print(f"{args.model_file}: {fitted.reused}")
-    misfits = "; ".join(filter(None, (fitted.misfits(), str(fitted.scales) if quantizer is None else "")))
-    if fitted.misfits() or (quantizer is None and fitted.scales.left):
+    other_scales = fitted.scales.others if quantizer is None else ""
+    if misfits := "; ".join(filter(None, (fitted.misfits(), other_scales))):
         raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
     return model, trained
 

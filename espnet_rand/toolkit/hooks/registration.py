@@ -125,34 +125,50 @@ def _build_model(original, args):
     if options.has_its_own(original.__self__):
         return original(args)
     config = options.resolve(args)
-    if config is None or _building.get():
-        if config is None:
-            options.remove(args)
-            if not (_loading.get() or _building.get()):
-                resuming.check(None, None, args)
-        model = original(args)
-        if config is None and _loading.get():
-            model.register_load_state_dict_pre_hook(_warn_of_scales)
-        return model
+    if config is None:
+        options.remove(args)
+    if _building.get():
+        return original(args)
+    return (_build_to_load if _loading.get() else _build_to_train)(original, config, args)
+
+
+def _build_to_load(original, config, args):
+    """The model of a configuration file, which gets the weights of a checkpoint."""
+    model, _ = _build_quantized(original, config, args)
+    if config is None:
+        model.register_load_state_dict_pre_hook(_warn_of_scales)
+    else:
+        believe(model, config, alone=True)
+    return model
+
+
+def _build_to_train(original, config, args):
+    """The model of a training; its options are checked before anything is written."""
     again = functools.partial(original, copy.deepcopy(args))  # builders may change what they are given
+    model, report = _build_quantized(original, config, args)
+    resuming.check(model, config, args)
+    if config is None:
+        return model
+    partial.check_scales(model, args)
+    if getattr(args, "use_deepspeed", False):
+        _check_deepspeed(model)
+    precisions.validate_at(model, config.eval_bits)
+    with setting(_building, True):
+        teacher.teach(model, again, args)
+    if getattr(args, "dist_rank", None) in (None, 0):
+        _write(report, args)
+    return model
+
+
+def _build_quantized(original, config, args):
+    """A model, and the report of its quantization; None where there is no `config`."""
     with setting(_building, True):
         model = original(args)
+    if config is None:
+        return model, None
     report = quantize(model, config)
-    if _loading.get():
-        believe(model, config, alone=True)
-    else:
-        partial.check_scales(model, args)
-        resuming.check(model, config, args)
-    if getattr(args, "use_deepspeed", False) and not _loading.get():
-        _check_deepspeed(model)
     logging.info(f"espnet_rand: {config}\n{report}")
-    if not _loading.get():
-        precisions.validate_at(model, config.eval_bits)
-        with setting(_building, True):
-            teacher.teach(model, again, args)
-        if getattr(args, "dist_rank", None) in (None, 0):
-            _write(report, args)
-    return model
+    return model, report
 
 
 def _check_deepspeed(model: torch.nn.Module) -> None:

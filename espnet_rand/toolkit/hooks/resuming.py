@@ -10,13 +10,13 @@ from torch import nn
 
 from espnet_rand.atomic import replacing
 from espnet_rand.config import QuantizerConfig
-from espnet_rand.layers import SCALE_SUFFIX, Kinds, believe, kinds_of, own_scales, split_scales
+from espnet_rand.layers import SCALE_SUFFIX, Kinds, believe, kinds_of, others, own_scales, split_scales
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.pretrained.sources import read, read_shapes
 
 
-def check(model: Optional[nn.Module], config: Optional[QuantizerConfig], args: argparse.Namespace) -> None:
+def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Namespace) -> None:
     """Check that a training fits the one whose directory it goes on in, if it does.
 
     Its learned scales must be of the same weights and the same quantizer: the optimizer has their state, and ESPnet
@@ -24,7 +24,7 @@ def check(model: Optional[nn.Module], config: Optional[QuantizerConfig], args: a
     directory's config.yaml, in its files of epochs as well.
 
     Args:
-        model: the quantized one; None: it is trained in float
+        model: that is trained
         config: what it was quantized with; None: it is trained in float
         args: of the training
 
@@ -44,16 +44,14 @@ def check(model: Optional[nn.Module], config: Optional[QuantizerConfig], args: a
     kinds = kinds_of(before) if before else None
     theirs = read_shapes(checkpoint) if checkpoint.exists() else {}
     scales = {weight: kind or (kinds(weight) if kinds else "") for weight, kind in split_scales(theirs).values()}
-    ours = {} if model is None else {weight: scale.kind for weight, scale in own_scales(model).items()}
-    different = sorted(weight for weight in {*scales, *ours} if scales.get(weight) != ours.get(weight))
+    ours = {weight: scale.kind for weight, scale in own_scales(model).items()}
+    different = others(scales, ours)
     if theirs and different and not getattr(args, "use_adapter", False):
-        one = different[0]
         raise OptionError(
-            f"quantizer: the training in {folder} can't be resumed with these options: {len(different)} learned scales "
-            f"are others ({one}: {scales.get(one, 'none')} there, {ours.get(one, 'none')} here), and the optimizer has "
-            f"their state. {_mend(checkpoint)}"
+            f"quantizer: the training in {folder} can't be resumed with these options: {different}, and the optimizer "
+            f"has their state. {_mend(checkpoint)}"
         )
-    if model is not None and kinds:
+    if config and kinds:
         believe(model, before)
         if getattr(args, "dist_rank", None) in (None, 0):
             _name_scales(folder, kinds)
