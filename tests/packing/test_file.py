@@ -161,7 +161,7 @@ def test_tensors_that_torch_does_not_have_are_refused(tmp_path, dtype, shape, si
     about = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
     text = json.dumps({"__metadata__": {"espnet_rand": header}, "x": about}).encode()
     (tmp_path / "model").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
-    with pytest.raises(PackedFileError, match="torch does not have"):
+    with pytest.raises(PackedFileError, match="torch does not have|which no model has"):
         read(tmp_path / "model")
 
 
