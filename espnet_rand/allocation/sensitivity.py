@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from espnet_rand.allocation.solver import Table
 from espnet_rand.layers import NamedWeight, disabled, evaluating_at, quantized_weights
+from espnet_rand.layers.clock import telling
 from espnet_rand.quantizers import OptionError
 
 
@@ -45,15 +46,16 @@ def measured(
         choices: from `candidates`
         follow: is given the names, and passes them on: shows the progress
     """
-    most = {name: max(bits) for name, bits in choices.items()}
+    weights = quantized_weights(model)
     changes: Table = {}
-    with evaluating_at(model, most):
+    with evaluating_at(model, {name: max(bits) for name, bits in choices.items()}):
         reference = loss()
-    for name in follow(choices):
-        changes[name] = {most[name]: 0.0}
-        for bits in sorted(choices[name], reverse=True)[1:]:
-            with evaluating_at(model, {**most, name: bits}):
-                changes[name][bits] = max(loss() - reference, *changes[name].values())
+        for name in follow(choices):
+            highest, *fewer = sorted(choices[name], reverse=True)
+            changes[name] = {highest: 0.0}
+            for bits in fewer:
+                with telling(bits={weights[name].quantized: bits}):
+                    changes[name][bits] = max(loss() - reference, *changes[name].values())
     return changes
 
 

@@ -6,16 +6,17 @@ can be repeated, and a resumed run goes on with fresh noise.
 Gradient checkpointing runs parts of a forward once more, inside backward, to have the activations that it did not keep.
 This recomputation must see the weights that the forward saw: the same noise, the same bits, in float if it was told so.
 By then other forwards may have begun, `with disabled(model)` may have ended, and backward may run in another thread: it
-is up to whoever calls it, and on CUDA autograd has threads of its own. So nothing about the present says which forward
-is recomputed. Autograd's nodes do. They are numbered as they are made, and backward knows at which it is: the forward
-that made it is the one that is recomputed. A `Forward` remembers its first and last number, and what it was told.
+is up to whoever calls it, and on CUDA autograd has threads of its own. So nothing about the present says what the
+forward saw. Autograd's nodes do. They are numbered as they are made, and backward knows at which it is. Each time that
+a weight is read it notes the number of the next node, and what it was read as (`Readings`). A recomputation that began
+at a node of the checkpointed part looks for the last reading before it. The reentrant kind has one node for the whole
+part, made just before it, and no graph within: it looks for the first reading after it that was made without one.
 
 Whoever tells a model something for a block (`evaluating_at`, `disabled`) tells it the computations of that block alone,
-and not those of other threads: a context variable holds it.
+and not those of other threads: a context variable holds it. A pool's workers do not see it: enter it in what they run.
 """
 
 import hashlib
-import math
 import random
 import struct
 import sys
@@ -24,85 +25,146 @@ import weakref
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Collection, Deque, Dict, FrozenSet, Iterator, Mapping, NamedTuple, Optional, Set
+from typing import Any, Collection, Deque, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
 from torch.autograd.function import BackwardCFunction
 
-from espnet_rand.context import setting
 from espnet_rand.errors import QuantizationError
 from espnet_rand.quantizers import DrawnPrecision
 
-#: Forwards whose recomputation is possible: more are not kept in mind.
+#: So many readings of a weight are kept in mind: those before can't be recomputed.
 _REMEMBERED = 1024
 
 
-class Told(NamedTuple):
-    """What a computation is told of quantized weights, which are `QuantizedWeight` objects.
+class _Block:
+    """A block in which computations are told something; see `telling`."""
+
+    def __init__(self, off: Collection[Any], bits: Mapping[Any, Optional[int]]):
+        self.off = frozenset(off)
+        self.bits = bits
+        self.ended = False
+        self.task = torch._C._current_graph_task_id()  # of the backward that runs; -1: none does
+
+
+_blocks: ContextVar[Tuple[_Block, ...]] = ContextVar("blocks", default=())
+
+
+@contextmanager
+def telling(off: Collection[Any] = (), bits: Mapping[Any, Optional[int]] = {}) -> Iterator[None]:
+    """A block whose computations are told this, beside what they are told already. Inner blocks go over outer ones.
+
+    Args:
+        off: quantized weights that are computed with in float
+        bits: quantized weights -> bits to evaluate at; None: the highest that they are trained with
+    """
+    block = _Block(off, bits)
+    _blocks.set((*_blocks.get(), block))
+    try:
+        yield
+    finally:
+        block.ended = True  # wherever else it was seen: a generator may end it in another thread
+        _blocks.set(tuple(other for other in _blocks.get() if not other.ended))
+
+
+class Reading(NamedTuple):
+    """What a weight is read as.
 
     Attributes:
-        off: computed with in float
-        bits: to evaluate at; None: the highest that it is trained with
+        number: of the training forward, from 0; in evaluation, of the last
+        off: in float
+        bits: that evaluation was asked for; None: the highest that the weight is trained with
     """
 
-    off: FrozenSet[Any] = frozenset()
-    bits: Mapping[Any, Optional[int]] = {}
+    number: int
+    off: bool
+    bits: Optional[int]
+
+    def told(self, weight: Any, task: Optional[int] = None) -> "Reading":
+        """This reading, as the blocks change it that the computation is in (those entered in backward `task`)."""
+        off, bits = self.off, self.bits
+        for block in _blocks.get():
+            if not block.ended and (task is None or block.task == task):
+                off = off or weight in block.off
+                bits = block.bits.get(weight, bits)
+        return Reading(self.number, off, bits)
 
 
-_NOTHING = Told()
-_told: ContextVar[Told] = ContextVar("told", default=_NOTHING)
-# the forwards that run in this computation, by their clocks
-_NONE: Mapping["Clock", "Forward"] = {}
-_running: ContextVar[Mapping["Clock", "Forward"]] = ContextVar("running", default=_NONE)
-_counting = threading.Lock()
-_here = threading.local()
-
-
-def telling(off: Collection[Any] = (), bits: Mapping[Any, Optional[int]] = {}) -> Any:
-    """A block whose computations are told this, beside what they are told already."""
-    told = _told.get()
-    return setting(_told, Told(told.off.union(off), {**told.bits, **bits}))
-
-
-class Forward:
-    """One forward of a model, or of a layer that is called by itself.
+class _Noted(NamedTuple):
+    """A reading, in a thread.
 
     Attributes:
-        number: of the training forward, from 0; of one in evaluation, that of the last
-        told: what its computation was told when it began
-        exceptions: of weights that were told otherwise within it
-        first, last: numbers of autograd's nodes that were made in it, from `first` to before `last`
-        thread: in which it runs; each has numbers of its own
-        depth: how many forwards of layers are running within
-        outer: the forward of the same model within which it runs
-        interrupted: an exception came through it after which torch calls no hook (Ctrl-C)
+        node: the number that autograd's next node gets
+        graph: whether nodes are made
+        again: whether it was in a recomputation
     """
 
-    def __init__(self, number: int, model: Optional[nn.Module] = None, outer: Optional["Forward"] = None):
-        self.number = number
-        self.told = _told.get()
-        self.exceptions: Dict[Any, Told] = {}
-        self.first: float = torch.autograd._get_sequence_nr()
-        self.last: float = math.inf
-        self.thread = _this_thread()
-        self.depth = 0
-        self.outer = outer
-        self.interrupted = self.counted = self.remembered = False
-        self._model = None if model is None else weakref.ref(model)
-        # 0 where torch.compile runs other frames than those of torch's code
-        self._calls = 0 if model is None else _calls(model)
+    thread: object
+    node: int
+    graph: bool
+    again: bool
+    reading: Reading
 
-    def running(self, calls_since: int = 0) -> bool:
-        """Whether it still runs. After Ctrl-C torch does not say that it ended: then its call is not on the stack.
 
-        Args:
-            calls_since: calls of the model on the stack that began later
+class Readings:
+    """The latest readings of a weight."""
+
+    def __init__(self) -> None:
+        self._noted: Deque[_Noted] = deque(maxlen=_REMEMBERED)
+
+    def note(self, reading: Reading) -> None:
+        """Note a reading in this thread."""
+        node = torch.autograd._get_sequence_nr()
+        self._noted.append(_Noted(_this_thread(), node, torch.is_grad_enabled(), recomputing(), reading))
+
+    def recomputed(self) -> Optional[Reading]:
+        """The reading that a checkpoint now repeats; None: none is known.
+
+        Raises:
+            QuantizationError: it can't be told, since several threads read the weight otherwise, or it was too long ago
         """
-        model = self._model and self._model()
-        if self.depth or not self._calls or model is None:
-            return not self.interrupted
-        return _calls(model) - calls_since >= self._calls
+        node = torch._C._current_autograd_node()
+        number, noted = node._sequence_nr(), tuple(self._noted)
+        nested = _is_nested(node)
+        before, after = {}, {}  # the last reading before the node, and the first without a graph after it, by threads
+        for thread, at, graph, again, reading in noted:
+            if again != nested or (again and thread is not _this_thread()):
+                continue
+            if at <= number:
+                before[thread] = reading
+            elif not graph:
+                after.setdefault(thread, reading)
+        reentrant = isinstance(node, BackwardCFunction)
+        found = {*after.values()} if reentrant else {*before.values()}
+        if reentrant and not hasattr(node, "run_function"):  # as torch's and DeepSpeed's have it: it may be another
+            found |= {*before.values()}
+        if len(found) > 1:
+            raise QuantizationError(
+                "a checkpoint is recomputed of which it can't be told to which forward it belongs: several threads "
+                "computed with the model. Mend: train it in one thread, or without gradient checkpointing"
+            )
+        if len(noted) == _REMEMBERED and (not found or noted[0].node > number):
+            raise QuantizationError(
+                f"a checkpoint is recomputed of a forward after which {_REMEMBERED} or more others came. "
+                "Mend: call backward earlier"
+            )
+        return next(iter(found), None)
+
+
+def _is_nested(node: Any) -> bool:
+    """Whether a reentrant checkpoint, which is another than this node, runs backward of what it recomputed itself."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "backward":
+            context = frame.f_locals.get("ctx")
+            if context is not node and hasattr(context, "run_function"):
+                return True
+        frame = frame.f_back
+    return False
+
+
+_here = threading.local()
 
 
 def _this_thread() -> object:
@@ -112,6 +174,38 @@ def _this_thread() -> object:
     return _here.thread
 
 
+class Forward:
+    """One forward of a model, or of a layer that is called by itself.
+
+    Attributes:
+        number: of the training forward, from 0; of one in evaluation, that of the last
+        depth: how many forwards of layers are running within
+        outer: the forward of the same model within which it runs
+        counted: whether it has its number
+        interrupted: an exception came through it after which torch calls no hook (Ctrl-C)
+    """
+
+    def __init__(self, number: int, model: Optional[nn.Module] = None, outer: Optional["Forward"] = None):
+        self.number = number
+        self.depth = 0
+        self.outer = outer
+        self.counted = self.interrupted = False
+        self._model = None if model is None else weakref.ref(model)
+        # 0 where torch.compile runs other frames than those of torch's code
+        self.calls = 0 if model is None else _calls(model)
+
+    def running(self, calls_since: int = 0) -> bool:
+        """Whether it still runs. After Ctrl-C torch does not say that it ended: then its call is not on the stack.
+
+        Args:
+            calls_since: calls of the model on the stack that began later
+        """
+        model = self._model and self._model()
+        if self.depth or not self.calls or model is None:
+            return not self.interrupted
+        return _calls(model) - calls_since >= self.calls
+
+
 def _calls(model: nn.Module) -> int:
     """How many calls of the module this thread is in."""
     found, frame = 0, sys._getframe(1)
@@ -119,6 +213,12 @@ def _calls(model: nn.Module) -> int:
         found += frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is model
         frame = frame.f_back
     return found
+
+
+# the forwards that run in this computation, by their clocks
+_NONE: Mapping["Clock", Forward] = {}
+_running: ContextVar[Mapping["Clock", Forward]] = ContextVar("running", default=_NONE)
+_counting = threading.Lock()
 
 
 class Clock:
@@ -132,8 +232,6 @@ class Clock:
     def __init__(self, seed: int):
         self.seed = seed
         self.forwards = 0
-        self._recent: Deque[Forward] = deque(maxlen=_REMEMBERED)
-        self._threads: Set[object] = set()
 
     @property
     def running(self) -> bool:
@@ -142,27 +240,16 @@ class Clock:
         return recomputing() or (forward is not None and forward.running())
 
     @property
-    def step(self) -> int:
-        """Number of the present (or last) training forward, from 0; of the one that a checkpoint recomputes."""
-        forward = self._recomputed() if recomputing() else self._present()
-        return max(self.forwards - 1, 0) if forward is None else forward.number
-
-    def told(self, weight: Any) -> Told:
-        """What the present computation is told of a weight; what a checkpoint recomputes: what it was told then."""
-        told = _told.get()
-        if recomputing():
-            forward = self._recomputed()
-            return told if forward is None else forward.exceptions.get(weight, forward.told)
+    def number(self) -> int:
+        """Of the present (or last) training forward, from 0."""
         forward = self._present()
-        if forward is not None and told is not forward.told:
-            forward.exceptions[weight] = told
-        return told
+        return max(self.forwards - 1, 0) if forward is None else forward.number
 
     @torch.compiler.disable
     def begin(self, model: nn.Module) -> None:
         """A forward of the whole model begins, whatever became of the one before."""
         outer = self._present()
-        within = outer is not None and (recomputing() or (outer._calls > 0 and outer.running(calls_since=1)))
+        within = outer is not None and (recomputing() or (outer.calls > 0 and outer.running(calls_since=1)))
         forward = self._open(model, outer if within else None)
         if model.training:
             self._count(forward)
@@ -178,7 +265,7 @@ class Clock:
     def forward(self, training: bool) -> Iterator[None]:
         """A block in which a layer computes: part of the forward that is running, or one by itself."""
         forward = self._present()
-        alone = forward is None or forward.interrupted
+        alone = forward is None or not forward.running()
         if alone:
             forward = self._open()
         if training:
@@ -199,87 +286,39 @@ class Clock:
 
     def _open(self, model: Optional[nn.Module] = None, outer: Optional[Forward] = None) -> Forward:
         forward = Forward(max(self.forwards - 1, 0), model, outer)
+        forward.counted = recomputing()
         _running.set({**_running.get(), self: forward})
-        if recomputing():
-            forward.counted = True
-        elif torch.is_grad_enabled():
-            self._remember(forward)
         return forward
 
     def _count(self, forward: Forward) -> None:
         """It counts once, if anything in it trains."""
-        if forward.counted:
-            return
-        forward.counted = True
-        with _counting:
-            forward.number = self.forwards
-            self.forwards += 1
-        self._remember(forward)  # without gradients it may be a checkpoint of the whole model
-
-    def _remember(self, forward: Forward) -> None:
-        if not forward.remembered:
-            forward.remembered = True
-            self._recent.append(forward)
-            self._threads.add(forward.thread)
+        if not forward.counted:
+            forward.counted = True
+            with _counting:
+                forward.number = self.forwards
+                self.forwards += 1
 
     def _close(self, forward: Forward) -> None:
-        forward.last = torch.autograd._get_sequence_nr()
         others = {clock: running for clock, running in _running.get().items() if clock is not self}
         _running.set(others if forward.outer is None else {**others, self: forward.outer})
 
-    def _recomputed(self) -> Optional[Forward]:
-        """The forward that a checkpoint recomputes now; None: none is known.
-
-        Raises:
-            QuantizationError: it can't be told, since several threads train the model, or too many forwards came after
-        """
-        node = torch._C._current_autograd_node()
-        number, recent = node._sequence_nr(), tuple(self._recent)[::-1]
-        found: Dict[object, Forward] = {}  # by threads
-        for forward in recent:
-            if forward.first <= number < forward.last:
-                found.setdefault(forward.thread, forward)
-                if len(self._threads) == 1:
-                    return forward
-        # A checkpoint of the whole model: its node is made before (the reentrant one), or one of what comes after.
-        before = isinstance(node, BackwardCFunction) and hasattr(node, "run_function")
-        for forward in () if found else recent:
-            if before and forward.first > number:
-                found[forward.thread] = forward
-            elif not before and forward.first <= number:
-                found.setdefault(forward.thread, forward)
-        if len(found) > 1:
-            raise QuantizationError(
-                "a checkpoint is recomputed of which it can't be told to which forward it belongs: several threads "
-                "train the model. Mend: train it in one thread, or without gradient checkpointing"
-            )
-        if not found and len(recent) == _REMEMBERED:
-            raise QuantizationError(
-                f"a checkpoint is recomputed of a forward after which {_REMEMBERED} or more others came. "
-                "Mend: call backward earlier"
-            )
-        return next(iter(found.values()), None)
-
-    def noise(self, device: torch.device, index: int) -> torch.Generator:
-        """A generator for weight number `index` in the present forward, other on each rank.
+    def noise(self, device: torch.device, index: int, number: int) -> torch.Generator:
+        """A generator for weight number `index` in training forward `number`, other on each rank.
 
         It leaves torch's own random numbers alone, so that data order and dropout are what they
         would be without quantization.
         """
-        return torch.Generator(device).manual_seed(self._seed(index, _rank()))
+        return torch.Generator(device).manual_seed(self._seed(index, _rank(), number))
 
-    def drawing(self, precision: DrawnPrecision, layer: int, index: int) -> int:
-        """The bits that are drawn in the present forward for weight number `index`, of layer number `layer`."""
-        number = {"model": 0, "layer": layer, "weight": index}[precision.per]
+    def drawing(self, precision: DrawnPrecision, layer: int, index: int, number: int) -> int:
+        """The bits that are drawn in training forward `number` for weight number `index`, of layer number `layer`."""
+        of = {"model": 0, "layer": layer, "weight": index}[precision.per]
         rank = 0 if precision.ranks == "together" else _rank()
-        return precision.draw(self.step, random.Random(self._seed(number, rank, b"bits")))
+        return precision.draw(number, random.Random(self._seed(of, rank, number, b"bits")))
 
-    def _seed(self, index: int, rank: int, purpose: bytes = b"") -> int:
-        words = struct.pack("<4Q", self.seed % 2**64, rank, self.step, index)
+    def _seed(self, index: int, rank: int, number: int, purpose: bytes = b"") -> int:
+        words = struct.pack("<4Q", self.seed % 2**64, rank, number, index)
         return int.from_bytes(hashlib.blake2b(words, digest_size=8, person=purpose).digest(), "little") >> 1
-
-    def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "_recent": deque(maxlen=_REMEMBERED), "_threads": set()}
 
 
 def _rank() -> int:
@@ -288,5 +327,5 @@ def _rank() -> int:
 
 
 def recomputing() -> bool:
-    """Whether autograd is running backward: then a layer's forward is a checkpoint's recomputation."""
-    return torch._C._current_graph_task_id() != -1
+    """Whether autograd is at a node, in backward: then a layer's forward is a checkpoint's recomputation."""
+    return torch._C._current_graph_task_id() != -1 and torch._C._current_autograd_node() is not None

@@ -1,14 +1,16 @@
 """One quantized weight of a model: when it is computed, and how long a computed one is kept."""
 
+import threading
 from contextlib import nullcontext
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from espnet_rand.layers.clock import Clock, recomputing
+from espnet_rand.errors import QuantizationError
+from espnet_rand.layers.clock import Clock, Reading, Readings, recomputing
 from espnet_rand.layers.learned_scales import scale_suffix
 from espnet_rand.quantizers import DrawnPrecision, WeightQuantizer
 
@@ -63,24 +65,31 @@ class QuantizedWeight:
         self.followed: Optional[Tensor] = None
         self._kept: Dict[bool, _Kept] = {}
         self._start: Optional[_Kept] = None
+        self._readings = Readings()
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, "eval_bits": self.asked, "_kept": {}, "_start": None}
-
-    @property
-    def asked(self) -> Optional[int]:
-        """The bits that this computation evaluates at; None: the default."""
-        return self.clock.told(self).bits.get(self, self.eval_bits)
+        new = {"eval_bits": self.reading().bits, "_kept": {}, "_start": None, "_readings": Readings()}
+        return {**self.__dict__, **new}
 
     @property
     def bits(self) -> int:
         """In evaluation, and in a packed file."""
-        return self.asked or self.quantizer.precision.highest
+        return self._bits(self.reading())
 
-    @property
-    def on(self) -> bool:
-        """Whether this computation quantizes. What a checkpoint recomputes does so if its forward did."""
-        return self not in self.clock.told(self).off
+    def _bits(self, reading: Reading) -> int:
+        return reading.bits or self.quantizer.precision.highest
+
+    def reading(self) -> Reading:
+        """What the weight is to be read as; in a checkpoint's recomputation what it was read as in the forward."""
+        if recomputing():
+            known = self._readings.recomputed()
+            if known is not None:
+                return known.told(self, torch._C._current_graph_task_id())
+        return Reading(self.clock.number, False, self.eval_bits).told(self)
+
+    def waits(self, reading: Reading, training: bool) -> bool:
+        """Whether `start_step` has not come yet: training computes in float."""
+        return training and reading.number < self.quantizer.start_step
 
     @torch.compiler.disable
     def read(self, layer: Any, name: str) -> Optional[Tensor]:
@@ -90,24 +99,27 @@ class QuantizedWeight:
         outside of one the float weight itself, which is what optimizers, initializations and
         code that ties weights want to see.
         """
-        if not self.on:
+        reading = self.reading()
+        if not torch.is_inference_mode_enabled():
+            self._readings.note(reading)
+        if reading.off:
             return None
         if not layer.training:
-            return self._evaluation(layer, name)
+            return self._evaluation(layer, name, reading)
         if not self.clock.running:
             return None
-        if self.clock.step < self.quantizer.start_step:
+        if self.waits(reading, training=True):
             return self._waiting(layer, name)
-        return self._training(layer, name)
+        return self._training(layer, name, reading)
 
     def _waiting(self, layer: Any, name: str) -> Optional[Tensor]:
         """Before `start_step`: the float weight. A learned scale gets a gradient of 0, as DDP wants one."""
         scale = layer.scale_parameter(name)
         return None if scale is None else layer.source(name) + 0 * scale.sum()
 
-    def _training(self, layer: Any, name: str) -> Tensor:
+    def _training(self, layer: Any, name: str, reading: Reading) -> Tensor:
         graph = _needs_graph(layer.sources(name))
-        stamp = (self.clock.step,)
+        stamp = (reading.number,)
         # (What a checkpoint recomputes inside backward may get a graph of its own: not for others.)
         kept = self._kept.get(graph)  # looked at once: another thread may be training as well
         if not recomputing() and kept is not None and kept.stamp == stamp:
@@ -116,7 +128,7 @@ class QuantizedWeight:
         self.followed = None
         # What a checkpoint sees saved must not depend on which of its blocks used the weight first.
         with saved_tensors_hooks(_same, _same) if graph else nullcontext():
-            value = self._quantize(layer, name, training=True)
+            value = self._estimate(layer, name, reading.number)
         if not recomputing():
             self._kept = {g: kept for g, kept in self._kept.items() if kept.stamp == stamp}
             self._kept[graph] = _Kept(stamp, value)
@@ -132,56 +144,66 @@ class QuantizedWeight:
         """Keep no computed weight: the parameter may have changed in a way that cannot be seen (`.data`)."""
         self._kept, self._start = {}, None
 
-    def _evaluation(self, layer: Any, name: str) -> Tensor:
-        sources, asked = layer.sources(name), self.asked
-        if torch.compiler.is_compiling():
-            return self._quantize(layer, name, training=False)
-        if _needs_graph(sources):
-            if asked is None:
-                self.follow(layer, name)  # an optimizer may go on from there
-            return self._quantize(layer, name, training=False)
-        stamp = self._stamp(sources, asked)
-        kept = self._kept.get(False)  # looked at once: other threads may evaluate at other bits
-        if kept is None or kept.stamp != stamp:
-            kept = _Kept(stamp, self._quantize(layer, name, training=False))
-            self._kept = {False: kept}
-        return kept.value
-
-    def _stamp(self, sources: Tuple[Tensor, ...], bits: Optional[int]) -> Tuple:
-        return (bits, torch.is_inference_mode_enabled(), *map(_version, sources))
-
-    def _quantize(self, layer: Any, name: str, training: bool) -> Tensor:
-        weight = layer.source(name)
+    def _estimate(self, layer: Any, name: str, number: int) -> Tensor:
+        """What training forward `number` computes with."""
+        weight, precision = layer.source(name), self.quantizer.precision
+        drawn = isinstance(precision, DrawnPrecision)
         value = self.quantizer(
             self.rows(weight),
-            layer.scale_parameter(name) if training else self._scale(layer, name, self.asked),
-            training=training,
-            generator=self.clock.noise(weight.device, self.index) if training else None,
-            bits=self._drawn() if training else self.bits,
+            layer.scale_parameter(name),
+            training=True,
+            generator=self.clock.noise(weight.device, self.index, number),
+            bits=self.clock.drawing(precision, self.layer, self.index, number) if drawn else precision.bits,
         )
         return self.unrows(value)
 
-    def _scale(self, layer: Any, name: str, bits: Optional[int]) -> Optional[Tensor]:
-        """The learned scale that evaluation at `bits` computes with. It changes no parameter: other threads read it."""
-        scale = layer.scale_parameter(name)
-        if torch.compiler.is_compiling() or not self.follows(scale):  # (there is nothing to look at in an export)
-            return scale
-        stamp = self._stamp(layer.sources(name)[:1] + layer.sources(name)[2:], bits)
-        kept = self._start
+    def _evaluation(self, layer: Any, name: str, reading: Reading) -> Tensor:
+        sources = layer.sources(name)
+        if _traced(sources[0]):
+            if reading.bits is not None and self.followed is not None:
+                raise QuantizationError(
+                    f"an export at {reading.bits} bits of learned scales that were never trained is not possible: they "
+                    "follow the weights. Mend: export at the default bits"
+                )
+            return self._round(layer, name, layer.scale_parameter(name), reading)
+        if _needs_graph(sources):
+            self.follow(layer, name, reading.bits)  # an optimizer may go on from there
+            return self._round(layer, name, self._scale(layer, name, reading.bits), reading)
+        stamp = (*self._stamp(sources), reading.bits)
+        kept = self._kept.get(False)  # looked at once: other threads may evaluate at other bits
         if kept is None or kept.stamp != stamp:
-            kept = self._start = _Kept(stamp, self.initial(layer.source(name), bits))
-        start = kept.value
-        return start + (scale - scale.detach()) if _needs_graph((scale,)) else start
+            value = self._round(layer, name, self._scale(layer, name, reading.bits, keep=True), reading)
+            kept = _Kept(stamp, value)
+            self._kept = {False: kept}
+        return kept.value
 
-    def _drawn(self) -> int:
-        precision = self.quantizer.precision
-        drawn = isinstance(precision, DrawnPrecision)
-        return self.clock.drawing(precision, self.layer, self.index) if drawn else precision.bits
+    def _stamp(self, sources: Tuple[Tensor, ...]) -> Tuple:
+        return (torch.is_inference_mode_enabled(), *map(_version, sources))
+
+    def _round(self, layer: Any, name: str, scale: Optional[Tensor], reading: Reading) -> Tensor:
+        rows = self.rows(layer.source(name))
+        return self.unrows(self.quantizer(rows, scale, training=False, bits=self._bits(reading)))
+
+    def _scale(self, layer: Any, name: str, bits: Optional[int], keep: bool = False) -> Optional[Tensor]:
+        """The learned scale that evaluation at `bits` computes with. It changes no parameter: other threads read it.
+
+        Args:
+            keep: whether what the weights give may be as old as they seem (see `forget`)
+        """
+        scale = layer.scale_parameter(name)
+        if not self.follows(scale):
+            return scale
+        stamp = (*self._stamp(layer.sources(name)[:1] + layer.sources(name)[2:]), bits)
+        kept = self._start
+        if not keep or kept is None or kept.stamp != stamp:
+            kept = self._start = _Kept(stamp, self.initial(layer.source(name), bits))
+        return kept.value + (scale - scale.detach()) if _needs_graph((scale,)) else kept.value
 
     def encode(self, layer: Any, name: str, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
         """Codes, output channels first, and scales of evaluation (see WeightQuantizer.encode); `bits`: of others."""
-        rows = self.rows(layer.source(name))
-        return self.quantizer.encode(rows, self._scale(layer, name, bits or self.asked), bits or self.bits)
+        reading = self.reading()
+        scale = self._scale(layer, name, bits or reading.bits)
+        return self.quantizer.encode(self.rows(layer.source(name)), scale, bits or self._bits(reading))
 
     @torch.no_grad()
     def place(self, layer: Any, name: str, rows: Tensor, scales: Tensor) -> None:
@@ -191,29 +213,44 @@ class QuantizedWeight:
         self.followed = None
 
     @torch.no_grad()
-    def follow(self, layer: Any, name: str) -> None:
-        """Set a learned scale that nobody trained or loaded to what the present weights give."""
+    def follow(self, layer: Any, name: str, bits: Optional[int] = None) -> None:
+        """Set a learned scale that nobody trained or loaded to what the present weights give (at `bits`)."""
         scale = layer.scale_parameter(name)
-        if not self.follows(scale):
-            self.followed = None
-            return
-        self.followed = self.initial(layer.source(name))
-        if not torch.equal(scale, self.followed):
-            scale.copy_(self.followed)
+        if scale is None or self.followed is None or not scale.numel() or scale.is_meta or _traced(scale):
+            return  # (DeepSpeed's ZeRO 3 keeps parameters elsewhere)
+        with _following:
+            if not self.follows(scale):
+                self.followed = None
+                return
+            followed = self.initial(layer.source(name), bits)
+            if not torch.equal(scale, followed):
+                scale.copy_(followed)
+            self.followed = followed
 
     def follows(self, scale: Optional[Tensor]) -> bool:
         """Whether a scale is what it was last set to here: others set it as well, as averages of models do."""
-        followed = self.followed
-        return followed is not None and close(followed, scale)
+        if scale is None or self.followed is None:
+            return False
+        with _following:
+            return close(self.followed, scale)
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Tensor:
         """The learned scale that a weight in the layer's own layout starts with, (groups,), in the weight's dtype."""
         return self.quantizer.initial(self.rows(weight), bits).to(weight.dtype)
 
 
+#: A scale is set, and noted as set, in one go: other threads look at both.
+_following = threading.RLock()
+
+
 def close(a: Tensor, b: Tensor) -> bool:
     """Whether two scales are the same, but for rounding."""
     return a.shape == b.shape and torch.allclose(a.to(b), b, rtol=1e-6, atol=0)
+
+
+def _traced(tensor: Tensor) -> bool:
+    """Whether an export looks at a tensor without numbers."""
+    return torch.compiler.is_compiling() and type(tensor) not in (Tensor, nn.Parameter)
 
 
 def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:

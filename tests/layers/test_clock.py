@@ -178,12 +178,12 @@ def test_forwards_of_several_threads_are_told_apart_or_refused():
 
 
 def test_a_recomputation_after_too_many_forwards_is_refused(monkeypatch):
-    monkeypatch.setattr(clock, "_REMEMBERED", 4)
+    monkeypatch.setattr(clock, "_REMEMBERED", 8)
     model = blocks(False)
     loss = model(X.clone().requires_grad_()).sum()
-    for _ in range(5):
+    for _ in range(9):
         model(X)
-    with pytest.raises(QuantizationError, match="4 or more"):
+    with pytest.raises(QuantizationError, match="8 or more"):
         loss.backward()
 
 

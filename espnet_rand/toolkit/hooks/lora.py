@@ -23,19 +23,18 @@ class _QuantizedLoRA(QuantizedLayer):
 
     def forward(self, x):
         adapted = self.r > 0 and not self.merged
-        if not adapted or self._computes_in_float():
+        if not adapted:
             return super().forward(x)
-        self.merged = self._adding = True
-        try:
-            return super().forward(x)
-        finally:
-            self.merged = self._adding = False
-
-    def _computes_in_float(self) -> bool:
         with self._clock.forward(self.training):
             quantized = self._quantized["weight"]
-            waiting = self.training and self._clock.step < quantized.quantizer.start_step
-            return waiting or not quantized.on
+            reading = quantized.reading()
+            if reading.off or quantized.waits(reading, self.training):
+                return super().forward(x)
+            self.merged = self._adding = True
+            try:
+                return super().forward(x)
+            finally:
+                self.merged = self._adding = False
 
     def train(self, mode=True):
         """loralib merges into `self.weight` here, which must be the parameter."""
