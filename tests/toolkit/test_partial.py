@@ -53,21 +53,43 @@ def pack(folder, output, command=pack_weights, *more):
     return read(output).state_dict()
 
 
-def test_the_base_is_that_of_init_param(part, base, tmp_path):
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    config = yaml.safe_load((part / "config.yaml").read_text())
-    (whole / "config.yaml").write_text(yaml.safe_dump({**config, "save_strategy": "all", "init_param": []}))
-    states = [torch.load(path, weights_only=True) for path in (base, part / "valid.loss.best.pth")]
-    assert states[1].keys() != states[0].keys()
-    torch.save({**states[0], **states[1]}, whole / "valid.loss.best.pth")
-    found, wanted = pack(part, tmp_path / "part.packed"), pack(whole, tmp_path / "whole.packed")
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    models = [
-        ASRTask.build_model_from_file(folder / "config.yaml", folder / "valid.loss.best.pth")[0].eval()
-        for folder in (part, whole)
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(*(model.state_dict().values() for model in models)))
+LAYER = "decoder.decoders.0.src_attn.linear_q"
+
+
+def test_the_weights_are_those_of_init_param_and_the_adapter(part, base, tmp_path, request):
+    """W0 + B A of the trained adapter, as it was in the training, and all else of the base."""
+    before, saved = (torch.load(path, weights_only=True) for path in (base, part / "valid.loss.best.pth"))
+    model, _ = ASRTask.build_model_from_file(part / "config.yaml", part / "valid.loss.best.pth")
+    layer = model.eval().get_submodule(LAYER)
+    change = saved[f"{LAYER}.lora_B"] @ saved[f"{LAYER}.lora_A"] * layer.scaling
+    assert change.abs().max() > 1e-5
+    assert torch.allclose(layer._parameters["weight"], before[f"{LAYER}.weight"] + change, atol=1e-7)
+    others = [key for key in before if "linear_q" not in key and key not in saved]
+    state = model.state_dict()
+    assert others and all(torch.equal(state[key], before[key]) for key in others)
+    packed = pack(part, tmp_path / "packed")
+    assert torch.equal(packed[f"{LAYER}.weight"], layer.weight)
+
+
+def test_resuming_and_what_is_not_saved(part, corpus, train, base, tmp_path, caplog):
+    """ESPnet would load the base as if the adapter were merged into it."""
+    strategy = yaml.safe_load((part / "config.yaml").read_text())["save_strategy"]
+    common = (
+        "--config",
+        corpus.config,
+        *ADAPTER,
+        *QUANTIZERS[strategy],
+        "--save_strategy",
+        strategy,
+        "--init_param",
+        base,
+    )
+    before = (part / "config.yaml").read_text()
+    with pytest.raises(OptionError, match=f"{strategy} can't be resumed"):
+        train(*common, "--output_dir", part, "--resume", "true", "--max_epoch", 2)
+    assert (part / "config.yaml").read_text() == before
+    train(*common, "--output_dir", tmp_path / "again")
+    assert ("what they learn is lost" in caplog.text) == (strategy == "adapter_only")
 
 
 def test_scales_that_would_not_be_saved_are_refused(corpus, train, base, tmp_path):

@@ -104,7 +104,10 @@ def load(
                 partial.give_base(model, trained)
             merged = getattr(model, "_adapter_keys", set()) if packed else set()
             left_out = lambda key: some or key in merged  # noqa: E731
-            return model, trained, fit(model, state, left_out, init_param.scale_kinds(config))
+            fitted = fit(model, state, left_out, init_param.scale_kinds(config))
+            if some:
+                partial.merge(model, state)
+            return model, trained, fitted
 
         model, trained, fitted = build()
         if partial.is_partial(trained) and not packed:

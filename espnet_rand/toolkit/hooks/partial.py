@@ -1,7 +1,9 @@
 """Checkpoints of no more than what was trained (`save_strategy: adapter_only`, `required_grad_only`)."""
 
 import argparse
-from typing import Callable, Mapping
+import logging
+from pathlib import Path
+from typing import Callable, Mapping, Optional
 
 import torch
 from espnet2.tasks import abs_task
@@ -21,13 +23,46 @@ def is_partial(trained: argparse.Namespace) -> bool:
     return getattr(trained, "use_adapter", False) and getattr(trained, "save_strategy", "all") != "all"
 
 
-def check_scales(model: nn.Module, args: argparse.Namespace) -> None:
-    """Raises OptionError: a training would not save the scales that it learns."""
-    if is_partial(args) and args.save_strategy == "adapter_only" and own_scales(model):
+def check_training(model: nn.Module, args: argparse.Namespace) -> None:
+    """Check that a quantized training will save what it trains, and can be resumed.
+
+    Raises:
+        OptionError: it learns scales that would not be saved; it is resumed, and ESPnet would load what is left of it
+            into merged adapters
+    """
+    if not is_partial(args):
+        return
+    if args.save_strategy == "adapter_only" and own_scales(model):
         raise OptionError(
             "save_strategy: adapter_only does not save learned scales (lsc, rand with mode: 3). Mend: "
             "--save_strategy required_grad_only"
         )
+    if getattr(args, "resume", False) and Path(args.output_dir, "checkpoint.pth").exists():
+        raise OptionError(
+            f"save_strategy: {args.save_strategy} can't be resumed: ESPnet loads the adapter's base from init_param as "
+            "if the adapter were merged into it. Mend: train anew with --save_strategy all"
+        )
+
+
+def warn_of_unsaved(model: nn.Module, args: Optional[argparse.Namespace]) -> None:
+    """Log what a training with an adapter trains, and does not save."""
+    if args is None or not is_partial(args) or args.save_strategy != "adapter_only":
+        return
+    unsaved = [n for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n and "adapter" not in n]
+    if unsaved:
+        logging.warning(
+            f"espnet_rand: save_strategy: adapter_only saves the adapter alone, and {len(unsaved)} other parameters train "
+            f"({', '.join(unsaved[:_SHOWN])}): what they learn is lost. Mend: --freeze_param, or "
+            "--save_strategy required_grad_only"
+        )
+
+
+def merge(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Add LoRA's adapters of a checkpoint to the weights that it lacks: the layers of a new model say that they did."""
+    for name, layer in model.named_modules():
+        if f"{name}.lora_A" in state and f"{name}.weight" not in state and not layer.training:
+            layer.merged = False
+            layer.eval()
 
 
 def give_base(model: nn.Module, trained: argparse.Namespace) -> None:

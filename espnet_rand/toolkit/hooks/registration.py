@@ -149,7 +149,7 @@ def _build_to_train(original, config, args):
     resuming.check(model, config, args)
     if config is None:
         return model
-    partial.check_scales(model, args)
+    partial.check_training(model, args)
     if getattr(args, "use_deepspeed", False):
         _check_deepspeed(model)
     precisions.validate_at(model, config.eval_bits)
@@ -162,7 +162,7 @@ def _build_to_train(original, config, args):
 
 def _build_quantized(original, config, args):
     """A model, and the report of its quantization; None where there is no `config`."""
-    with setting(_building, True):
+    with setting(_building, config is not None):  # parts of a float model may be quantized by files of their own
         model = original(args)
     if config is None:
         return model, None
@@ -199,7 +199,9 @@ def _build_model_from_file(original, *args, **kwargs):
         lacks_base = given and hasattr(model, "_quantization") and partial.is_partial(trained)
         if lacks_base and not packed.left_to_others():
             partial.give_base(model, trained)
-            model.load_state_dict(read(Path(given)), strict=False)
+            state = read(Path(given))
+            model.load_state_dict(state, strict=False)
+            partial.merge(model, state)
             return model, trained, True
         return model, trained, False
 
@@ -227,6 +229,7 @@ def _create_adapter(original, model, adapter, *args, **kwargs):
     model._adapter, model._adapter_keys = adapter, model.state_dict().keys() - before  # which no pretrained model has
     if hasattr(model, "_quantization"):
         logging.info(f"espnet_rand: layers of the adapter\n{quantize_new_layers(model)}")
+        partial.warn_of_unsaved(model, init_param.training.get())
 
 
 class _MainWorker:
