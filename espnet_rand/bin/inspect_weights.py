@@ -17,8 +17,8 @@ def get_parser() -> argparse.ArgumentParser:
 def inspect_weights(args: argparse.Namespace) -> None:
     """Print the table and the metadata."""
     packed = read(args.packed_file)
-    for name, value in packed.info.items():
-        print(f"{name}: {value}")
+    for line in (f"{name}: {value}" for name, value in packed.info.items()):
+        print(line if line.isprintable() else ascii(line))  # which may be from anybody
     say(packed, args.packed_file)
 
 

@@ -11,21 +11,20 @@ _SHOWN = 3
 
 
 def check_finite(state: Mapping[str, Tensor], model: nn.Module, prefix: str = "") -> None:
-    """Check a state_dict before a newly built model gets it.
+    """Check a state_dict before a newly built model gets it, in the dtypes of the model.
 
-    Buffers may have infinite numbers where the model's own have the same, as masks do.
+    Buffers may have infinite numbers where the model's own have the same, as masks do. What the model lacks, or has in
+    another shape, may have infinite numbers as well: it is not loaded, or by another name.
 
     Args:
-        state: the tensors; names that the model lacks are checked as parameters
+        state: the tensors
         prefix: what the model's names begin with in it
 
     Raises:
         NotFiniteError: other numbers are infinite or NaN
     """
-    buffers = {prefix + name: buffer for name, buffer in model.named_buffers(remove_duplicate=False)}
-    wrong = [
-        name for name, tensor in state.items() if name.startswith(prefix) and not _allowed(tensor, buffers.get(name))
-    ]
+    own = {prefix + name: tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+    wrong = [name for name, tensor in state.items() if name.startswith(prefix) and not _allowed(tensor, own.get(name))]
     if wrong:
         few = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
         raise NotFiniteError(
@@ -36,14 +35,24 @@ def check_finite(state: Mapping[str, Tensor], model: nn.Module, prefix: str = ""
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of a tensor are; True of one without numbers, and of what else a state_dict holds."""
-    numbers = isinstance(tensor, Tensor) and not tensor.is_meta
-    return not numbers or bool(tensor.isfinite().all())
+    if not isinstance(tensor, Tensor) or tensor.is_meta:
+        return True
+    return bool(_wide(tensor).isfinite().all())
 
 
-def _allowed(tensor: Tensor, buffer: Optional[Tensor]) -> bool:
+def _wide(tensor: Tensor) -> Tensor:
+    """torch looks at no numbers of 8 bits."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
+def _allowed(tensor: Tensor, own: Optional[Tensor]) -> bool:
+    if not isinstance(own, Tensor) or not isinstance(tensor, Tensor) or own.shape != tensor.shape:
+        return is_finite(tensor) or not _wide(tensor).isnan().any()
+    if own.is_floating_point() and tensor.is_floating_point():
+        tensor = tensor.to(own.dtype)
     if is_finite(tensor):
         return True
-    wrong = ~tensor.isfinite()
-    if buffer is None or buffer.is_meta or buffer.shape != tensor.shape:
+    if isinstance(own, nn.Parameter) or own.is_meta:
         return False
-    return torch.equal(tensor[wrong].cpu(), buffer.to(tensor.dtype).cpu()[wrong.cpu()])
+    wrong = ~tensor.isfinite()
+    return torch.equal(tensor[wrong].cpu(), own.to(tensor.dtype).cpu()[wrong.cpu()])

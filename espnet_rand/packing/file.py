@@ -31,6 +31,7 @@ _KEY = "espnet_rand"
 _SCALES = ".scales"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 # of scales, and of other tensors
+_MOST_AXES = 32
 _FLOATS = ("F32", "F64", "F16", "BF16")
 _PLAIN = (*_FLOATS, "C64", "BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64")
 # what the header has beside what `PackedModel.info` is
@@ -158,8 +159,11 @@ def write(path: Union[str, Path], model: PackedModel) -> None:
 
     Raises:
         NotFiniteError: a tensor has a NaN
+        PackedFileError: names of the model that the format needs for itself
     """
     infinite = sorted(name for name, tensor in model.floats.items() if not is_finite(tensor))
+    if both := sorted({name + _SCALES for name in model.weights} & model.floats.keys()):
+        raise PackedFileError(f"{both[0]} is a tensor of the model, and where the file has the scales of a weight")
     if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
         raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Mend: pack another checkpoint")
     tensors = dict(model.floats)
@@ -220,7 +224,7 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
         version, described, aliases = header["format_version"], header["weights"], header["aliases"]
     except (KeyError, TypeError, ValueError):
         raise refuse("a safetensors file, but not one of espnet_rand") from None
-    if version not in (1, FORMAT_VERSION):
+    if type(version) is not int or version not in (1, FORMAT_VERSION):
         raise refuse(f"format version {version!r}; this espnet_rand reads up to {FORMAT_VERSION}: update it")
     suffix = ".codes" if version == 1 else ""
     names = set(file.keys())
@@ -230,10 +234,18 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
     for name, about in described.items():
         try:
             described_weights[name] = _check_weight(name, about, file, suffix)
-        except (KeyError, TypeError, ValueError, RuntimeError, OptionError) as e:
+        except KeyError as e:
+            raise refuse(f"{name}: its description lacks {e}") from None
+        except (TypeError, ValueError, RuntimeError, OptionError) as e:
             raise refuse(f"{name}: {e}") from None
-    if odd := [name for name in sorted(names) if file.get_slice(name).get_dtype() not in _PLAIN]:
-        raise refuse(f"{odd[0]} is {file.get_slice(odd[0]).get_dtype()}, which no model has")
+    if odd := [name for name in (*names, *described, *aliases) if not name.isprintable()]:
+        raise refuse(f"{ascii(odd[0])} is no name of a tensor")
+    for name in sorted(names):
+        about = file.get_slice(name)
+        if about.get_dtype() not in _PLAIN or len(about.get_shape()) > _MOST_AXES:
+            raise refuse(f"{name} is {about.get_dtype()} of {len(about.get_shape())} axes, which no model has")
+    if version == 1 and (both := sorted(names & described.keys())):
+        raise refuse(f"{both[0]} is there as codes and as numbers")
     known = set(described) | (names - {name + end for name in described for end in (suffix, _SCALES)})
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:

@@ -175,7 +175,8 @@ def load_into(
     _check(model, packed)
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     floats = {name: tensor.to(device, dtypes[name]) for name, tensor in packed.floats.items()}
-    floats.update({alias: floats[name] for alias, name in packed.aliases.items() if name in floats})
+    shared = {alias: name for alias, name in packed.aliases.items() if name in floats}
+    floats.update({alias: floats[name].to(dtypes[alias]) for alias, name in shared.items()})
     model.load_state_dict(floats, strict=False, assign=True)
     clock = Clock(0)
     made: List[Tuple[PackedReader, nn.Module, str]] = []
@@ -251,28 +252,37 @@ def _layers(model: nn.Module, packed: PackedModel) -> List[Tuple[nn.Module, Dict
     return list(layers.items())
 
 
+def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    return given == wanted or (given.is_floating_point and wanted.is_floating_point)
+
+
 def _check(model: nn.Module, packed: PackedModel) -> None:
-    check_finite(packed.floats, model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in packed.floats.items()}
-    shapes.update({name: weight.shape for name, weight in packed.weights.items()})
-    shapes.update({alias: shapes[name] for alias, name in packed.aliases.items()})
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    kind = type(model).__name__
+    floats, weights = dict(packed.floats), dict(packed.weights)
+    for alias, name in packed.aliases.items():
+        of = floats if name in floats else weights
+        of[alias] = of[name]
+    wanted, kind = model.state_dict(), type(model).__name__
+    shapes = {name: tuple(one.shape) for name, one in (*floats.items(), *weights.items())}
     for names, what in ((wanted.keys() - shapes.keys(), "has no"), (shapes.keys() - wanted.keys(), "has an unknown")):
         if names:
             few = ", ".join(sorted(names)[:3])
             raise PackedFileError(
                 f"made for another architecture than this {kind}: it {what} {few} ({len(names)} names)"
             )
-    for name, shape in wanted.items():
-        if shapes[name] != shape:
+    for name, tensor in wanted.items():
+        if shapes[name] != tuple(tensor.shape):
             raise PackedFileError(
-                f"made for another architecture than this {kind}: {name} is {shapes[name]}, and {shape} in the model"
+                f"made for another architecture than this {kind}: {name} is {shapes[name]}, and "
+                f"{tuple(tensor.shape)} in the model"
             )
-    for name, tensor in model.state_dict().items():
-        found = packed.floats.get(name, tensor)
-        if found.dtype != tensor.dtype and not (found.is_floating_point() and tensor.is_floating_point()):
-            raise PackedFileError(f"{name} is {found.dtype}, and {tensor.dtype} in this {kind}")
+        if not _converts((floats.get(name, weights.get(name))).dtype, tensor.dtype):
+            raise PackedFileError(f"{name} has another dtype than in this {kind}, where it is {tensor.dtype}")
+    check_finite(floats, model)
+    for name, weight in weights.items():
+        # in the model's dtype; kernels take scales in float32
+        narrow = replace(weight, scales=weight.scales.float(), dtype=wanted[name].dtype)
+        if fault := narrow.fault():
+            raise NotFiniteError(f"{name}: {fault}")
     for module, names in _layers(model, packed):
         layer = find_layer(module)
         for name, weight in names.items():

@@ -193,13 +193,14 @@ class PackedReader:
         self._weight = weight if floating else None
         self._codes = None if floating else Codes(weight, kernel, convolution)
         self._integers: Dict[torch.dtype, IntegerWeight] = {}
-        empty = weight.scales.new_empty(0, dtype=module._parameters[name].dtype)
+        self._dtype = module._parameters[name].dtype
+        empty = weight.scales.new_empty(0, dtype=self._dtype)
         module.register_buffer(name + "_decoded", empty, persistent=False)
 
     @property
     def decoded_bytes(self) -> int:
         """Bytes of the float weight that the layer computes with; 0 if it computes on codes."""
-        return math.prod(self._weight.shape) * self._weight.dtype.itemsize if self._weight else 0
+        return math.prod(self._weight.shape) * self._dtype.itemsize if self._weight else 0
 
     def keep_decoded(self, layer: nn.Module, name: str) -> None:
         """Decode the weight of a layer that computes in float now; else each read does."""

@@ -59,6 +59,13 @@ def parts(path):
 def join(path, outer, header, data):
     """A file of these parts, with the checksum that fits, if the tensors can be read."""
     header.pop("sha256", None)
+    at, whole = 0, bytearray()  # the bytes of removed tensors may not stay
+    for about in sorted(outer.values(), key=lambda about: about["data_offsets"]):
+        start, end = about["data_offsets"]
+        whole += data[start:end]
+        about["data_offsets"] = [at, at + end - start]
+        at += end - start
+    data = whole
 
     def put():
         text = json.dumps({"__metadata__": {"espnet_rand": json.dumps(header)}, **outer}).encode()
@@ -77,7 +84,7 @@ def join(path, outer, header, data):
 
 def alter(outer, header, data, draw):
     """One change: of a description, of a tensor's dtype, of a name, of bytes."""
-    kind = draw.choice(["about", "dtype", "bytes", "special", "header", "name"])
+    kind = draw.choice(["about", "dtype", "bytes", "special", "header", "name", "large"])
     name = draw.choice([*header["weights"]])
     about = header["weights"][name]
     tensor = draw.choice([*outer])
@@ -92,6 +99,8 @@ def alter(outer, header, data, draw):
         outer[tensor]["dtype"] = new
         if draw.random() < 0.7 and shape:
             outer[tensor]["shape"] = [*shape[1:], (end - start) // DTYPES[new] // max(1, _product(shape[1:]))]
+        elif draw.random() < 0.3:
+            outer[tensor]["shape"] = [1] * 70
     elif kind in ("bytes", "special"):
         start, end = outer[tensor]["data_offsets"]
         for _ in range(draw.randrange(1, 4)):
@@ -100,9 +109,21 @@ def alter(outer, header, data, draw):
                 data[at : at + 4] = draw.choice(SPECIAL)
             elif end > start:
                 data[start + draw.randrange(end - start)] = draw.randrange(256)
+    elif kind == "large":  # numbers that the model's dtype does not have, under a dtype that has them
+        count = _product(outer[tensor]["shape"])
+        start = len(data)
+        data += struct.pack("<d", draw.choice([1e300, -1e40, 1.0])) * count
+        outer[tensor] = {"dtype": "F64", "shape": outer[tensor]["shape"], "data_offsets": [start, len(data)]}
+        owner = tensor.removesuffix(".scales")
+        if owner in header["weights"] and draw.random() < 0.5:
+            header["weights"][owner]["dtype"] = "float64"
     elif kind == "header":
         header[draw.choice(["aliases", "infinite", "weights", "format_version"])] = draw.choice(
             [{}, [], None, 1, 2, {"out.weight": "conv.weight"}, [tensor], {"mask": "norm.weight"}, [0], "x"]
+            + [
+                {"out.weight": "embed.weight", "conv.bias": "up.bias"},
+                {"out.weight": "embed.weight", "mask": "conv.bias"},
+            ]
         )
     else:
         outer[draw.choice(["x", "conv.weight", "x.scales", name + ".scales"])] = outer.pop(tensor)
@@ -125,7 +146,7 @@ def attempt(path, backend):
     except UserError as e:
         assert "\n" not in str(e)
         return str(e)
-    for name, tensor in state.items():
+    for name, tensor in [*state.items(), *model.named_parameters(), *model.named_buffers()]:
         assert not tensor.is_floating_point() or tensor.isfinite().all() or name == "mask", name
     with torch.no_grad():
         model(TOKENS)

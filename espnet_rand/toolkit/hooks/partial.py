@@ -51,7 +51,7 @@ def warn_of_unsaved(model: nn.Module, args: Optional[argparse.Namespace]) -> Non
     unsaved = [n for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n and "adapter" not in n]
     if unsaved:
         logging.warning(
-            f"espnet_rand: save_strategy: adapter_only saves the adapter alone, and {len(unsaved)} other parameters train "
+            f"espnet_rand: save_strategy: adapter_only saves the adapter alone. {len(unsaved)} other parameters train "
             f"({', '.join(unsaved[:_SHOWN])}): what they learn is lost. Mend: --freeze_param, or "
             "--save_strategy required_grad_only"
         )
