@@ -225,7 +225,9 @@ def own_scales(module: nn.Module, prefix: str = "") -> Dict[str, ScaleParameter]
     """The learned scales of the quantized layers in a module, by the names of their weights, behind `prefix`."""
     return {
         ".".join(filter(None, (prefix.removesuffix("."), path, name))): ScaleParameter(
-            scale_kind(quantized.quantizer), layer.scale_parameter(name).numel()
+            scale_kind(quantized.quantizer),
+            layer.scale_parameter(name).numel(),
+            tuple(layer._parameters[name].shape),
         )
         for path, layer in module.named_modules(remove_duplicate=False)
         if isinstance(layer, QuantizedLayer)

@@ -10,10 +10,10 @@ from typing import Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Op
 
 from torch import Tensor
 
-from espnet_rand.quantizers import WeightQuantizer
+from espnet_rand.quantizers import OptionError, WeightQuantizer
 
 SCALE_SUFFIX = "_quantizer_scale"
-_KEY = re.compile(rf"(?P<weight>.+?)(__(?P<kind>\w+_w[2-8]+))?{SCALE_SUFFIX}")
+_KEY = re.compile(rf"(?P<weight>.+?)(__(?P<kind>[A-Za-z0-9]+_[A-Za-z0-9]+_w[2-8]+))?{SCALE_SUFFIX}")
 _SHOWN = 3
 
 #: What the learned scale of a weight is, by the weight's name; empty: it has none.
@@ -21,18 +21,31 @@ Kinds = Callable[[str], str]
 
 
 class ScaleParameter(NamedTuple):
-    """The learned scale of a weight of a model: what it is, and how many numbers."""
+    """The learned scale of a weight of a model: what it is, how many numbers, and the weight's shape."""
 
     kind: str
     groups: int
+    shape: Tuple[int, ...]
 
 
 def scale_kind(quantizer: WeightQuantizer) -> str:
     """What a learned scale of this quantizer is, in one word; empty where its scale is not learned."""
-    if not quantizer.scale.learned:
-        return ""
-    bits = "".join(map(str, sorted(quantizer.precision.all)))
-    return f"{quantizer.scale.meaning}_{quantizer.granularity.name}_w{bits}"
+    return rounding_kind(quantizer) if quantizer.scale.learned else ""
+
+
+def rounding_kind(quantizer: WeightQuantizer) -> str:
+    """What decides how this quantizer rounds in evaluation, beside the weights and learned scales, in one word.
+
+    Raises:
+        OptionError: a scale or granularity of one's own has a `meaning` or `name` of other characters
+    """
+    words = quantizer.scale.meaning, quantizer.granularity.name
+    for word in words:
+        if not re.fullmatch("[A-Za-z0-9]+", word):
+            raise OptionError(
+                f"{word!r} is not allowed as the meaning or name of {quantizer}: letters and digits alone"
+            )
+    return "_".join([*words, "w" + "".join(map(str, sorted(quantizer.precision.all)))])
 
 
 def scale_suffix(quantizer: WeightQuantizer) -> str:
@@ -59,17 +72,27 @@ def settle(
     """
     left: Dict[Tuple[str, str], List[str]] = {}
     assumed: List[str] = []
+    taken = set()
     for key, (weight, kind) in split_scales(state).items():
         scale, wanted = state.pop(key), own.get(weight)
         if not kind and believed is None and wanted is not None:
             assumed.append(weight)
         kind = kind or (believed(weight) if believed else wanted.kind if wanted else "") or "not known"
-        # those of DeepSpeed's ZeRO 3 are elsewhere
-        if wanted is not None and kind == wanted.kind and scale.numel() in (0, wanted.groups or scale.numel()):
+        if wanted is not None and kind == wanted.kind and _fits(scale, state.get(weight), wanted):
             state[f"{weight}__{kind}{SCALE_SUFFIX}"] = scale
+            taken.add(weight)
         else:
             left.setdefault((kind, wanted.kind if wanted else ""), []).append(weight)
-    return Settled(left, assumed)
+    others = {weight for weights in left.values() for weight in weights}
+    missing = [weight for weight in own if weight in state and weight not in taken | others]
+    return Settled(left, assumed, missing, len(taken))
+
+
+def _fits(scale: Tensor, weight: Optional[Tensor], wanted: ScaleParameter) -> bool:
+    """Whether a scale is of a weight of the model's shape. (ZeRO 3 of DeepSpeed keeps both elsewhere.)"""
+    if not scale.numel() or not wanted.groups:
+        return True
+    return scale.numel() == wanted.groups and (weight is None or tuple(weight.shape) == wanted.shape)
 
 
 class Settled(NamedTuple):
@@ -78,10 +101,14 @@ class Settled(NamedTuple):
     Attributes:
         left: those that were left out: what they are and what the model's are (empty: it has none) -> weights
         assumed: weights whose scales were taken although they do not say what they are
+        missing: weights that came without the scale that the model has
+        taken: how many scales were taken
     """
 
     left: Dict[Tuple[str, str], List[str]]
     assumed: List[str]
+    missing: List[str]
+    taken: int
 
     @property
     def others(self) -> str:
@@ -100,6 +127,11 @@ class Settled(NamedTuple):
                 said.append(f"{what}, the model's {ours}: these start from the weights")
             else:
                 said.append(f"{what}, which the model lacks")
+        if self.missing and self.taken:
+            said.append(
+                f"{len(self.missing)} weights come without learned scales ({_few(self.missing)}): these start from the "
+                "weights"
+            )
         if self.assumed:
             said.append(
                 f"learned scales of {len(self.assumed)} weights ({_few(self.assumed)}) do not say what they are, as of "
@@ -108,16 +140,13 @@ class Settled(NamedTuple):
         return "; ".join(said)
 
 
-def others(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """How the learned scales of a checkpoint and of a model differ, by what they are; empty where they don't."""
+def others(theirs: Mapping[str, str], ours: Mapping[str, str], what: str = "learned scales are others") -> str:
+    """How weights differ between a checkpoint and a model, by a word for each; empty where they don't."""
     different = sorted(weight for weight in {*theirs, *ours} if theirs.get(weight, "") != ours.get(weight, ""))
     if not different:
         return ""
     one = different[0]
-    return (
-        f"{len(different)} learned scales are others ({one}: {theirs.get(one) or 'none'} there, "
-        f"{ours.get(one) or 'none'} here)"
-    )
+    return f"{len(different)} {what} ({one}: {theirs.get(one) or 'none'} there, {ours.get(one) or 'none'} here)"
 
 
 def _few(names: List[str]) -> str:

@@ -5,7 +5,7 @@ import logging
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from espnet_rand.layers.layer import (
 from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import QuantizedWeight
-from espnet_rand.quantizers import OptionError
+from espnet_rand.quantizers import OptionError, WeightQuantizer
 
 
 @dataclass
@@ -126,14 +126,25 @@ def believe(model: nn.Module, config: QuantizerConfig, alone: bool = False) -> N
     model._quantization.believed, model._quantization.alone = config, alone
 
 
-def kinds_of(config: QuantizerConfig, prefix: str = "") -> Kinds:
-    """What the learned scale of a weight is in a model that `config` quantized, and whose names follow `prefix`."""
+def kinds_of(config: QuantizerConfig, model: Optional[nn.Module] = None, prefix: str = "") -> Kinds:
+    """What the learned scale of a weight is in a model that `config` quantized, and whose names follow `prefix`.
 
-    def kind(weight: str) -> str:
-        names = [weight.removeprefix(prefix).rpartition(".")[0]]
-        return scale_kind(config.weight_quantizer([key for key in config.overrides if matches(key, names)]))
+    Args:
+        model: it, or one of the same layers; without it a layer is known by one of its names alone
+    """
+    quantizers = quantizers_of(config, model)
+    return lambda weight: scale_kind(quantizers(weight.removeprefix(prefix)))
 
-    return kind
+
+def quantizers_of(config: QuantizerConfig, model: Optional[nn.Module] = None) -> Callable[[str], WeightQuantizer]:
+    """The quantizer of a weight, by its name, in a model that `config` quantized; see `kinds_of`."""
+    names = {} if model is None else {name: every for every in _all_names(model).values() for name in every}
+
+    def quantizer(weight: str) -> WeightQuantizer:
+        layer = weight.rpartition(".")[0]
+        return config.weight_quantizer([key for key in config.overrides if matches(key, names.get(layer, [layer]))])
+
+    return quantizer
 
 
 class _Planned(NamedTuple):
@@ -300,8 +311,14 @@ def _save_forwards(model, state_dict, prefix, local_metadata):
 def _load(model, state_dict, prefix, local_metadata, *_):
     quantization = model._quantization
     check_finite(state_dict, model, prefix)
-    kinds = kinds_of(quantization.believed, prefix) if quantization.believed else None
+    kinds = kinds_of(quantization.believed, model, prefix) if quantization.believed else None
     settled = settle(state_dict, own_scales(model, prefix), kinds)
+    if settled.missing and quantization.alone:
+        raise OptionError(
+            f"quantizer: the checkpoint has no learned scales for {len(settled.missing)} weights "
+            f"({settled.missing[0]} ...), which the configuration has. Mend: give the checkpoint of the quantized "
+            "training; float weights decode with plain python, or with a configuration without quantizer"
+        )
     if settled.left and quantization.alone:
         raise OptionError(
             f"quantizer: the checkpoint was trained with another than the configuration has: {settled.others}. "

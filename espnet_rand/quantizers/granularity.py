@@ -10,7 +10,7 @@ from typing import Dict, Type, Union
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.options import Options, integer, option
+from espnet_rand.quantizers.options import Options, integer, option, plain
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Granularity(Options):
     @property
     def name(self) -> str:
         """In letters and digits: tensor, channel, group64, column."""
-        return "".join(filter(str.isalnum, str(self).lower()))
+        return plain(str(self))
 
     def split(self, weight: Tensor) -> Tensor:
         """(channels, ...) -> (groups, members); short groups are filled up with zeros."""

@@ -55,6 +55,11 @@ def option(default: Any, check: Check) -> Any:
     return dataclasses.field(default=default, metadata={"check": check})
 
 
+def plain(text: str) -> str:
+    """A text in letters and digits alone, such that others give others: further characters as xNUMBER."""
+    return "".join(c if c.isascii() and c.isalnum() else f"x{ord(c):x}" for c in text)
+
+
 class Options:
     """Base of the frozen dataclasses whose fields are options.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from espnet_rand.quantizers.grid import round_to_grid
-from espnet_rand.quantizers.options import OptionError, Options, integer, number, one_of, option
+from espnet_rand.quantizers.options import OptionError, Options, integer, number, one_of, option, plain
 from espnet_rand.quantizers.rows import rowwise
 
 
@@ -32,8 +32,11 @@ class Scale(Options):
 
     @property
     def meaning(self) -> str:
-        """Of the learned parameter, in letters and digits: scales of one meaning can take over each other's values."""
-        return "".join(filter(str.isalnum, str(self).lower()))
+        """What it makes of weights, in letters and digits; of a learned one: what its parameter makes of them.
+
+        Learned scales of one meaning can take over each other's values.
+        """
+        return plain(str(self))
 
     def step(self, w: Tensor, q: int, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
         """Differentiable step size.
@@ -60,6 +63,10 @@ class Scale(Options):
 @dataclass(frozen=True)
 class AbsMax(Scale):
     """S = max |w|, without a gradient (google/praxis `fakequant_vn` with stop_scale_gradient)."""
+
+    @property
+    def meaning(self) -> str:
+        return "absmax"
 
     def step(self, w, q, members, parameter):
         return norm(w.detach(), math.inf) / q
@@ -90,8 +97,9 @@ class Rand(Scale):
 
     @property
     def meaning(self) -> str:
-        p = repr(float(self.p)).removesuffix(".0").replace(".", "d").replace("+", "")
-        return f"rand{self.mode}p{p}"  # the other options say where it starts
+        if self.learned:
+            return plain(f"rand{self.mode}p{float(self.p)}".removesuffix(".0"))  # the others say where it starts
+        return "rand1" if self.mode == 1 else plain(f"rand2p{float(self.p)}k{float(self.k)}{self.c}")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,6 +196,10 @@ class Clip(Scale):
     a_min: float = option(0.25, number(0.01, 1))
     candidates: int = option(16, integer(1, 1000))
     error: str = option("squared", one_of("squared", "absolute"))
+
+    @property
+    def meaning(self) -> str:
+        return plain(f"clip{float(self.a_min)}by{self.candidates}{self.error}")
 
     def step(self, w, q, members, parameter):
         return clip_search(w, q, self)

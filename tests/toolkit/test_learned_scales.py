@@ -198,6 +198,22 @@ def test_another_config_is_refused(quantized, tmp_path, capsys):
     assert not (tmp_path / "packed").exists()
 
 
+def test_a_checkpoint_without_scales_is_refused(quantized, tmp_path):
+    """As stripped or unpacked ones are, beside the config.yaml of the quantized training."""
+    strip_scales.main(["--model_file", str(quantized / "model.pth"), "--output", str(tmp_path / "float.pth")])
+    with pytest.raises(OptionError, match="no learned scales for 25 weights"):
+        tasks.find_task("asr").build_model_from_file(quantized / "config.yaml", tmp_path / "float.pth")
+    arguments = ["--train_config", quantized / "config.yaml", "--model_file", tmp_path / "float.pth"]
+    with pytest.raises(SystemExit, match="lacks the learned scales of 25 weights"):
+        pack_weights.main([*map(str, arguments), "--output", str(tmp_path / "packed")])
+
+
+def test_version_01_is_not_decoded_by_another_config(quantized, tmp_path):
+    """The config.yaml beside the checkpoint says what its scales are."""
+    with pytest.raises(OptionError, match="lsc_channel_w3 there, lsc_channel_w4 here"):
+        tasks.find_task("asr").build_model_from_file(quantized / "config.yaml", V1 / "model.pth")
+
+
 def test_a_config_without_quantizer_is_warned_of(folder, quantized, caplog):
     model, _ = tasks.find_task("asr").build_model_from_file(folder / "config.yaml", quantized / "model.pth")
     assert not scales(model.state_dict()) and "computes in float" in caplog.text
@@ -270,16 +286,18 @@ def exp(corpus, train, tmp_path):
         (LSC, {}, "begun with a quantizer, and can't be resumed without one"),
         (LSC, with_(LSC, **GROUPS), "lsc_channel_w4 there, lsc_group4_w4 here"),
         (LSC, with_(LSC, bits=2), "lsc_channel_w4 there, lsc_channel_w2 here"),
-        (LSC, {"quantizer": "absmax"}, "lsc_channel_w4 there, none here"),
-        (with_(RAND, mode=2), RAND, "none there, rand3p8_channel_w4 here"),
-        (LSC, with_(LSC, exclude="[decoder]"), "decoder.* there, none here"),
+        (LSC, {"quantizer": "absmax"}, "lsc_channel_w4 there, absmax_channel_w4 here"),
+        (with_(RAND, mode=2), RAND, "rand2p8x2e0k2x2e0ties_channel_w4 there, rand3p8_channel_w4 here"),
+        (LSC, with_(LSC, exclude="[decoder]"), "exclude is .*decoder.* here"),
+        ({"quantizer": "absmax"}, {"quantizer": "absmax", "quantizer_conf": {"bits": 2}}, "absmax_channel_w2 here"),
+        ({"quantizer": "absmax"}, {"quantizer": "clip"}, "absmax_channel_w4 there, clip"),
     ],
     ids=str,
 )
 def test_resuming_a_training_of_another_kind_is_refused_before_anything_is_written(exp, old, new, message):
     folder = exp(old)
     before = {path: path.read_bytes() for path in folder.glob("*") if path.is_file()}
-    with pytest.raises(OptionError, match=message + ".* --init_param .*checkpoint.pth"):
+    with pytest.raises(OptionError, match=message + ".* --init_param .*latest.pth"):
         exp(new, 2)
     after = {path: path.read_bytes() for path in folder.glob("*") if path.is_file()}
     assert after == before
@@ -289,6 +307,22 @@ def test_resuming_with_other_options_that_change_no_scale_goes_on(exp, caplog):
     exp(LSC)
     folder = exp(with_(LSC, estimator="ste"), 2)
     assert "scales" not in caplog.text and (folder / "valid.loss.ave_2best.pth").exists()
+
+
+def test_a_config_that_is_gone_or_damaged(exp, caplog):
+    """The checkpoint says what its scales are; those of version 0.1 do not, and the training is refused."""
+    folder = exp(LSC)
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(OptionError, match="lsc_channel_w4 there, lsc_channel_w2 here"):
+        exp(with_(LSC, bits=2), 2)
+    assert "can't be told" in caplog.text
+    exp(LSC, 2)
+    (folder / "config.yaml").unlink()
+    whole = torch.load(folder / "checkpoint.pth", weights_only=False)
+    whole["model"] = {re.sub("__lsc_channel_w4(?=_q)", "", key): value for key, value in whole["model"].items()}
+    torch.save(whole, folder / "checkpoint.pth")
+    with pytest.raises(OptionError, match="do not say what they are"):
+        exp(LSC, 3)
 
 
 def test_resuming_a_training_of_version_01_believes_its_config(exp, caplog):

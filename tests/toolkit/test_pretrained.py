@@ -297,8 +297,8 @@ def test_without_a_quantizer_a_checkpoint_is_left_to_espnet(zoo):
 
 
 def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zoo, tmp_path):
-    _, folder = tasks.write_config("lm", tmp_path / "lm", **RAND)
-    shutil.copy(zoo("lm").folder / "model.pth", folder)
+    task, folder = tasks.write_config("lm", tmp_path / "lm", **RAND)
+    torch.save(task.build_model_from_file(folder / "config.yaml")[0].state_dict(), folder / "model.pth")
     pack_as("asr", folder, tmp_path / "lm.tgz", "lm_file")
     output = str(tmp_path / "lm.safetensors")
     pack_weights.main(["--task", "lm", "--model_file", str(tmp_path / "lm.tgz"), "--output", output])

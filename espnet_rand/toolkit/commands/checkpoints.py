@@ -104,7 +104,7 @@ def load(
                 partial.give_base(model, trained)
             merged = getattr(model, "_adapter_keys", set()) if packed else set()
             left_out = lambda key: some or key in merged  # noqa: E731
-            fitted = fit(model, state, left_out, init_param.scale_kinds(config))
+            fitted = fit(model, state, left_out, init_param.scale_kinds(files.train_config or config, model=model))
             if some:
                 partial.merge(model, state)
             return model, trained, fitted
@@ -114,6 +114,9 @@ def load(
             partial.check_base(model, lambda: build()[0], trained)
     print(f"{args.model_file}: {fitted.reused}")
     other_scales = fitted.scales.others if quantizer is None else ""
+    if quantizer is None and fitted.scales.missing and not packed:
+        few = f"{len(fitted.scales.missing)} weights ({fitted.scales.missing[0]} ...)"
+        other_scales = f"it lacks the learned scales of {few}; float weights are for quantize_weights"
     if misfits := "; ".join(filter(None, (fitted.misfits(), other_scales))):
         raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
     return model, trained

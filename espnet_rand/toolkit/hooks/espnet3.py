@@ -46,8 +46,12 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
                 raise OptionError(f"{name}: {config[name]!r} stands beside `model:` in the configuration: put it below")
         args = Namespace(**OmegaConf.to_container(config.model, resolve=True))
         quantizer = options.resolve(args)
-        if (config.get("fit") or {}).get("ckpt_path"):
-            resuming.check_kind(Path(output_dir), quantizer)
+        checkpoint = (config.get("fit") or {}).get("ckpt_path")
+        if checkpoint:
+            for folder in {Path(output_dir), Path(str(checkpoint)).parent}:
+                then = resuming.look(Namespace(output_dir=folder))
+                if then.known:
+                    resuming.check_kind(folder, then.config, quantizer)
         if quantizer is not None:
             with open_dict(config.model):
                 for name in options.NAMES:

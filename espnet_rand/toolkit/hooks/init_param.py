@@ -69,17 +69,20 @@ def load_pretrained_model(
         logging.warning(f"espnet_rand: {init_param}: {misfits}. Tensors of the model that are not reused start anew")
 
 
-def scale_kinds(train_config: Optional[Path], cut: str = "") -> Optional[Kinds]:
+def scale_kinds(
+    train_config: Optional[Path], cut: str = "", model: Optional[torch.nn.Module] = None
+) -> Optional[Kinds]:
     """What the learned scales of a pretrained model are, by its configuration; None where that does not say it.
 
     Args:
         cut: the beginning of the model's names, if they are given without it
+        model: one of the same layers, where it is known
 
     Raises:
         OptionError: see options.trained_with
     """
     config = options.trained_with(train_config)
-    kinds = config and kinds_of(config)
+    kinds = config and kinds_of(config, model)
     return kinds and (lambda weight: kinds(cut + weight))
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Type
+from typing import Any, Optional, Type
 
 import torch
 import yaml
@@ -44,7 +44,8 @@ IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
 _registered = False
 # inside a task's build_model that will quantize what it gets: models built within it are its parts
 _building: ContextVar[bool] = ContextVar("building", default=False)
-_loading: ContextVar[bool] = ContextVar("loading", default=False)
+# the model file of a model that is built to be decoded or packed; empty where others load its weights
+_loading: ContextVar[Optional[str]] = ContextVar("loading", default=None)
 
 
 def register() -> None:
@@ -129,7 +130,7 @@ def _build_model(original, args):
         options.remove(args)
     if _building.get():
         return original(args)
-    return (_build_to_load if _loading.get() else _build_to_train)(original, config, args)
+    return (_build_to_train if _loading.get() is None else _build_to_load)(original, config, args)
 
 
 def _build_to_load(original, config, args):
@@ -138,7 +139,8 @@ def _build_to_load(original, config, args):
     if config is None:
         model.register_load_state_dict_pre_hook(_warn_of_scales)
     else:
-        believe(model, config, alone=True)
+        beside = Path(_loading.get()).parent / "config.yaml" if _loading.get() else None
+        believe(model, options.trained_with(beside) or config, alone=bool(_loading.get()))
     return model
 
 
@@ -194,8 +196,10 @@ def _build_model_from_file(original, *args, **kwargs):
     given = inspect.signature(original).bind(*args, **kwargs).arguments.get("model_file")
 
     def build():
-        with setting(_loading, True):
+        with setting(_loading, "" if packed.left_to_others() else str(given or "")):
             model, trained = packed.build_model_from_file(original, *args, **kwargs)
+        if hasattr(model, "_quantization"):
+            believe(model, model._quantization.believed)  # what is loaded from now on may be others' weights
         lacks_base = given and hasattr(model, "_quantization") and partial.is_partial(trained)
         if lacks_base and not packed.left_to_others():
             partial.give_base(model, trained)
@@ -248,7 +252,7 @@ def _main_worker(task: Type[AbsTask], args: Any) -> None:
         eval_bits.refuse_in_training()
         if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        with setting(init_param.training, args):
+        with setting(init_param.training, args), setting(resuming.before, resuming.look(args)):
             vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
     except UserError as e:
         if multiprocessing.parent_process() is None:  # a program's own; below espnet-rand, startup says it in one line
