@@ -107,6 +107,41 @@ def test_blocks_within_blocks():
         assert torch.equal(model(X), default)
 
 
+def test_blocks_made_before_and_left_in_any_order():
+    model = stack()
+    with torch.no_grad():
+        default = model(X)
+        with disabled(model):
+            float_model = model(X).clone()
+        first, second = disabled(model), evaluating_at(model, 2)
+        with first, second:
+            assert torch.equal(model(X), float_model)
+        first, second = disabled(model), evaluating_at(model, 2)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert torch.equal(model(X), default)
+
+
+def test_a_block_that_another_thread_ends_does_not_stay():
+    """A generator that a server's threads advance."""
+    model = stack()
+
+    def stream():
+        with evaluating_at(model, 2):
+            yield
+            yield
+
+    with torch.no_grad():
+        default = model(X)
+        with ThreadPoolExecutor(1) as pool:
+            generator = stream()
+            pool.submit(next, generator).result()
+            elsewhere(generator.close)
+            assert torch.equal(pool.submit(torch.no_grad()(model), X).result(), default)
+
+
 # -- recomputation
 
 
@@ -114,7 +149,7 @@ def gradients(model, x, loss):
     x.grad = None
     model.zero_grad()
     loss()
-    return [x.grad.clone(), *(p.grad.clone() for p in model.parameters())]
+    return [x.grad.clone(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
 def blocks(reentrant, config=BITS):
@@ -164,6 +199,107 @@ def test_a_checkpoint_of_the_whole_model_recomputes_its_own_forward(reentrant):
 
     for a, b in zip(run(False), run(True)):
         torch.testing.assert_close(a, b)
+
+
+class Segments(nn.Module):
+    """Checkpoints of some layers, nested, called by themselves; `how` as in models.Blocks."""
+
+    def __init__(self, how, config=BITS):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.how = how
+        quantize(self, config)
+
+    def run(self, function, x, how=...):
+        how = self.how if how is ... else how
+        return function(x) if self.how is None else checkpoint(function, x, use_reentrant=how)
+
+    def segment(self, x):
+        return self.b(torch.tanh(self.a(x)))
+
+    def encode(self, x):
+        return self.run(self.segment, x)
+
+    def nested(self, x, inner=...):
+        return self.c(self.run(lambda y: self.run(self.segment, torch.tanh(y), inner), x))
+
+    def on_and_off(self, x):
+        y = self.encode(x)
+        with disabled(self):
+            z = self.encode(x)
+        with evaluating_at(self, 2):
+            return y - 2 * z + 3 * self.encode(x)
+
+    def blocks_within(self, x):
+        def segment(x):
+            with evaluating_at(self, 2):
+                x = torch.tanh(self.a(x))
+            with evaluating_at(self, 3):
+                return self.b(x * torch.tanh(self.a(x)))
+
+        return self.run(segment, x)
+
+    def forward(self, x, part="encode", **kwargs):
+        return getattr(self, part)(x, **kwargs)
+
+
+def losses(how, backward, forward, training, between=lambda model: None):
+    model = Segments(how).train(training)
+    x = X.clone().requires_grad_()
+    total = forward(model, x)
+    between(model)
+    return gradients(model, x, lambda: backward(total.square().sum().backward))
+
+
+PARTS = {
+    "layers called directly": lambda model, x: model.encode(x),
+    "nested": lambda model, x: sum((n + 1) * model(x, "nested") for n in range(3)),
+    "nested, of both kinds": lambda model, x: sum((n + 1) * model(x, "nested", inner=not model.how) for n in range(2)),
+    "float after quantized": lambda model, x: model(x, "on_and_off"),
+    "blocks within": lambda model, x: model(x, "blocks_within"),
+}
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_checkpoints_of_every_shape_are_recomputed_as_they_were(reentrant, training, part):
+    plain = losses(None, lambda call: call(), part, training)
+    for backward in (lambda call: call(), elsewhere):
+        for a, b in zip(plain, losses(reentrant, backward, part, training)):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_bits_that_are_set_after_the_forward_do_not_reach_its_recomputation(reentrant):
+    def part(model, x):
+        set_eval_bits(model, 2)
+        return model(x)
+
+    def eight(model):
+        set_eval_bits(model, 8)
+
+    plain, found = (losses(how, lambda call: call(), part, False, eight) for how in (None, reentrant))
+    for a, b in zip(plain, found):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_evaluation_within_backward_is_as_its_block_says():
+    """As in a hook that looks at the float model."""
+    model = stack().train()
+    with torch.no_grad(), disabled(model):
+        wanted = model.eval()(X)
+    seen = []
+
+    def look(grad):
+        with torch.no_grad(), disabled(model):
+            seen.append(model(X))
+
+    y = model(X.clone().requires_grad_())
+    y.register_hook(look)
+    y.sum().backward()
+    assert torch.equal(seen[0], wanted)
 
 
 def test_forwards_of_several_threads_are_told_apart_or_refused():
@@ -275,3 +411,9 @@ def test_torch_export_has_the_rounded_weights(options, trained):
 def disabled_output(model):
     with disabled(model):
         return model(X)
+
+
+def test_an_export_at_bits_that_scales_were_not_learned_for_is_refused():
+    model = stack(FOLLOWING)
+    with evaluating_at(model, 2), pytest.raises(QuantizationError, match="export at 2 bits"):
+        torch.export.export(model, (X,))
