@@ -5,7 +5,7 @@ import importlib
 import logging
 import pkgutil
 from pathlib import Path
-from typing import Optional, Tuple, Type
+from typing import Callable, Optional, Tuple, Type
 
 import espnet2
 import espnet2.tasks
@@ -21,7 +21,7 @@ from espnet_rand.toolkit.context import building
 from espnet_rand.toolkit.hooks import init_param, partial
 from espnet_rand.toolkit.hooks.packed import check_adapter, empty_checkpoint
 from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
-from espnet_rand.toolkit.pretrained.sources import opened, read
+from espnet_rand.toolkit.pretrained.sources import Pretrained, opened, read
 
 
 def task_names() -> list:
@@ -93,32 +93,47 @@ def load(
         config = args.train_config or files.train_config
         if config is None:
             raise PretrainedError(f"--train_config: there is no config.yaml beside {args.model_file}: give it")
-        packed, state = is_packed(files.model_file), read(files.model_file)
-        if packed:
-            logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
+        return _load_from(
+            files, args.model_file, config, lambda: _build(args.task, config, quantizer, empty), quantizer
+        )
 
-        def build() -> Tuple[AbsESPnetModel, argparse.Namespace, Fit]:
-            model, trained = _build(args.task, config, quantizer, empty)
-            some = partial.is_partial(trained) and not packed
-            if some:
-                partial.give_base(model, trained)
-            merged = getattr(model, "_adapter_keys", set()) if packed else set()
-            left_out = lambda key: some or key in merged  # noqa: E731
-            fitted = fit(model, state, left_out, init_param.scale_kinds(files.train_config or config, model=model))
-            if some:
-                partial.merge(model, state)
-            return model, trained, fitted
 
-        model, trained, fitted = build()
-        if partial.is_partial(trained) and not packed:
-            partial.check_base(model, lambda: build()[0], trained)
-    print(f"{args.model_file}: {fitted.reused}")
-    other_scales = fitted.scales.others if quantizer is None else ""
-    if quantizer is None and fitted.scales.missing and not packed:
-        few = f"{len(fitted.scales.missing)} weights ({fitted.scales.missing[0]} ...)"
-        other_scales = f"it lacks the learned scales of {few}; float weights are for quantize_weights"
-    if misfits := "; ".join(filter(None, (fitted.misfits(), other_scales))):
-        raise PretrainedError(f"{args.model_file} does not fit the model of {config}: {misfits}")
+def _load_from(
+    files: Pretrained,
+    name: Path,
+    config: Path,
+    build: Callable[[], Tuple[AbsESPnetModel, argparse.Namespace]],
+    quantizer: Optional[QuantizerConfig],
+) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+    """A model that `build` builds, with the weights of `files`; `name` and `config` are what messages call them."""
+    packed, state = is_packed(files.model_file), read(files.model_file)
+    if packed:
+        logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
+
+    def filled() -> Tuple[AbsESPnetModel, argparse.Namespace, Fit]:
+        model, trained = build()
+        some = partial.is_partial(trained) and not packed
+        if some:
+            partial.give_base(model, trained)
+        merged = getattr(model, "_adapter_keys", set()) if packed else set()
+        kinds = init_param.scale_kinds(files.train_config or config, model=model)
+        fitted = fit(model, state, lambda key: some or key in merged, kinds)
+        if some:
+            partial.merge(model, state)
+        return model, trained, fitted
+
+    model, trained, fitted = filled()
+    if partial.is_partial(trained) and not packed:
+        partial.check_base(model, lambda: filled()[0], trained)
+    print(f"{name}: {fitted.reused}")
+    misfits = [fitted.misfits()]
+    if quantizer is None:  # the configuration's own: its scales must be there
+        misfits.append(fitted.scales.others)
+        if fitted.scales.missing and not packed:
+            few = f"{len(fitted.scales.missing)} weights ({fitted.scales.missing[0]} ...)"
+            misfits.append(f"it lacks the learned scales of {few}; float weights are for quantize_weights")
+    if any(misfits):
+        raise PretrainedError(f"{name} does not fit the model of {config}: {'; '.join(filter(None, misfits))}")
     return model, trained
 
 
