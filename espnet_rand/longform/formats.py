@@ -1,41 +1,49 @@
 """Transcripts as files: CTM, SRT, WebVTT, JSON."""
 
 import json
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 from espnet_rand.longform.decoding import Transcript
 from espnet_rand.toolkit.recognition import Word, join_text
+from espnet_rand.toolkit.recognition.words import spaces
 
 #: A subtitle ends at a pause of so many seconds, and before it gets longer than so many seconds or characters.
 PAUSE, SECONDS, CHARACTERS = 0.8, 7.0, 84
+# seconds; what is said takes so long at least
+_SHORTEST = 0.01
 
 
 def ctm(key: str, transcript: Transcript) -> str:
-    """NIST's time-marked words: recording, channel, start, duration, word."""
-    return "".join(f"{key} 1 {w.start:.2f} {max(0.01, w.end - w.start):.2f} {w.text}\n" for w in transcript.words)
+    """NIST's time-marked words, in order of time: recording, channel, start, duration, word."""
+    lines = []
+    for word in sorted(transcript.words, key=lambda word: word.start):
+        start, end = _span([word])
+        # a word of a recognizer of another kind may have spaces
+        lines += [f"{key} 1 {start:.2f} {end - start:.2f} {token}\n" for token in word.text.split()]
+    return "".join(lines)
 
 
 def srt(transcript: Transcript) -> str:
     """SubRip's subtitles."""
-    return "".join(
-        f"{i}\n{_clock(cue[0].start, ',')} --> {_clock(cue[-1].end, ',')}\n{join_text(cue)}\n\n"
-        for i, cue in enumerate(_cues(transcript.words), 1)
-    )
+    return "".join(f"{i}\n{_times(cue, ',')}\n{_line(cue)}\n\n" for i, cue in enumerate(_cues(transcript.words), 1))
 
 
 def vtt(transcript: Transcript) -> str:
     """WebVTT (W3C)."""
     escaped = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
     return "WEBVTT\n\n" + "".join(
-        f"{_clock(cue[0].start, '.')} --> {_clock(cue[-1].end, '.')}\n{join_text(cue).translate(escaped)}\n\n"
-        for cue in _cues(transcript.words)
+        f"{_times(cue, '.')}\n{_line(cue).translate(escaped)}\n\n" for cue in _cues(transcript.words)
     )
 
 
 def as_json(key: str, transcript: Transcript) -> str:
-    """All of it, times in seconds."""
+    """All of it, times in seconds. What stands before a word is said if that is not a space."""
     content: Dict[str, Any] = {"key": key, "seconds": transcript.seconds, "text": transcript.text}
-    content.update(timed=transcript.timed, notes=transcript.notes, words=[w._asdict() for w in transcript.words])
+    words = [{"text": word.text, "start": word.start, "end": word.end} for word in transcript.words]
+    for word, space in zip(words, spaces(transcript.words)):
+        if space != " ":
+            word["space_before"] = space
+    content.update(timed=transcript.timed, notes=transcript.notes, words=words)
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -45,13 +53,29 @@ def _cues(words: List[Word]) -> Iterator[List[Word]]:
         if cue and (
             word.start - cue[-1].end > PAUSE
             or word.end - cue[0].start > SECONDS
-            or len(join_text([*cue, word])) > CHARACTERS
+            or len(_line([*cue, word])) > CHARACTERS
         ):
             yield cue
             cue = []
         cue.append(word)
     if cue:
         yield cue
+
+
+def _line(cue: List[Word]) -> str:
+    """The text of a subtitle, which a line break would end."""
+    return " ".join(filter(None, (line.strip() for line in join_text(cue).splitlines())))
+
+
+def _times(cue: List[Word], point: str) -> str:
+    start, end = _span(cue)
+    return f"{_clock(start, point)} --> {_clock(end, point)}"
+
+
+def _span(words: List[Word]) -> Tuple[float, float]:
+    """From when to when words are said, in seconds: not before the recording, and not for no time."""
+    start = max(0.0, min(word.start for word in words))
+    return start, max(start + _SHORTEST, *(word.end for word in words))
 
 
 def _clock(seconds: float, point: str) -> str:

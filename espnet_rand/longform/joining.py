@@ -1,8 +1,10 @@
 """Words of pieces that overlap, joined so that none is lost or doubled."""
 
+import unicodedata
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_rand.toolkit.recognition import Heard, Word
+from espnet_rand.toolkit.recognition.words import unspaced
 
 #: Seconds that the middle of a word may differ by, heard in two pieces.
 TOLERANCE = 0.25
@@ -24,11 +26,14 @@ class _Pair(NamedTuple):
 def join(said: Sequence[Word], heard: Heard, start: float, end: float, timed: bool) -> List[Word]:
     """The words so far and those of the next piece.
 
-    Both pieces saw what is between `start` and `end`. There, words that agree in text and time are paired, in order,
-    such that the pairs agree best. The joint is the pair nearest the middle (of runs of three and more, if there are
-    any): up to it the words are the earlier piece's, which has more context on the left, after it the later's. Without
-    a pair the joint is the middle; where one piece has no words, the other's count. Times that are only estimates say
-    nothing of that: without a pair all words of both are kept, so that none is lost, though some may come twice.
+    Both pieces saw what is between `start` and `end`. There, words that agree in text (but for case and punctuation)
+    and time are paired, in order, such that the pairs agree best. The joint is the pair nearest the middle (of runs of
+    three and more, if there are any): up to it the words are the earlier piece's, which has more context on the left,
+    after it the later's. Without a pair the joint is the middle; where one piece has no words, the other's count. Times
+    that are only estimates say nothing of that: without a pair all words of both are kept, so that none is lost, though
+    some may come twice.
+
+    At the joint, starts do not go back: estimates are moved together, other times by no more than two pieces differ.
 
     Args:
         said: of the pieces so far, with times in the recording in seconds
@@ -45,22 +50,54 @@ def join(said: Sequence[Word], heard: Heard, start: float, end: float, timed: bo
     middle = (start + end) / 2
     joint = _joint(_pairs(before, after, tolerance), middle)
     if joint is not None:
-        return [*said[: first + joint.earlier + 1], *heard.words[joint.later + 1 :]]
-    if not (timed and heard.timed):
-        return [*said, *heard.words]
-    return [*said[:first], *_by_time(before, heard.words, start, middle, end)]
+        both = _merged(before[joint.earlier], after[joint.later])
+        earlier, later = [*before[: joint.earlier], both], heard.words[joint.later + 1 :]
+    elif timed and heard.timed:
+        earlier, later = _by_time(before, heard.words, start, middle, end)
+        later = _spaced(said[: first + len(earlier)], later, before[len(earlier) :], heard.words)
+    else:
+        earlier, later = before, heard.words
+    earlier, later = _in_order(earlier, later, timed, heard.timed)
+    return [*said[:first], *earlier, *later]
+
+
+def _merged(earlier: Word, later: Word) -> Word:
+    """A word that both pieces have, before which the text is the earlier's, and after which it is the later's.
+
+    So it begins as in the earlier: the later's capital may be no more than its beginning. It ends as in the later: the
+    earlier's full stop may be no more than its end. If they differ within (U.S., US), it is the later's.
+    """
+    (opening, ours, _), (_, theirs, closing) = _parts(earlier.text), _parts(later.text)
+    text = opening + ours + closing if ours.casefold() == theirs.casefold() else later.text
+    space = later.space_before if earlier.space_before is None else earlier.space_before
+    return earlier._replace(text=text, space_before=space)
+
+
+def _parts(text: str) -> Tuple[str, str, str]:
+    """The punctuation that a word begins with, the word, and the punctuation that it ends with."""
+    letters = [i for i, character in enumerate(text) if not _is_punctuation(character)] or [0, len(text)]
+    first, last = letters[0], letters[-1] + 1
+    return text[:first], text[first:last], text[last:]
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character)[0] == "P"
+
+
+def _normal(text: str) -> str:
+    """What words of one spelling or another have in common: no case, no punctuation if there is anything else."""
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in text if not _is_punctuation(c)).casefold() or text
 
 
 def _pairs(before: Sequence[Word], after: Sequence[Word], tolerance: float) -> List[_Pair]:
     """The common subsequence with the largest sum of agreement: 1 for the same time, 0 for `tolerance` between."""
-
-    def agreement(a: Word, b: Word) -> float:
-        return 1 - abs(a.middle - b.middle) / tolerance if a.text == b.text else 0.0
+    ours, theirs = [_normal(word.text) for word in before], [_normal(word.text) for word in after]
 
     best = [[0.0] * (len(after) + 1) for _ in range(len(before) + 1)]
     for i, a in enumerate(before):
         for j, b in enumerate(after):
-            gain = agreement(a, b)
+            gain = 1 - abs(a.middle - b.middle) / tolerance if ours[i] == theirs[j] else 0.0
             best[i + 1][j + 1] = max(best[i][j + 1], best[i + 1][j], best[i][j] + gain if gain > 0 else 0.0)
     places: List[Tuple[int, int]] = []
     i, j = len(before), len(after)
@@ -85,7 +122,9 @@ def _joint(pairs: Sequence[_Pair], middle: float) -> Optional[_Pair]:
     return min(pairs, key=lambda pair: (-min(pair.run, _RUN), abs(pair.time - middle)), default=None)
 
 
-def _by_time(before: Sequence[Word], after: Sequence[Word], start: float, middle: float, end: float) -> List[Word]:
+def _by_time(
+    before: Sequence[Word], after: Sequence[Word], start: float, middle: float, end: float
+) -> Tuple[List[Word], List[Word]]:
     """The earlier's words before the middle, the later's after it; those of one alone where the other has none."""
     cut = middle
     if not any(word.middle >= start for word in before):
@@ -105,4 +144,51 @@ def _by_time(before: Sequence[Word], after: Sequence[Word], start: float, middle
     ):
         # one word, which the two heard differently, or the rest of one at an edge: of the piece it is farther inside
         (earlier if cut > middle else later).pop(-1 if cut > middle else 0)
-    return [*earlier, *later]
+    return earlier, later
+
+
+def _spaced(said: Sequence[Word], later: List[Word], cut: Sequence[Word], heard: Sequence[Word]) -> List[Word]:
+    """The later's words, where what is before the first is another word than in its own text.
+
+    The space between them is that of a place in either text that is alike: the characters on one side are the joint's,
+    and those on the other are of the same kind, with spaces or without. Else it is not known.
+
+    Args:
+        said: all words before the joint
+        later: those after it
+        cut: what the earlier piece has after it
+        heard: all words of the later piece
+    """
+    if not said or not later:
+        return later
+    word, place = later[0], len(heard) - len(later)
+    space = None
+    if place == 0 or unspaced(heard[place - 1].text[-1:]) == unspaced(said[-1].text[-1:]):
+        space = word.space_before
+    if space is None and cut and unspaced(cut[0].text[:1]) == unspaced(word.text[:1]):
+        space = cut[0].space_before
+    return [word._replace(space_before=space), *later[1:]]
+
+
+def _in_order(
+    earlier: Sequence[Word], later: Sequence[Word], timed: bool, later_timed: bool
+) -> Tuple[Sequence[Word], Sequence[Word]]:
+    """The words before and after a joint with times that do not go back at it."""
+    if not earlier or not later:
+        return earlier, later
+    if not later_timed:
+        later = _fitted(later, max(later[0].start, earlier[-1].end), later[-1].end)
+    elif not timed:
+        earlier = _fitted(earlier, earlier[0].start, min(later[0].start, earlier[-1].end))
+    start = earlier[-1].start
+    return earlier, [w._replace(start=max(start, w.start), end=max(start, w.end)) for w in later]
+
+
+def _fitted(words: Sequence[Word], start: float, end: float) -> Sequence[Word]:
+    """Words with times that are estimates, from `start` to `end`; as they are, if that is nothing."""
+    length = words[-1].end - words[0].start
+    if length <= 0 or start >= end:
+        return words
+    rate = (end - start) / length
+    times = [(start + (w.start - words[0].start) * rate, start + (w.end - words[0].start) * rate) for w in words]
+    return [w._replace(start=begun, end=done) for w, (begun, done) in zip(words, times)]

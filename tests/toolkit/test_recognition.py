@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import espnet_rand
 
 espnet_rand.register()
 from espnet2.bin import asr_inference, asr_transducer_inference  # noqa: E402
+from espnet2.text.build_tokenizer import build_tokenizer  # noqa: E402
 
 from espnet_rand.packing import pack_model, write  # noqa: E402
 from espnet_rand.toolkit.recognition import Recognizer, Word, join_text  # noqa: E402
@@ -77,7 +80,7 @@ def test_words_are_those_of_espnet_with_times(kind, tmp_path):
     if kind == "asr_transducer":
         result = speech2text.hypotheses_to_results(result)
     text = result[0][0]
-    assert text and join_text(heard.words) == " ".join(text.split())
+    assert text and join_text(heard.words) == text.rstrip()
     assert heard.timed == (kind != "attention") and not heard.note
     times = [time for word in heard.words for time in (word.start, word.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1.5
@@ -147,9 +150,18 @@ def test_the_volume_is_set_as_in_training(tmp_path):
 @pytest.mark.parametrize(
     "text, tokens, words",
     [
-        ("ab c", ["a", "b", " ", "c"], [("ab", 0, 1), ("c", 3, 3)]),
-        (" ab  c ", [" ", "ab", " ", " ", "c", " "], [("ab", 1, 1), ("c", 4, 4)]),
-        ("今日は ok", ["今", "日は", " o", "k"], [("今", 0, 0), ("日", 1, 1), ("は", 1, 1), ("ok", 2, 3)]),
+        ("ab c", ["a", "b", " ", "c"], [("ab", 0, 1, None), ("c", 3, 3, " ")]),
+        (" ab  c ", [" ", "ab", " ", " ", "c", " "], [("ab", 1, 1, " "), ("c", 4, 4, "  ")]),
+        (
+            "今日は ok",
+            ["今", "日は", " o", "k"],
+            [("今", 0, 0, None), ("日", 1, 1, ""), ("は", 1, 1, ""), ("ok", 2, 3, " ")],
+        ),
+        ("5月ok", ["5月", "ok"], [("5", 0, 0, None), ("月", 0, 0, ""), ("ok", 1, 1, "")]),
+        # a mark, a sign of the form, a sign that joins two letters: they do not stand alone
+        ("ที่葛\U000e0100x", ["ที่", "葛\U000e0100x"], [("ที่", 0, 0, None), ("葛\U000e0100", 1, 1, ""), ("x", 1, 1, "")]),
+        ("ក្ខម", [*"ក្ខម"], [("ក្ខ", 0, 2, None), ("ម", 3, 3, "")]),
+        ("  ", [" ", " "], []),
         ("", [], []),
     ],
 )
@@ -167,14 +179,98 @@ def test_tokens_of_words_with_sentencepiece(tmp_path):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
     tokens = processor.encode(text, out_type=str)
     found = word_tokens(text, tokens, processor.decode_pieces)
-    assert [word for word, _, _ in found] == text.split()
-    for word, first, last in found:
+    assert [word for word, *_ in found] == text.split()
+    for word, first, last, _ in found:
         assert processor.decode_pieces(tokens[first : last + 1]) == word
+
+
+def test_tokens_that_are_bytes(tmp_path):
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the long words"] * 20),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=275,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model"))
+    text = "the 👍 long 好 words 好👍 the long words"
+    tokens = processor.encode(text, out_type=str)
+    assert "<0xF0>" in tokens
+    for word, first, last, _ in word_tokens(text, tokens, processor.decode_pieces):
+        if word.isascii():  # what comes after bytes is not moved
+            assert processor.decode_pieces(tokens[first : last + 1]) == word
+
+
+def words_of(text, tokens, to_text, **more):
+    found = word_tokens(text, tokens, to_text, **more)
+    return [Word(word, first, last + 1, space) for word, first, last, space in found]
 
 
 def test_join_text():
     assert join_text([]) == "" and join_text([Word("a", 0, 1), Word("好", 1, 2), Word("的", 2, 3)]) == "a 好的"
+    assert join_text([Word(word, 0, 1) for word in ("5", "月", "3", "日", "ok", "then")]) == "5月3日 ok then"
     for text in ("人々は、今日も。", "「好」，的！"):  # punctuation, repetition marks, full-width forms
-        words = word_tokens(text, list(text), "".join)
-        assert [word for word, _, _ in words] == list(text)
-        assert join_text([Word(word, n, n + 1) for n, (word, _, _) in enumerate(words)]) == text
+        words = words_of(text, list(text), "".join)
+        assert [word.text for word in words] == list(text)
+        assert join_text(words) == text
+
+
+ALPHABETS = [
+    "the Quick, don't. U.S. 3.5% <unk> a_b",
+    "2024年5月3日 100％です。你好 世界，ok「カタカナ」ﾊﾝｶｸﾞ 葛\U000e0100 𠮷々ー\u3000",
+    "ภาษาไทย ที่นี่ ๆ ກຳ ភាសាខ្មែរ မြန်မာ བོད་ཡིག",
+    "한국어 텍스트 \u1112\u1161\u11ab",
+    "עברית שָׁלוֹם العربيَّة فارسی \u200f\u200c",
+    "हिन्दी में க்ஷ e\u0301 n\u0303 ẞ İ",
+    "👍🏽 👨\u200d👩\u200d👧 🇩🇪 ❤\ufe0f",
+    " \t\n\r\x1c\x85\xa0\u2028\u2009\u3000 ",
+]
+
+
+def random_texts(count):
+    rng = random.Random(0)
+    for _ in range(count):
+        letters = "".join(rng.sample(ALPHABETS, 2))
+        yield "".join(rng.choices(letters, k=rng.randrange(1, 40)))
+
+
+def as_bytes(tokens):
+    """As Whisper's tokenizer makes a text of its tokens: signs for bytes that are no character yet."""
+    return bytes(map(ord, tokens)).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("text", [*map(str.strip, ALPHABETS[:-1]), "a  b\n\nc"])
+def test_the_words_of_a_text_are_the_text(text):
+    assert join_text(words_of(text, list(text), "".join)) == text
+    assert join_text(words_of(text, [chr(byte) for byte in text.encode()], as_bytes)) == text
+
+
+def test_the_words_of_any_text_are_the_text():
+    for text in random_texts(2000):
+        words = words_of(text, list(text), "".join)
+        assert join_text(words) == text.rstrip()
+        assert [w for word in words for w in word.text.split()] == [word.text for word in words]
+        assert "".join(text[word.start : word.end] for word in words) == "".join(text.split())
+        assert not any(unicodedata.category(word.text[0])[0] == "M" for word in words if word.space_before == "")
+
+
+@pytest.mark.parametrize(
+    "kind, tokens, words",
+    [
+        ("char", ["2", "年", "<space>", "<space>", "é", "<unk>", "<space>"], ["2", "年", "é<unk>"]),
+        ("word", ["2024年", "<unk>", "ok", "好"], ["2024", "年", "<unk>", "ok", "好"]),
+        ("phn", ["HH", "AH0", "L", "L", "<space>", "OW1"], ["HH", "AH0", "L", "L", "<space>", "OW1"]),
+    ],
+)
+def test_words_of_espnets_tokenizers(kind, tokens, words, tmp_path):
+    speech2text = build("ctc_attention", tmp_path)
+    speech2text.tokenizer = build_tokenizer(kind, **({"g2p_type": None} if kind == "phn" else {}))
+    text = speech2text.tokenizer.tokens2text(tokens)
+    recognizer = Recognizer(speech2text)
+    recognizer._best = lambda result: (text, tokens, [2 + n % 3 for n in range(len(tokens))])
+    found = recognizer(noise(1.5)).words
+    assert [word.text for word in found] == words and join_text(found) == text.rstrip()
+    assert all(a.start < b.start or kind == "word" for a, b in zip(found, found[1:]))

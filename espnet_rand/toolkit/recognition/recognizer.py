@@ -74,14 +74,15 @@ class Recognizer:
         if not tokens:
             return Heard([])
         seconds = len(samples) / self.rate
-        stretches = word_tokens(text, tokens, self._to_text)
+        phonemes = type(self.speech2text.tokenizer).__name__ == "PhonemeTokenizer"
+        stretches = word_tokens(text, tokens, self._to_text, each=phonemes)
         if spans is None:
             spread = [i * seconds / len(tokens) for i in range(len(tokens) + 1)]
-            words = [Word(word, spread[first], spread[last + 1]) for word, first, last in stretches]
+            words = [Word(word, spread[first], spread[last + 1], space) for word, first, last, space in stretches]
             return Heard(words, timed=False)
         step = self._frame_seconds(self.longest if self._filled_up else len(samples), frames.size(1))
         times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
-        return Heard([Word(word, times[first][0], times[last][1]) for word, first, last in stretches])
+        return Heard([Word(word, times[first][0], times[last][1], space) for word, first, last, space in stretches])
 
     def _encode(self, samples: np.ndarray) -> None:
         speech = torch.as_tensor(samples)[None]
