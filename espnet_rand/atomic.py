@@ -1,10 +1,22 @@
-"""Files and directories that are whole or not there."""
+"""Files and directories that are whole or not there; files that are locked, or told from others."""
 
+import errno
+import functools
+import logging
 import os
 import shutil
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import IO, Any, Dict, Iterator, Union
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# a fingerprint is of so many stretches of a file, of so many bytes
+_STRETCHES, _STRETCH = 64, 4096
 
 
 @contextmanager
@@ -38,3 +50,46 @@ def replacing_directory(path: Union[str, Path]) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def lock(file: IO) -> bool:
+    """Lock an open file until it is closed or the process dies, however it dies.
+
+    Where the file system has no locks, a warning is logged, and the file counts as locked.
+
+    Returns:
+        whether it is locked; False: something else, in this process or another, has the lock
+    """
+    directory = os.path.dirname(os.path.abspath(file.name))
+    if fcntl is None:
+        _warn(directory, "nor has the system")
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        _warn(directory, e.strerror)
+    return True
+
+
+@functools.cache  # once of each directory
+def _warn(directory: str, reason: str) -> None:
+    logging.warning(f"{directory}: its file system has no locks ({reason}): see that no second run writes to it")
+
+
+def fingerprint(path: Union[str, Path]) -> Dict[str, Any]:
+    """What tells whether a file is the same as in an earlier run: size, time, a checksum of stretches all over it.
+
+    The checksum is for files that replace others of the same size and time. Of a long file it takes no time.
+
+    Raises:
+        OSError: it cannot be read
+    """
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        checksum = 0
+        for i in range(_STRETCHES):
+            file.seek(status.st_size * i // _STRETCHES)
+            checksum = zlib.crc32(file.read(_STRETCH), checksum)
+    return {"size": status.st_size, "modified": status.st_mtime, "crc32_of_stretches": checksum}

@@ -13,17 +13,29 @@ class DataError(UserError):
 def read_lines(path: Path) -> Dict[str, str]:
     """A Kaldi-style file: the first word of each line, and the rest.
 
+    A byte order mark before a line is left out, and so are empty lines. Lines end as those of Linux or Windows. Words
+    end at whatever counts as a space, no-break spaces too, as in ESPnet.
+
     Raises:
-        DataError: it is not there, or a key comes twice
+        DataError: it is not there, is not UTF-8, or a key comes twice
     """
     content: Dict[str, str] = {}
     try:
         with path.open(encoding="utf-8") as lines:
-            for key, *rest in (line.split(maxsplit=1) for line in lines if line.strip()):
+            for line in lines:
+                if "\0" in line:
+                    raise UnicodeError("it has zero bytes")
+                # lists that were put together have marks within
+                words = line.lstrip("\ufeff").split(maxsplit=1)
+                if not words:
+                    continue
+                key, *rest = words
                 if key in content:
                     raise DataError(f"{path}: {key} comes twice")
                 content[key] = rest[0].strip() if rest else ""
-    except (OSError, UnicodeError) as e:
+    except UnicodeError as e:
+        raise DataError(f"{path}: not to be read as UTF-8: {e}. Mend: save it as UTF-8") from None
+    except OSError as e:
         raise DataError(f"{path}: not to be read: {e}") from None
     return content
 

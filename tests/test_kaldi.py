@@ -38,7 +38,31 @@ def test_a_directory_is_replaced_as_a_whole_after_a_kill(tmp_path):
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["new"]
 
 
-@pytest.mark.parametrize("content, reason", [(b"a x\na y\n", "a comes twice"), (b"a \xff\n", "not to be read")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffa 1.wav\nb 2  3\n",
+        "\ufeffa 1.wav\n\ufeffb 2  3\n",  # two lists, put together
+        "a 1.wav\r\nb 2  3\r\n",
+        "\ufeff\r\n\n \u00a0\na\t1.wav \n\nb 2  3",
+        "a\u00a01.wav\u00a0\n\u3000b 2  3\n",
+    ],
+)
+def test_marks_ends_of_lines_and_spaces_of_other_systems(tmp_path, content):
+    (tmp_path / "list").write_bytes(content.encode())
+    assert read_lines(tmp_path / "list") == {"a": "1.wav", "b": "2  3"}
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"a x\na y\n", "a comes twice"),
+        ("a x\n\ufeffa y\n".encode(), "a comes twice"),
+        (b"a \xff\n", "not to be read as UTF-8: .*Mend: save it as UTF-8"),
+        ("a x\n".encode("utf-16"), "not to be read as UTF-8: .*Mend: save it as UTF-8"),
+        ("a x\n".encode("utf-16-le"), "not to be read as UTF-8: it has zero bytes. Mend: save it as UTF-8"),
+    ],
+)
 def test_what_is_wrong_with_a_file_is_named(tmp_path, content, reason):
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(DataError, match=f"text: {reason}"):

@@ -61,6 +61,9 @@ def asr_inference_long(args: argparse.Namespace) -> None:
         directory: corpus.read_entries(data, args.key_file)
         for directory, data in _directories(args.output_dir, args.data_path_and_name_and_type).items()
     }
+    for directory in lists:
+        with corpus.locked(directory):
+            pass  # another run at work there is noticed before the model is built
     long_form = LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
     of = corpus.identity(args)
     refused = []

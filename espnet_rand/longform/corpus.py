@@ -1,17 +1,20 @@
 """A list of recordings, decoded into a directory."""
 
 import argparse
+import hashlib
 import json
 import logging
 import os
+import socket
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from espnet_rand.atomic import write_text
+from espnet_rand.atomic import fingerprint, lock, write_text
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.audio import AudioError, CommandError, opened
 from espnet_rand.longform.decoding import LongForm, Transcript
@@ -24,6 +27,9 @@ _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "n
 _FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
 _FREE |= {"key_file", "data_path_and_name_and_type"}
 _FREE |= {"mode", "window", "overlap"}  # of which LongForm says what its mode depends on
+
+# bytes; a file's name has 255, of which endings and numbers of processes take some
+_LONGEST_NAME = 200
 
 
 def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:
@@ -59,8 +65,7 @@ def identity(args: argparse.Namespace) -> Dict[str, Any]:
     for name in _FILES:
         path = options.get(name)
         if path is not None and os.path.isfile(path):
-            status = os.stat(path)
-            options[name] = [os.path.abspath(path), status.st_size, status.st_mtime]
+            options[name] = {"path": os.path.abspath(path), **fingerprint(path)}
     return json.loads(json.dumps(options, default=str))
 
 
@@ -85,9 +90,47 @@ def decode(
         how many were refused
 
     Raises:
-        JournalError: what is finished in output_dir is of other options; it stays as it is
+        JournalError: what is finished in output_dir is of other options, and stays as it is; or another run is at
+            work there
         OSError: output_dir cannot be written to
     """
+    with locked(output_dir):
+        return _decode(long_form, entries, output_dir, of, pipes, console)
+
+
+@contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """Keep other runs out of a directory, which is made, by its run.lock, which says who is at work.
+
+    Raises:
+        JournalError: another run is at work there
+        OSError: it cannot be written to
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / "run.lock").open("a+", encoding="utf-8", errors="replace") as file:
+        file.seek(0)
+        if not lock(file):
+            holder = file.readline().strip() or "another run"
+            raise JournalError(
+                f"{output_dir}: {holder} is at work there. Mend: wait for it, stop it, or choose another --output_dir"
+            )
+        file.truncate(0)  # of a killed run
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _decode(
+    long_form: LongForm,
+    entries: Mapping[str, str],
+    output_dir: Path,
+    of: Optional[Dict[str, Any]],
+    pipes: bool,
+    console: Optional[Console],
+) -> int:
     for directory in ("1best_recog", "windows", "srt", "vtt", "json"):
         (output_dir / directory).mkdir(parents=True, exist_ok=True)
     transcripts: Dict[str, Transcript] = {}
@@ -123,7 +166,7 @@ def decode(
                 for kind, text in (("srt", srt), ("vtt", vtt)):
                     write_text(output_dir / kind / f"{_file_name(key)}.{kind}", text(transcripts[key]))
                 write_text(output_dir / "json" / f"{_file_name(key)}.json", as_json(key, transcripts[key]))
-    texts = "".join(f"{key} {t.text}".rstrip() + "\n" for key, t in transcripts.items())
+    texts = "".join(f"{key} {' '.join(t.text.splitlines())}".rstrip() + "\n" for key, t in transcripts.items())
     write_text(output_dir / "1best_recog/text", texts)
     write_text(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in transcripts.items()))
     write_text(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in report))
@@ -136,5 +179,9 @@ def _progress(console: Console) -> Progress:
 
 
 def _file_name(key: str) -> str:
-    """A name for a file, one for each key, whatever is in it."""
-    return key.replace("%", "%25").replace("/", "%2F")
+    """A name for a file, one for each key, whatever is in it and however long it is."""
+    name = key.replace("%", "%25").replace("/", "%2F")
+    text = name.encode()
+    if len(text) <= _LONGEST_NAME:
+        return name
+    return f"{text[: _LONGEST_NAME // 2].decode(errors='ignore')}%_{hashlib.sha256(text).hexdigest()}"

@@ -1,5 +1,6 @@
 """Speech recognition of long recordings."""
 
+import importlib.metadata
 import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
@@ -93,14 +94,14 @@ class LongForm:
 
         Args:
             audio: a file that libsndfile reads, or samples at the model's rate, (samples,)
-            journal: a file to keep what is finished in; with it a killed call goes on where it was
+            journal: a file to keep what is finished in; with it a killed call goes on where it was. One call at a time
             of: what else the journal belongs to, e.g. the model: a call with another is refused
             progress: called after each piece with the seconds done and of the whole
 
         Raises:
             AudioError: the recording cannot be read; see Recording. Or it is longer than what the model hears at once,
                 and mode is whole
-            JournalError: the journal is of another recording or other options
+            JournalError: the journal is of another recording or other options, damaged, or in use; see Journal
         """
         if not isinstance(audio, Recording):
             with Recording(audio, self.recognizer.rate) as recording:
@@ -110,10 +111,26 @@ class LongForm:
                 f"{audio.name}: {audio.seconds:.1f} s, of which the model hears {self.longest / audio.rate:g} "
                 "at once. Mend: mode windows"
             )
-        how = {"mode": self.mode, "rate": self.recognizer.rate}
+        if journal is None:
+            return self._transcript(audio, Journal(None, {}), progress)
+        # with vad they take a pass over the whole recording: there the journal's own are trusted
+        pieces = None if self.mode == "vad" else self.pieces(audio)
+        with Journal(journal, {**(of or {}), "recording": audio.identity(), **self._how()}, pieces) as kept:
+            return self._transcript(audio, kept, progress)
+
+    def _how(self) -> Dict[str, Any]:
+        """What the pieces of a recording depend on."""
+        how: Dict[str, Any] = {"mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)
-        kept = Journal(journal, {"recording": audio.identity(), **how, **(of or {})})
+        if self.mode == "vad":
+            how["vad"] = {"pause": vad.PAUSE, "margin": vad.MARGIN, "silero_vad": _silero_version()}
+        return how
+
+    def _transcript(
+        self, audio: Recording, kept: Journal, progress: Optional[Callable[[float, float], None]]
+    ) -> Transcript:
+        """Hear the pieces that the journal has not, and join all."""
         if kept.pieces is None:
             kept.begin(self.pieces(audio))
         words: List[Word] = []
@@ -146,8 +163,15 @@ class LongForm:
         return self.recognizer(samples)
 
 
+def _silero_version() -> Optional[str]:
+    try:
+        return importlib.metadata.version("silero-vad")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _moved(heard: Heard, seconds: float) -> Heard:
-    words = [Word(text, start + seconds, end + seconds) for text, start, end in heard.words]
+    words = [word._replace(start=word.start + seconds, end=word.end + seconds) for word in heard.words]
     return heard._replace(words=words)
 
 

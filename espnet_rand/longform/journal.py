@@ -1,77 +1,174 @@
 """What was heard so far, on disk: a killed run goes on after its last finished piece."""
 
 import json
+import logging
+import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
+from espnet_rand.atomic import lock
 from espnet_rand.errors import UserError
 from espnet_rand.longform.pieces import Piece
 from espnet_rand.toolkit.recognition import Heard, Word
 
+# the first format had no checksums, and no version
+_VERSION = 2
+_BEGINNING, _BEGINNING_OF_FIRST = b'{"version": ', b'{"of": '
+
 
 class JournalError(UserError):
-    """A journal does not belong to this run, or is damaged, in one line."""
+    """A journal does not belong to this run, is damaged, or another run is at work on it, in one line."""
 
 
 class Journal:
     """JSON lines: first what is decoded and how, with the pieces; then a line for each finished piece.
 
+    Each line has a checksum, which depends on the first line, and each line of a piece says which piece it is of. Lines
+    count up to the first that does not fit: what follows is taken out of the file, and is to be heard again.
+
+    The file is locked until `close`, or the end of the process.
+
     Args:
-        path: of the file; None: nothing is kept
+        path: of the file, which is made, with the directories above it; None: nothing is kept
         of: what is decoded, and how; as JSON it must be that of the run that began the journal
+        pieces: those that this run would begin with; None: not known, then those of the journal count
 
     Attributes:
-        pieces: of the recording; None until `begin`
+        pieces: of the recording; None until `begin`, or where the journal has some
         heard: of the first pieces, as far as they are finished
 
     Raises:
-        JournalError: the journal is of another recording or other options, or damaged
+        JournalError: the journal is of another recording or other options or another version, its first line is
+            damaged, or another run is at work on it; it stays as it is
+        OSError: the file cannot be made, read or written to
     """
 
-    def __init__(self, path: Union[str, Path, None], of: Dict[str, Any]):
+    def __init__(self, path: Union[str, Path, None], of: Dict[str, Any], pieces: Optional[Sequence[Piece]] = None):
         self._path = None if path is None else Path(path)
         self._of = json.loads(json.dumps(of))
+        self._seed = 0
         self.pieces: Optional[List[Piece]] = None
         self.heard: List[Heard] = []
-        if self._path is not None and self._path.exists():
-            self._read()
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a+b", buffering=0)
+        try:
+            if not lock(self._file):
+                raise JournalError(
+                    f"{self._path}: another run is at work on it. Mend: wait for it, stop it, or choose another"
+                )
+            self._read(pieces)
+        except BaseException:
+            self.close()
+            raise
 
-    def begin(self, pieces: List[Piece]) -> None:
+    def begin(self, pieces: Sequence[Piece]) -> None:
         """Note the pieces of a new run."""
-        self.pieces = pieces
+        self.pieces = [*pieces]
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._write("w", {"of": self._of, "pieces": pieces})
+            self._file.truncate(0)
+            first = {"version": _VERSION, "of": self._of, "pieces": self.pieces}
+            self._seed = _checksum(first)
+            self._write(first, self._seed)
 
     def add(self, heard: Heard) -> None:
         """Note what was heard in the next piece."""
-        self.heard.append(heard)
+        number = len(self.heard)
         if self._path is not None:
-            self._write("a", heard._asdict())
+            line = {"number": number, "piece": self.pieces[number], "heard": heard._asdict()}
+            self._write(line, _checksum(line, self._seed))
+        self.heard.append(heard)
 
-    def _write(self, mode: str, line: Dict[str, Any]) -> None:
-        with self._path.open(mode, encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def close(self) -> None:
+        """Let others have the file."""
+        if self._path is not None:
+            self._file.close()
 
-    def _read(self) -> None:
-        text = self._path.read_bytes()
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _write(self, line: Dict[str, Any], checksum: int) -> None:
+        left = _encoded({**line, "crc32": checksum}) + b"\n"
+        while left:
+            left = left[self._file.write(left) :]
+
+    def _read(self, now: Optional[Sequence[Piece]]) -> None:
+        self._file.seek(0)
+        text = self._file.read()
         whole = text[: text.rfind(b"\n") + 1]  # a line that was begun when the run was killed does not count
-        if not whole:
+        if not whole and _BEGINNING.startswith(text[: len(_BEGINNING)]):
             return
-        try:
-            first, *lines = [json.loads(line) for line in whole.splitlines()]
-            pieces = [Piece(int(start), int(stop)) for start, stop in first["pieces"]]
-            heard = [Heard([Word(*word) for word in line["words"]], line["timed"], line["note"]) for line in lines]
-            begun = first["of"]
-        except (ValueError, TypeError, KeyError):
-            raise JournalError(f"{self._path}: it is damaged. Mend: remove it, to decode the recording again") from None
-        if begun != self._of:
-            changed = sorted(k for k in {*begun, *self._of} if begun.get(k) != self._of.get(k))
+        first, *lines = (whole or text).removesuffix(b"\n").split(b"\n")
+        pieces = self._begun(first, now)
+        heard: List[Heard] = []
+        end = len(first) + 1
+        for line in lines:
+            found = self._finished(line, len(heard), pieces)
+            if found is None:
+                logging.warning(
+                    f"{self._path}: line {len(heard) + 2} is damaged, or of another piece. It is left out, with all "
+                    "that follow: their pieces are heard again"
+                )
+                break
+            heard.append(found)
+            end += len(line) + 1
+        if end < len(text):
+            self._file.truncate(end)
+        self.pieces, self.heard = pieces, heard
+
+    def _begun(self, line: bytes, now: Optional[Sequence[Piece]]) -> List[Piece]:
+        """The pieces of the first line, which must be of this run."""
+        first = _checked(line)
+        if line.startswith(_BEGINNING_OF_FIRST) or (first is not None and first.get("version") != _VERSION):
+            raise JournalError(
+                f"{self._path} is of another version of espnet_rand. Mend: choose another --output_dir, or remove it, "
+                "to decode the recording again"
+            )
+        if first is None:
+            raise JournalError(f"{self._path}: it is damaged. Mend: remove it, to decode the recording again")
+        begun, pieces = first["of"], [Piece(*piece) for piece in first["pieces"]]
+        changed = sorted(k for k in {*begun, *self._of} if begun.get(k) != self._of.get(k))
+        if not changed and now is not None and pieces != [*now]:
+            changed = ["pieces"]
+        if changed:
             raise JournalError(
                 f"{self._path} was begun with other {', '.join(changed)}. Mend: choose another --output_dir, or remove "
                 "it, to decode the recording again"
             )
-        if len(whole) < len(text):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
-        self.pieces, self.heard = pieces, heard
+        self._seed = _checksum(first)
+        return pieces
+
+    def _finished(self, line: bytes, number: int, pieces: Sequence[Piece]) -> Optional[Heard]:
+        """What a line says was heard in the piece of a number; nothing, if the line is of another or damaged."""
+        content = _checked(line, self._seed)
+        if content is None or number == len(pieces):
+            return None
+        if (content.get("number"), content.get("piece")) != (number, [*pieces[number]]):
+            return None
+        try:
+            heard = content["heard"]
+            return Heard(**{**heard, "words": [Word(*word) for word in heard["words"]]})
+        except (TypeError, KeyError):  # of a version whose words have more
+            return None
+
+
+def _encoded(content: Dict[str, Any], **options: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, **options).encode("utf-8", "surrogatepass")
+
+
+def _checksum(content: Dict[str, Any], seed: int = 0) -> int:
+    return zlib.crc32(_encoded(content, sort_keys=True, separators=(",", ":")), seed)
+
+
+def _checked(line: bytes, seed: int = 0) -> Optional[Dict[str, Any]]:
+    """The content of a line without its checksum; nothing, if that is not the content's."""
+    try:
+        content = json.loads(line.decode("utf-8", "surrogatepass"))
+        given = content.pop("crc32")
+        return content if given == _checksum(content, seed) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None

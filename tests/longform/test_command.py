@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -18,7 +19,7 @@ espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.bin import asr_inference_long  # noqa: E402
-from espnet_rand.longform import LongForm  # noqa: E402
+from espnet_rand.longform import LongForm, corpus  # noqa: E402
 from espnet_rand.packing import pack_model, write  # noqa: E402
 
 from . import tones  # noqa: E402
@@ -151,6 +152,20 @@ def test_formats_agree_and_finished_windows_are_kept(model, tune, tmp_path, monk
     error = decode(model, tmp_path / "wav.scp", output, "--key_file", tmp_path / "keys", "--beam_size", "3")
     assert error.startswith("asr_inference_long: error: ") and "other beam_size" in error and "\n" not in error
     assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_where_another_run_is_at_work_nothing_is_done(model, tune, tmp_path):
+    text, samples = tune
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    (tmp_path / "wav.scp").write_bytes(f"\ufeffa {tmp_path}/a.wav\r\n".encode())
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfa\r\n")
+    with corpus.locked(tmp_path / "out"):
+        error = decode(model, tmp_path / "wav.scp", tmp_path / "out", "--key_file", tmp_path / "keys")
+        holder = f"process {os.getpid()} on .*, since .*,"
+        assert re.fullmatch(f"asr_inference_long: error: {tmp_path}/out: {holder} is at work there. Mend: .*", error)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.lock"]
+    assert decode(model, tmp_path / "wav.scp", tmp_path / "out", "--key_file", tmp_path / "keys") is None
+    assert texts(tmp_path / "out") == {"a": text}
 
 
 def test_several_lists(model, tune, tmp_path):
