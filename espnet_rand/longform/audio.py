@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Union
 
@@ -17,16 +17,24 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from espnet_rand.errors import UserError
+from espnet_rand.atomic import fingerprint
+from espnet_rand.longform.files import AudioError, open_sound
 
 # a filter of torchaudio.functional.resample has so many values at most; odd rates such as 44101 Hz want gigabytes
 _LARGEST_FILTER = 4_000_000
 # what a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
 _REACH = 8
-
-
-class AudioError(UserError):
-    """Why a recording cannot be read, in one line."""
+# frames that are looked at at a time
+_BLOCK = 2**20
+# powers of two: floats beyond the first in many places are no sound of full scale 1, however hot; beyond the second
+# they are noted. Recorders of 32-bit floats exceed 1 by ten times
+_SCALED, _HOT = 5, 1
+# seconds of samples beyond these that are taken for clicks
+_CLICKS = 0.1
+# channels cancel each other where their mean has less than this share of the power that the loudest alone gives it
+_CANCELLED = 0.25
+# nothing above half a step of 16 bits
+_SILENCE = 2.0**-16
 
 
 class CommandError(AudioError):
@@ -40,13 +48,12 @@ class Recording:
     a part of the whole recording converted.
 
     Args:
-        source: a file that libsndfile reads, or samples at `rate`, (samples,), within -1 and 1
+        source: a file that libsndfile or PyAV reads, or samples at `rate`, (samples,), within -1 and 1
         rate: of what `read` returns, in Hz; default: the file's own
         name: what messages call it; default: the file's
 
     Attributes:
         length: samples at `rate`
-        notes: what was done to it
 
     Raises:
         AudioError: it cannot be read, is empty, ends before its end, or has a rate that cannot be converted
@@ -54,9 +61,10 @@ class Recording:
 
     def __init__(self, source: Union[str, Path, np.ndarray, torch.Tensor], rate: Optional[int] = None, name: str = ""):
         self.rate = rate
-        self.notes: List[str] = []
+        self._notes: List[str] = []
         self._file = None
-        self._version: Dict[str, Any] = {"modified": None}
+        self._owned = ExitStack()
+        self._version: Dict[str, Any] = {}
         if isinstance(source, (np.ndarray, torch.Tensor)):
             self.name = name or "samples"
             samples = np.asarray(source)
@@ -66,7 +74,8 @@ class Recording:
                 )
             self._samples = np.array(samples, np.float32, order="C")
             self._version = {"crc32": zlib.crc32(self._samples)}
-            self._set(rate, len(self._samples))
+            self._set(rate, len(self._samples), 1)
+            self._scale = self._find_scale()
         else:
             self.name = name or os.path.abspath(source)
             self._open(str(source))
@@ -75,8 +84,28 @@ class Recording:
     def seconds(self) -> float:
         return self.length / self.rate
 
+    @property
+    def notes(self) -> List[str]:
+        """What was done to it, and what its file lacks; of several channels, what was not read yet is read for it."""
+        cancelled = self._cancelled_seconds()
+        if not cancelled:
+            return [*self._notes]
+        return [
+            *self._notes,
+            f"its channels cancel each other in {cancelled} of {len(self._mixed)} s: one of them is heard there",
+        ]
+
     def identity(self) -> Dict[str, Any]:
-        """What tells whether it is the same as in an earlier run."""
+        """What tells whether it is the same as in an earlier run: of a file its fingerprint, else what is heard in it.
+
+        Raises:
+            AudioError: what a command wrote or an archive has is damaged
+        """
+        if not self._version:  # not of the bytes: in a WAV of floats libsndfile notes the time
+            checksum = 0
+            for first in range(0, self._frames, _BLOCK):
+                checksum = zlib.crc32(self._read(first, min(first + _BLOCK, self._frames)), checksum)
+            self._version = {"crc32": checksum}
         return {"name": self.name, "length": self.length, **self._version}
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -97,8 +126,7 @@ class Recording:
         return samples[start - first * up : stop - first * up]
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._owned.close()
 
     def __enter__(self) -> "Recording":
         return self
@@ -111,30 +139,33 @@ class Recording:
             if not os.path.isfile(path):
                 raise AudioError(f"{self.name}: there is no such file")
             if self.name == os.path.abspath(path):
-                self._version = {"modified": os.path.getmtime(path)}
-            self._file = soundfile.SoundFile(path)
-            self._channels = self._file.channels
-            self._set(self._file.samplerate, self._file.frames)
-            self._read(self._frames - 1, self._frames)
+                self._version = fingerprint(path)
+            self._file, notes = open_sound(path, self.name, self._owned)
+            self._set(self._file.samplerate, self._file.frames, self._file.channels)
+            self._rows(self._frames - 1, self._frames)
+            self._notes += notes
+            if self._channels > 1:
+                self._notes.append(f"{self._channels} channels, mixed into one")
+            if self._file.subtype in ("FLOAT", "DOUBLE"):
+                self._scale = self._find_scale()
         except (soundfile.LibsndfileError, OSError, TypeError) as e:  # TypeError: of .raw files, which have no header
+            self.close()
             raise AudioError(f"{self.name}: not to be read: {str(e).splitlines()[0]}") from None
-        except AudioError:
+        except Exception:
             self.close()
             raise
-        # libsndfile says so of WAV, AIFF and others; not refused: what writes to a pipe states the largest size
-        sizes = re.findall(r"(\d+) \(should be (\d+)\)", self._file.extra_info)
-        if any(int(header) > int(found) for header, found in sizes):
-            self.notes.append("shorter than its header says")
-        if self._channels > 1:
-            self.notes.append(f"{self._channels} channels, mixed into one")
 
-    def _set(self, rate: int, frames: int) -> None:
+    def _set(self, rate: int, frames: int, channels: int) -> None:
         """The length at both rates; `_down` frames of the source make `_up` samples."""
         if frames == 0:
             raise AudioError(f"{self.name}: it is empty")
         self.rate = self.rate or rate
         divisor = math.gcd(rate, self.rate)
         self._frames, self._down, self._up = frames, rate // divisor, self.rate // divisor
+        self._channels, self._scale = channels, 1.0
+        self._second = rate
+        # of each second: 1 was mixed, 2 is one channel; 0: it was not read yet
+        self._mixed = bytearray(-(-frames // rate))
         self.length = -(-frames * self._up // self._down)
         if rate == self.rate:
             return
@@ -143,23 +174,77 @@ class Recording:
                 f"{self.name}: {rate} Hz and the model's {self.rate} Hz have too little in common to be converted "
                 "here. Mend: convert it with sox or ffmpeg"
             )
-        self.notes.append(f"converted from {rate} to {self.rate} Hz")
+        self._notes.append(f"converted from {rate} to {self.rate} Hz")
+
+    def _find_scale(self) -> float:
+        """What floats are to be divided by: 1, or the full scale of integers of 16, 24 or 32 bits.
+
+        All are looked at, so that every stretch is divided by the same. A few may be anything.
+        """
+        exponents = np.zeros(256, np.int64)
+        for first in range(0, self._frames, _BLOCK):
+            rows = self._rows(first, min(first + _BLOCK, self._frames))
+            loud = rows[np.abs(rows) >= 2.0**_HOT]
+            exponents += np.bincount(loud.view(np.int32) >> 23 & 255, minlength=256)  # 8 bits of a float32
+        clicks = _CLICKS * self._second * self._channels
+
+        def goes_beyond(power: int) -> bool:
+            return exponents[127 + power : 255].sum() > clicks  # 255: no number
+
+        if not goes_beyond(_SCALED):
+            if goes_beyond(_HOT):
+                self._notes.append("floats beyond 2, where 1 is full scale: left as they are")
+            return 1.0
+        for bits in (16, 24, 32):
+            if not goes_beyond(bits):  # twice the full scale, for what converting adds
+                self._notes.append(f"floats of the scale of {bits}-bit integers: divided by {2 ** (bits - 1)}")
+                return 2.0 ** (bits - 1)
+        raise AudioError(f"{self.name}: floats beyond any scale that is known. Mend: scale them to within -1 and 1")
 
     def _read(self, first: int, last: int) -> np.ndarray:
-        """Frames of the source, mixed to one channel."""
+        """Frames of the source in one channel: whatever stretch is asked for, the same."""
+        if self._channels == 1:
+            return np.ascontiguousarray(self._rows(first, last)[:, 0])
+        begin = first // self._second
+        rows = self._rows(begin * self._second, min(-(-last // self._second) * self._second, self._frames))
+        seconds = range(0, len(rows), self._second)
+        mixed = [self._mix(rows[at : at + self._second], begin + n) for n, at in enumerate(seconds)]
+        return np.concatenate(mixed)[first - begin * self._second :][: last - first]
+
+    def _mix(self, rows: np.ndarray, second: int) -> np.ndarray:
+        """The mean of the channels; where they cancel each other, the first of those that are about the loudest."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = rows.mean(axis=1)
+            powers = np.square(rows).mean(axis=0)
+            power = np.square(mean).mean() * self._channels**2
+            cancelled = powers.max() > _SILENCE**2 and power < _CANCELLED * powers.max()
+        self._mixed[second] = 1 + cancelled
+        return rows[:, np.argmax(powers > powers.max() / 4)] if cancelled else mean
+
+    def _cancelled_seconds(self) -> int:
+        if self._channels == 1:
+            return 0
+        for second, seen in enumerate(self._mixed):
+            if not seen and not self._file.closed:
+                self._read(second * self._second, min((second + 1) * self._second, self._frames))
+        return self._mixed.count(2)
+
+    def _rows(self, first: int, last: int) -> np.ndarray:
+        """Frames of the source, float32, (frames, channels)."""
         if self._file is None:
-            return self._samples[first:last]
+            samples = self._samples[first:last, None]
+            return samples if self._scale == 1 else samples / np.float32(self._scale)
         try:
             self._file.seek(first)
             samples = self._file.read(last - first, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as e:
-            raise AudioError(f"{self.name}: damaged at {first / self._file.samplerate:.1f} s: {e}") from None
+            raise AudioError(f"{self.name}: damaged at {first / self._second:.1f} s: {e}") from None
         if len(samples) < last - first:
             raise AudioError(
-                f"{self.name}: it ends at {(first + len(samples)) / self._file.samplerate:.1f} s; its header says "
-                f"{self._frames / self._file.samplerate:.1f} s"
+                f"{self.name}: it ends at {(first + len(samples)) / self._second:.1f} s; its header says "
+                f"{self._frames / self._second:.1f} s"
             )
-        return np.ascontiguousarray(samples[:, 0] if self._channels == 1 else samples.mean(axis=1))
+        return samples if self._scale == 1 else samples / np.float32(self._scale)
 
 
 @contextmanager
