@@ -232,6 +232,8 @@ class Clock:
     def __init__(self, seed: int):
         self.seed = seed
         self.forwards = 0
+        # backward and its node, where a forward of the whole model was last recomputed
+        self._recomputed: Optional[Tuple[int, int]] = None
 
     @property
     def running(self) -> bool:
@@ -250,6 +252,8 @@ class Clock:
         """A forward of the whole model begins, whatever became of the one before."""
         outer = self._present()
         within = outer is not None and (recomputing() or (outer.calls > 0 and outer.running(calls_since=1)))
+        if recomputing() and model.training and not within:
+            self._check_alone()
         forward = self._open(model, outer if within else None)
         if model.training:
             self._count(forward)
@@ -280,6 +284,16 @@ class Clock:
             forward.depth -= 1
             if alone:
                 self._close(forward)
+
+    def _check_alone(self) -> None:
+        """Raises QuantizationError: one checkpoint recomputes several training forwards, whose noise it can't tell."""
+        at = torch._C._current_graph_task_id(), torch._C._current_autograd_node()._sequence_nr()
+        if self._recomputed == at:
+            raise QuantizationError(
+                "a checkpoint holds several forwards of one model, which its recomputation can't tell apart. Mend: "
+                "checkpoint each by itself"
+            )
+        self._recomputed = at
 
     def _present(self) -> Optional[Forward]:
         return _running.get().get(self)

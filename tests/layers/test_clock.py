@@ -302,6 +302,23 @@ def test_an_evaluation_within_backward_is_as_its_block_says():
     assert torch.equal(seen[0], wanted)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_several_training_forwards_in_one_checkpoint_are_refused(reentrant):
+    """In evaluation they are the same."""
+    model = blocks(None)
+    x = X.clone().requires_grad_()
+
+    def loss():
+        return checkpoint(lambda x: model(model(x)), x, use_reentrant=reentrant).square().sum()
+
+    with pytest.raises(QuantizationError, match="several forwards of one model"):
+        loss().backward()
+    model.eval()
+    plain = gradients(model, x, lambda: model(model(x)).square().sum().backward())
+    for a, b in zip(plain, gradients(model, x, lambda: loss().backward())):
+        torch.testing.assert_close(a, b)
+
+
 def test_forwards_of_several_threads_are_told_apart_or_refused():
     model = blocks(False)
     losses = [elsewhere(lambda: model(X.clone().requires_grad_()).square().sum()) for _ in range(2)]
