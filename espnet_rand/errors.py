@@ -1,5 +1,7 @@
 """What a user can mend."""
 
+from typing import Sequence
+
 
 class UserError(Exception):
     """Base of all errors that a user can mend. The message is one line that names the thing and the mend.
@@ -14,6 +16,11 @@ class QuantizationError(UserError, RuntimeError):
 
 class NotFiniteError(UserError, ValueError):
     """Numbers of a model are NaN or infinite; the message names them."""
+
+
+def few(names: Sequence[str], shown: int) -> str:
+    """The first of some names, and how many more there are: for messages."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def one_line(error: BaseException) -> str:

@@ -7,7 +7,16 @@ from espnet_rand.layers import attention, convolution, embedding, linear, recurr
 from espnet_rand.layers.eval_bits import EvalBits, NamedWeight, evaluating_at, quantized_weights, set_eval_bits
 from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, own_scales, quantized_layers, quantizes
-from espnet_rand.layers.learned_scales import SCALE_SUFFIX, Kinds, Settled, others, rounding_kind, settle, split_scales
+from espnet_rand.layers.learned_scales import (
+    SCALE_SUFFIX,
+    Kinds,
+    Settled,
+    others,
+    rounding_kind,
+    scale_key,
+    settle,
+    split_scales,
+)
 from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers, quantizers_of
 from espnet_rand.layers.report import Report
 
@@ -34,6 +43,7 @@ __all__ = [
     "quantizers_of",
     "quantizes",
     "rounding_kind",
+    "scale_key",
     "set_eval_bits",
     "settle",
     "split_scales",

@@ -5,7 +5,7 @@ from typing import Mapping, Optional
 import torch
 from torch import Tensor, nn
 
-from espnet_rand.errors import NotFiniteError
+from espnet_rand.errors import NotFiniteError, few
 
 _SHOWN = 3
 
@@ -26,10 +26,9 @@ def check_finite(state: Mapping[str, Tensor], model: nn.Module, prefix: str = ""
     own = {prefix + name: tensor for name, tensor in model.state_dict(keep_vars=True).items()}
     wrong = [name for name, tensor in state.items() if name.startswith(prefix) and not _allowed(tensor, own.get(name))]
     if wrong:
-        few = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
         raise NotFiniteError(
-            f"not finite (NaN or infinite): numbers in {few}. The training that wrote them diverged, or the file is "
-            "damaged. Mend: take the checkpoint of an earlier epoch"
+            f"not finite (NaN or infinite): numbers in {few(wrong, _SHOWN)}. The training that wrote them diverged, or "
+            "the file is damaged. Mend: take the checkpoint of an earlier epoch"
         )
 
 

@@ -51,7 +51,12 @@ def rounding_kind(quantizer: WeightQuantizer) -> str:
 def scale_suffix(quantizer: WeightQuantizer) -> str:
     """What a weight's name is followed by in that of its learned scale; empty where there is none."""
     kind = scale_kind(quantizer)
-    return kind and f"__{kind}{SCALE_SUFFIX}"
+    return kind and scale_key("", kind)
+
+
+def scale_key(weight: str, kind: str) -> str:
+    """The name of the learned scale of a weight, which says what it is."""
+    return f"{weight}__{kind}{SCALE_SUFFIX}"
 
 
 def split_scales(state: Mapping[str, Tensor]) -> Dict[str, Tuple[str, str]]:
@@ -79,12 +84,12 @@ def settle(
             assumed.append(weight)
         kind = kind or (believed(weight) if believed else wanted.kind if wanted else "") or "not known"
         if wanted is not None and kind == wanted.kind and _fits(scale, state.get(weight), wanted):
-            state[f"{weight}__{kind}{SCALE_SUFFIX}"] = scale
+            state[scale_key(weight, kind)] = scale
             taken.add(weight)
         else:
             left.setdefault((kind, wanted.kind if wanted else ""), []).append(weight)
-    others = {weight for weights in left.values() for weight in weights}
-    missing = [weight for weight in own if weight in state and weight not in taken | others]
+    came = taken.union(*left.values())
+    missing = [weight for weight in own if weight in state and weight not in came]
     return Settled(left, assumed, missing, len(taken))
 
 

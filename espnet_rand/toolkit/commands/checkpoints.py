@@ -4,6 +4,7 @@ import argparse
 import importlib
 import logging
 import pkgutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Callable, Optional, Tuple, Type
 
@@ -113,13 +114,10 @@ def _load_from(
     def filled() -> Tuple[AbsESPnetModel, argparse.Namespace, Fit]:
         model, trained = build()
         some = partial.is_partial(trained) and not packed
-        if some:
-            partial.give_base(model, trained)
         merged = getattr(model, "_adapter_keys", set()) if packed else set()
         kinds = init_param.scale_kinds(files.train_config or config, model=model)
-        fitted = fit(model, state, lambda key: some or key in merged, kinds)
-        if some:
-            partial.merge(model, state)
+        with partial.completing(model, trained, state) if some else nullcontext():
+            fitted = fit(model, state, lambda key: some or key in merged, kinds)
         return model, trained, fitted
 
     model, trained, fitted = filled()

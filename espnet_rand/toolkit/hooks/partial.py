@@ -2,8 +2,9 @@
 
 import argparse
 import logging
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Iterator, Mapping, Optional
 
 import torch
 from espnet2.tasks import abs_task
@@ -55,6 +56,18 @@ def warn_of_unsaved(model: nn.Module, args: Optional[argparse.Namespace]) -> Non
             f"({', '.join(unsaved[:_SHOWN])}): what they learn is lost. Mend: --freeze_param, or "
             "--save_strategy required_grad_only"
         )
+
+
+@contextmanager
+def completing(model: nn.Module, trained: argparse.Namespace, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """A block in which a checkpoint is loaded that holds no more than what was trained: before it the rest is.
+
+    Raises:
+        PretrainedError: see `give_base`
+    """
+    give_base(model, trained)
+    yield
+    merge(model, state)
 
 
 def merge(model: nn.Module, state: Mapping[str, Tensor]) -> None:

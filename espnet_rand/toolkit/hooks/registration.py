@@ -202,10 +202,9 @@ def _build_model_from_file(original, *args, **kwargs):
             believe(model, model._quantization.believed)  # what is loaded from now on may be others' weights
         lacks_base = given and hasattr(model, "_quantization") and partial.is_partial(trained)
         if lacks_base and not packed.left_to_others():
-            partial.give_base(model, trained)
             state = read(Path(given))
-            model.load_state_dict(state, strict=False)
-            partial.merge(model, state)
+            with partial.completing(model, trained, state):
+                model.load_state_dict(state, strict=False)
             return model, trained, True
         return model, trained, False
 

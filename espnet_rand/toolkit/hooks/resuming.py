@@ -12,7 +12,6 @@ from torch import nn
 from espnet_rand.atomic import replacing
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.layers import (
-    SCALE_SUFFIX,
     Kinds,
     believe,
     kinds_of,
@@ -21,6 +20,7 @@ from espnet_rand.layers import (
     quantized_weights,
     quantizers_of,
     rounding_kind,
+    scale_key,
     split_scales,
 )
 from espnet_rand.quantizers import OptionError
@@ -128,7 +128,7 @@ def _name_scales(folder: Path, kinds: Kinds) -> None:
         if scales:
             state = read(path)
             for key, weight in scales.items():
-                state[f"{weight}__{kinds(weight)}{SCALE_SUFFIX}"] = state.pop(key)
+                state[scale_key(weight, kinds(weight))] = state.pop(key)
             with replacing(path) as temporary:
                 torch.save(state, temporary)
             logging.info(f"espnet_rand: {path}: its {len(scales)} learned scales are named as those of new checkpoints")

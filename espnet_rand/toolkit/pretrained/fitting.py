@@ -8,7 +8,7 @@ from typing import Callable, Collection, Dict, Iterable, List, Mapping, Optional
 import torch
 from torch import Tensor
 
-from espnet_rand.errors import UserError
+from espnet_rand.errors import UserError, few
 from espnet_rand.layers import SCALE_SUFFIX, Kinds, Settled, check_finite, own_scales, settle
 
 #: What ESPnet's S3PRL frontend called its network, and calls it now.
@@ -63,7 +63,7 @@ class Fit:
             ("missing", self.missing),
             ("unexpected", self.unexpected),
         ]
-        return "; ".join(f"{len(keys)} {what}: {_few(keys)}" for what, keys in said if keys)
+        return "; ".join(f"{len(keys)} {what}: {few(keys, _SHOWN)}" for what, keys in said if keys)
 
 
 def fit(
@@ -141,7 +141,3 @@ def _old_sizes(old: torch.Size, new: torch.Size, vocabularies: Collection[int]) 
 
 def _shape(size: torch.Size) -> str:
     return "x".join(map(str, size)) or "one number"
-
-
-def _few(keys: List[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
