@@ -9,7 +9,7 @@ from espnet_rand.processes import with_startup
 
 USAGE = """\
 usage: espnet-rand [--import MODULE]... [--eval_bits BITS|PLAN] [--packed_backend NAME]
-                   (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
+                   [--trailing_silence SECONDS|full] (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
        espnet-rand link RECIPE
 
 Runs Python as `python` does, with quantization registered in every ESPnet task, here and in all
@@ -21,6 +21,7 @@ Python processes started below. For example
 --import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
 --eval_bits BITS|PLAN  evaluate models at this number of bits, or as a plan file says (docs/precisions.md)
 --packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (docs/packed_files.md)
+--trailing_silence SECONDS|full  what Whisper hears behind each recording (docs/whisper.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 """
 
@@ -28,7 +29,7 @@ link RECIPE      links the presets into conf/ of a recipe's directory, and says 
 def main(argv: Optional[List[str]] = None) -> NoReturn:
     """Replace this process by Python, or link presets. Exits with status 2 where the command line is off."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    given = {"--import": [], "--eval_bits": [], "--packed_backend": []}
+    given = {"--import": [], "--eval_bits": [], "--packed_backend": [], "--trailing_silence": []}
     while arguments and arguments[0].partition("=")[0] in given:
         flag, _, value = arguments.pop(0).partition("=")
         if not value and not arguments:
@@ -52,6 +53,8 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
         environment["ESPNET_RAND_EVAL_BITS"] = bits if bits.isdecimal() else os.path.abspath(bits)
     if given["--packed_backend"]:
         environment["ESPNET_RAND_PACKED_BACKEND"] = given["--packed_backend"][-1]
+    if given["--trailing_silence"]:
+        environment["ESPNET_RAND_TRAILING_SILENCE"] = given["--trailing_silence"][-1]
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 

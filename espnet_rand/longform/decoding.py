@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 import numpy as np
 import torch
 
+from espnet_rand.errors import few
 from espnet_rand.longform import vad
 from espnet_rand.longform.audio import AudioError, Recording
 from espnet_rand.longform.joining import join
@@ -21,6 +22,8 @@ MODES = ("windows", "whole", "vad")
 _SILENCE = 2.0**-15
 # seconds; no word is so short, and frontends want more than a frame
 _SHORTEST = 0.1
+# times in a note
+_SHOWN = 5
 
 
 class Transcript(NamedTuple):
@@ -144,7 +147,9 @@ class LongForm:
             timed = heard.timed
             if progress is not None:
                 progress(piece.stop / audio.rate, audio.seconds)
-        return Transcript(words, audio.seconds, all(h.timed for h in kept.heard), [*audio.notes, *_notes(kept)])
+        return Transcript(
+            words, audio.seconds, all(h.timed for h in kept.heard), [*audio.notes, *_notes(kept, audio.rate)]
+        )
 
     def pieces(self, recording: Recording) -> List[Piece]:
         """The pieces that a recording is decoded in."""
@@ -175,9 +180,16 @@ def _moved(heard: Heard, seconds: float) -> Heard:
     return heard._replace(words=words)
 
 
-def _notes(kept: Journal) -> List[str]:
-    """The notes of the pieces, each once with a count of the pieces."""
-    notes = [heard.note for heard in kept.heard if heard.note]
+def _notes(kept: Journal, rate: int) -> List[str]:
+    """The notes of the pieces, each once with the times at which those pieces begin."""
     if not kept.pieces:
         return ["no speech found"]
-    return [f"{note} ({notes.count(note)} of {len(kept.pieces)} pieces)" for note in dict.fromkeys(notes)]
+    starts: Dict[str, List[str]] = {}
+    for piece, heard in zip(kept.pieces, kept.heard):
+        if heard.note:
+            starts.setdefault(heard.note, []).append(f"{piece.start / rate:.0f}")
+    count = len(kept.pieces)
+    return [
+        f"{note} ({len(times)} of {count} pieces" + (f", at {few(times, _SHOWN)} s)" if len(times) < count else ")")
+        for note, times in starts.items()
+    ]

@@ -1,4 +1,5 @@
-"""`--quantizer`, `--quantizer_conf`, `--quantizer_config`, `--teacher`, `--teacher_conf`: on the command line, in YAML.
+"""`--quantizer`, `--quantizer_conf`, `--quantizer_config`, `--teacher`, `--teacher_conf`, `--trailing_silence`: on the
+command line, in YAML.
 
 And in config.yaml, which gets them resolved.
 """
@@ -17,6 +18,7 @@ from espnet_rand.config import QuantizerConfig
 from espnet_rand.distillation import Distillation
 from espnet_rand.presets import presets
 from espnet_rand.quantizers import SCALES, OptionError
+from espnet_rand.toolkit import trailing_silence
 
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
 
@@ -43,6 +45,14 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         default={},
         help="The weights of the training's loss: "
         + ", ".join(f"{name}={weight:g}" for name, weight in dataclasses.asdict(Distillation()).items()),
+    )
+    parser.add_argument_group("Whisper (espnet_rand)").add_argument(
+        "--trailing_silence",
+        type=str_or_none,
+        default=None,
+        metavar="SECONDS|full",
+        help="Whisper's encoder hears silence behind each recording, in training and in decoding; full: up to 30 s. "
+        "Default: as they are in training, full in decoding",
     )
 
 
@@ -72,12 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="A preset, which the two options above override: a YAML file with quantizer and quantizer_conf, or one of "
         + ", ".join(presets()),
     )
+    _checked(parser)
+
+
+def _checked(parser: argparse.ArgumentParser) -> None:
     parse_known_args = parser.parse_known_args
 
     def parse_and_check(args=None, namespace=None):
         parsed, rest = parse_known_args(args, namespace)
         try:
             resolve(parsed)
+            if getattr(parsed, "trailing_silence", None) is not None:
+                trailing_silence.read(parsed.trailing_silence)
         except OptionError as e:
             parser.exit(2, f"{parser.prog}: error: {e}\n")
         return parsed, rest

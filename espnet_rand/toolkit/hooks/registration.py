@@ -25,7 +25,7 @@ from espnet_rand.context import setting
 from espnet_rand.errors import UserError
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import backend, eval_bits, options
+from espnet_rand.toolkit import backend, eval_bits, options, trailing_silence
 from espnet_rand.toolkit.hooks import (
     espnet3,
     init_param,
@@ -59,7 +59,8 @@ def register() -> None:
 
     Raises:
         ImportError: a module named by `espnet-rand --import` cannot be imported
-        OptionError: there is no backend as that of `espnet-rand --packed_backend`, or no plan as that of `--eval_bits`
+        OptionError: there is no backend as that of `espnet-rand --packed_backend`, no plan as that of `--eval_bits`,
+            or `--trailing_silence` is off
     """
     global _registered
     espnet3.register()  # may have been loaded since the last call
@@ -68,6 +69,7 @@ def register() -> None:
         return
     backend.asked()
     eval_bits.asked()
+    trailing_silence.asked()
     _registered = True
     transducer_loss.stand_in()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
@@ -120,10 +122,11 @@ def _get_parser(original):
 
 
 def _build_model(original, args):
+    task, original = original.__self__, functools.partial(trailing_silence.build, original)
     if packed.building():
         with setting(_building, True):
             return packed.build(original, args)
-    if options.has_its_own(original.__self__):
+    if options.has_its_own(task):
         return original(args)
     config = options.resolve(args)
     if config is None:
@@ -212,6 +215,8 @@ def _build_model_from_file(original, *args, **kwargs):
     if partly:
         partial.check_base(model, lambda: build()[0], trained)
     eval_bits.apply(model)
+    if not isinstance(model, eval_bits.LANGUAGE_MODELS):
+        trailing_silence.apply(model, trained)
     return model, trained
 
 

@@ -15,7 +15,7 @@ TASKS = ("asr", "asr_transducer")
 
 
 def get_parser(task: str) -> argparse.ArgumentParser:
-    """The options of espnet2.bin.<task>_inference, and `--ctc_greedy`."""
+    """The options of espnet2.bin.<task>_inference, `--ctc_greedy` and `--guard`."""
     from espnet2.utils.types import str2bool
 
     parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
@@ -26,6 +26,13 @@ def get_parser(task: str) -> argparse.ArgumentParser:
         type=str2bool,
         default=False,
         help="the best token of each frame by the model's CTC; no search, whose time grows with the square of a window",
+    )
+    parser.add_argument(
+        "--guard",
+        type=str2bool,
+        default=True,
+        help="keep once what an attention decoder says over and over, and leave out its words where Whisper itself "
+        "hears no speech; report.jsonl notes it",
     )
     return parser
 
@@ -64,4 +71,4 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
         options["batch_size"] = 1
     with building(task, given):
         speech2text = module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options)
-    return Recognizer(speech2text, args.ctc_greedy)
+    return Recognizer(speech2text, args.ctc_greedy, args.guard)

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Whisper with and without silence behind its recordings, and what the guard costs and takes away.
+
+    benchmarks/whisper_silence.py egs2/prompts/asr1 --model exp/tuned.1/valid.acc.best.pth --trailing_silence 0 3 full
+    benchmarks/whisper_silence.py egs2/prompts/asr1 --noise 10
+
+from a recipe's directory whose stages 1 to 4 are done, with WHISPER_CHECKPOINT as its run.sh sets it. The first prints
+the word error rate of a test set, whose recordings lose the silence that the recipe put behind them, and the seconds of
+CPU time that decoding took. The second prints the words that the model hears in so many minutes of noise of each kind,
+in windows of 30 s. One thread; beam 1, the decoder alone.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import soundfile
+import torch
+
+RATE = 16000
+WINDOW = 30 * RATE
+
+
+def read(path):
+    return dict(line.rstrip("\n").split(" ", 1) for line in path.open(encoding="utf-8"))
+
+
+def recordings(folder, limit):
+    """Key, samples without the zeros at their end, text."""
+    text = read(folder / "text")
+    for key, path in [*read(folder / "wav.scp").items()][:limit]:
+        samples, rate = soundfile.read(path, dtype="float32")
+        assert rate == RATE
+        yield key, samples[: np.flatnonzero(samples)[-1] + 1], text[key]
+
+
+def colored(count, slope, rng):
+    """Noise whose power falls with the frequency to the power of `slope`."""
+    spectrum = np.fft.rfft(rng.standard_normal(count))
+    frequencies = np.maximum(np.arange(len(spectrum)), 1)
+    samples = np.fft.irfft(spectrum / frequencies ** (slope / 2), count)
+    return samples / samples.std()
+
+
+def hum(count, frequency, rng):
+    """A mains' hum with its harmonics, and a little noise."""
+    t = np.arange(count) / RATE
+    samples = sum(np.sin(2 * np.pi * frequency * k * t + k) / k for k in range(1, 12))
+    return samples / samples.std() + 0.02 * rng.standard_normal(count)
+
+
+def noises(minutes):
+    """Name and windows: what a room sounds like in which nobody speaks (decibels below full scale)."""
+    rng = np.random.default_rng(0)
+    count = round(2 * minutes)
+    colors = [lambda slope=slope: colored(WINDOW, slope, rng) for slope in (0, 1, 2)]
+    hums = [lambda f=f: hum(WINDOW, f, rng) for f in (50, 60, 120)]
+    kinds = {"silence": (colors, (-90, -80, -70, -60)), "hum": (hums, (-50, -30, -15)), "noise": (colors, (-40, -20))}
+    for name, (made, levels) in kinds.items():
+        places = [(make, level) for level in levels for make in made]
+        windows = (places[i % len(places)] for i in range(count))
+        yield name, [(make() * 10 ** (level / 20)).astype(np.float32) for make, level in windows]
+
+
+def build(args):
+    sys.path.insert(0, str(args.recipe / "local"))
+    import espnet_rand
+
+    espnet_rand.register()
+    import whisper_local  # noqa: F401
+    from espnet2.bin.asr_inference import Speech2Text
+
+    os.chdir(args.recipe)
+    return Speech2Text(args.config, args.model, beam_size=1, ctc_weight=0.0, maxlenratio=args.maxlenratio)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--config", help="default: config.yaml beside the model, or of exp/float")
+    parser.add_argument("--model", help="default: Whisper as OpenAI made it")
+    parser.add_argument("--set", default="test")
+    parser.add_argument("--limit", type=int, help="recordings")
+    parser.add_argument("--maxlenratio", type=float, default=-40, help="below 0: tokens")
+    parser.add_argument("--trailing_silence", nargs="+", default=["full"])
+    parser.add_argument("--noise", type=float, metavar="MINUTES", help="noise in place of speech")
+    args = parser.parse_args()
+    args.config = args.config or str(Path(args.model or "exp/float/x").parent / "config.yaml")
+    args.recipe = args.recipe.resolve()
+    torch.set_num_threads(1)
+    from espnet_rand.toolkit import trailing_silence
+    from espnet_rand.toolkit.recognition import Recognizer, join_text
+
+    print("| trailing_silence | guard | set | words | WER % | substituted, deleted, inserted | CPU s |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for silence in args.trailing_silence:
+        os.environ[trailing_silence.VARIABLE] = silence
+        speech2text = build(args)
+        from whisper.normalizers import EnglishTextNormalizer
+
+        clean = EnglishTextNormalizer()
+        data = [(args.set, [*recordings(Path("data", args.set), args.limit)])]
+        if args.noise:
+            data = [(name, [(name, window, "") for window in windows]) for name, windows in noises(args.noise)]
+        for name, entries in data:
+            for guard in (False, True):
+                recognizer = Recognizer(speech2text, guard=guard)
+                begun = time.process_time()
+                heard = [recognizer(samples) for _, samples, _ in entries]
+                took = time.process_time() - begun
+                texts = [join_text(one.words) for one in heard]
+                words = sum(len(text.split()) for text in texts)
+                row = [silence, guard, name, words]
+                if args.noise:
+                    row += ["", ""]
+                else:
+                    found = jiwer.process_words([clean(text) for *_, text in entries], [*map(clean, texts)])
+                    row += [f"{100 * found.wer:.2f}", f"{found.substitutions}, {found.deletions}, {found.insertions}"]
+                print("|", " | ".join(map(str, [*row, f"{took:.0f}"])), "|", flush=True)
+                for note in sorted({one.note for one in heard} - {""}):
+                    print(f"  {sum(one.note == note for one in heard)} x {note}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

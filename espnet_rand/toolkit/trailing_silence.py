@@ -1,0 +1,137 @@
+"""`trailing_silence`: how much silence is behind what OpenAI's Whisper hears.
+
+Whisper learned from windows of 30 seconds, most of which end in silence. Where there is none it says its last words
+over and over.
+"""
+
+import inspect
+import logging
+import math
+import os
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+
+import torch
+from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
+from torch.nn.functional import pad
+from torch.utils.hooks import RemovableHandle
+
+from espnet_rand.quantizers import OptionError
+
+#: In decoding, in place of what the model was trained with; set by `espnet-rand --trailing_silence`.
+VARIABLE = "ESPNET_RAND_TRAILING_SILENCE"
+#: As much as there is room for.
+FULL = "full"
+
+_RATE = 16000  # of Whisper, in Hz
+
+
+def read(given: Union[str, float]) -> float:
+    """Seconds of silence; infinity for `full`.
+
+    Raises:
+        OptionError: it is neither `full` nor a number of seconds
+    """
+    try:
+        seconds = math.inf if given == FULL else float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if isinstance(given, bool) or not seconds >= 0:
+        raise OptionError(f"trailing_silence: {given!r} is not allowed, it must be a number of seconds or {FULL}")
+    return seconds
+
+
+def asked() -> Optional[float]:
+    """What `espnet-rand --trailing_silence` asks for, if anything. Raises OptionError as `read` does."""
+    given = os.environ.get(VARIABLE)
+    return read(given) if given else None
+
+
+def build(original: Any, args: Any) -> torch.nn.Module:
+    """The model that a task's `build_model`, which is `original`, builds: with the silence that `args` give, if any.
+
+    Raises:
+        OptionError: see `read`; or the model hears by no Whisper encoder
+    """
+    given = getattr(args, "trailing_silence", None)
+    if given is None:
+        vars(args).pop("trailing_silence", None)
+        return original(args)
+    seconds = read(given)
+    model = original(args)
+    _put(model, seconds, given)
+    return model
+
+
+def apply(model: torch.nn.Module, trained: Any) -> None:
+    """Let a model that was built from files hear as much silence as is asked for, or as it was trained with.
+
+    Where its configuration has no word of it, it is `full`: that costs time alone. What pads by itself (do_pad_trim of
+    encoder_conf) is left as it is, unless silence is asked for.
+
+    Raises:
+        OptionError: `espnet-rand --trailing_silence` is off, or the model hears by no Whisper encoder
+    """
+    seconds = asked()
+    if seconds is not None:
+        _put(model, seconds, os.environ[VARIABLE])
+    elif getattr(trained, "trailing_silence", None) is None:
+        _put(model, math.inf)
+
+
+def samples_heard(encoder: torch.nn.Module, samples: int) -> int:
+    """How many samples an encoder hears of a recording of so many, with the silence behind it."""
+    hook = getattr(encoder, "_trailing_silence", None)
+    if hook is None:
+        return encoder.pad_samples if getattr(encoder, "do_pad_trim", False) else samples
+    return hook.fill.length(encoder, samples)
+
+
+def _put(model: torch.nn.Module, seconds: float, given: Union[str, float, None] = None) -> None:
+    encoders = [*_encoders(model)]
+    if given is not None and not encoders:
+        raise OptionError(
+            f"trailing_silence: {given} is given, but the model does not hear by a Whisper encoder. Mend: leave it out"
+        )
+    for encoder in encoders:
+        if encoder.do_pad_trim and given is None:
+            continue
+        if (before := vars(encoder).get("_trailing_silence")) is not None:
+            before.handle.remove()
+        fill = _Fill(seconds)
+        encoder._trailing_silence = _Hook(fill, encoder.register_forward_pre_hook(fill, with_kwargs=True))
+        until = f"up to {encoder.pad_samples / _RATE:g} s" if math.isinf(seconds) else f"for {seconds:g} s"
+        logging.info(f"espnet_rand: Whisper hears silence behind each recording, {until}")
+
+
+def _encoders(model: torch.nn.Module) -> Iterator[OpenAIWhisperEncoder]:
+    return (module for module in model.modules() if isinstance(module, OpenAIWhisperEncoder))
+
+
+class _Fill:
+    """A forward pre-hook of ESPnet's Whisper encoder: `seconds` of zeros at the end of each recording.
+
+    Zeros that are there count. What is as long as all that the encoder hears stays as it is.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __call__(self, encoder: OpenAIWhisperEncoder, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[Tuple, Dict]:
+        given = inspect.signature(encoder.forward).bind(*args, **kwargs).arguments
+        samples, lengths = given["xs_pad"], given["ilens"]  # (batch, samples), (batch,)
+        places = torch.arange(1, samples.size(1) + 1, device=samples.device)
+        ends = places.where((samples != 0) & (places <= lengths[:, None]), 0).amax(1).tolist()
+        filled = [max(length, self.length(encoder, end)) for length, end in zip(lengths.tolist(), ends)]
+        given["ilens"] = lengths.new_tensor(filled)
+        given["xs_pad"] = pad(samples, (0, max(samples.size(1), *filled) - samples.size(1)))
+        return (), given
+
+    def length(self, encoder: OpenAIWhisperEncoder, samples: int) -> int:
+        """Samples of a recording with the silence, where it has none yet."""
+        room = encoder.pad_samples
+        return max(samples, room if math.isinf(self.seconds) else min(room, samples + round(self.seconds * _RATE)))
+
+
+class _Hook(NamedTuple):
+    fill: _Fill
+    handle: RemovableHandle
