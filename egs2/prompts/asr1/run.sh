@@ -62,7 +62,7 @@ config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
 calibrated=$(options_of rand_m3_ste_w4_column)
 systems="
-float       dry  ${config}  -
+float       dry  ${config}  -  --trailing_silence full
 float_w4    round  -  float  ${rounded}
 float_calibrated_w4  calibrate  -  float  ${calibrated}"
 for seed in ${seeds}; do

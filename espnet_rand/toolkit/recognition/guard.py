@@ -19,7 +19,7 @@ except ImportError:  # ESPnet 202511
     from espnet.nets.scorer_interface import BatchScorerInterface
 
 # a loop: the same tokens REPEATS times or more in a row, LOOP tokens together. "Har har har har" is none.
-_REPEATS, _LOOP = 4, 16
+_REPEATS, _LOOP = 4, 24
 _LONGEST_PERIOD = 32
 # what a token that is not to follow loses: more than a search gains by it
 _PENALTY = -1e6
