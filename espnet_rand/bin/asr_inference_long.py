@@ -39,7 +39,7 @@ def get_parser(task: str = "asr") -> argparse.ArgumentParser:
     group = parser.add_argument_group("Long recordings")
     group.add_argument("--task", choices=recognition.TASKS, default="asr")
     group.add_argument("--mode", choices=MODES, default="windows", help="vad needs silero-vad (pip)")
-    group.add_argument("--window", type=float, default=30.0, help="seconds")
+    group.add_argument("--window", type=float, help="seconds; default: 30, or 20 of Whisper")
     group.add_argument("--overlap", type=float, help="seconds that two windows share; default: a fifth of a window")
     return parser
 

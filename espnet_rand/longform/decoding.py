@@ -22,6 +22,8 @@ MODES = ("windows", "whole", "vad")
 _SILENCE = 2.0**-15
 # seconds; no word is so short, and frontends want more than a frame
 _SHORTEST = 0.1
+# seconds
+_WINDOW = 30.0
 # times in a note
 _SHOWN = 5
 
@@ -57,7 +59,8 @@ class LongForm:
             called with samples and returns Heard
         mode: windows: of the same length, with an overlap, joined on what both saw; memory does not grow with the
             recording. vad: the same of stretches with speech, which silero-vad finds. whole: the recording at once
-        window: seconds; no more than a few times what the model was trained on. Not of mode whole
+        window: seconds; no more than a few times what the model was trained on. Default: 30, or two thirds of what the
+            model hears at once: Whisper wants silence behind what it hears. Not of mode whole
         overlap: seconds, of windows; half a window at most. Default: a fifth of a window
 
     Raises:
@@ -65,17 +68,25 @@ class LongForm:
         VadError: mode is vad, and silero-vad is not installed, or does not know the model's rate
     """
 
-    def __init__(self, speech2text: Any, mode: str = "windows", window: float = 30.0, overlap: Optional[float] = None):
+    def __init__(
+        self,
+        speech2text: Any,
+        mode: str = "windows",
+        window: Optional[float] = None,
+        overlap: Optional[float] = None,
+    ):
         if mode not in MODES:
             raise OptionError(f"mode: {mode!r} is not one of {', '.join(MODES)}")
+        self.recognizer = Recognizer(speech2text) if hasattr(speech2text, "asr_model") else speech2text
+        rate = self.recognizer.rate
+        self.longest = getattr(self.recognizer, "longest", math.inf)
+        if window is None:
+            window = min(_WINDOW, self.longest / rate * 2 / 3)
         if not _SHORTEST <= window < math.inf:
             raise OptionError(f"window: {window:g} is not allowed: {_SHORTEST:g} seconds or more")
         overlap = window / 5 if overlap is None else overlap
         if not 0 <= overlap <= window / 2:
             raise OptionError(f"window {window:g} and overlap {overlap:g}: the overlap must be 0 to half a window")
-        self.recognizer = Recognizer(speech2text) if hasattr(speech2text, "asr_model") else speech2text
-        rate = self.recognizer.rate
-        self.longest = getattr(self.recognizer, "longest", math.inf)
         if mode == "vad":
             vad.check(rate)
         if mode != "whole" and window * rate > self.longest:
@@ -141,7 +152,7 @@ class LongForm:
         for i, piece in enumerate(kept.pieces):
             if i == len(kept.heard):
                 kept.add(self._hear(audio, piece))
-            heard = _moved(kept.heard[i], piece.start / audio.rate)
+            heard = kept.heard[i].moved(piece.start / audio.rate)
             overlap_end = kept.pieces[i - 1].stop if i else 0
             words = join(words, heard, piece.start / audio.rate, overlap_end / audio.rate, timed)
             timed = heard.timed
@@ -173,11 +184,6 @@ def _silero_version() -> Optional[str]:
         return importlib.metadata.version("silero-vad")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _moved(heard: Heard, seconds: float) -> Heard:
-    words = [word._replace(start=word.start + seconds, end=word.end + seconds) for word in heard.words]
-    return heard._replace(words=words)
 
 
 def _notes(kept: Journal, rate: int) -> List[str]:

@@ -11,6 +11,7 @@ import os
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
+from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
@@ -33,7 +34,7 @@ def read(given: Union[str, float]) -> float:
     """
     try:
         seconds = math.inf if given == FULL else float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if isinstance(given, bool) or not seconds >= 0:
         raise OptionError(f"trailing_silence: {given!r} is not allowed, it must be a number of seconds or {FULL}")
@@ -44,6 +45,15 @@ def asked() -> Optional[float]:
     """What `espnet-rand --trailing_silence` asks for, if anything. Raises OptionError as `read` does."""
     given = os.environ.get(VARIABLE)
     return read(given) if given else None
+
+
+def refuse_in_training() -> None:
+    """Raises OptionError: `espnet-rand --trailing_silence` does nothing in training."""
+    if os.environ.get(VARIABLE):
+        raise OptionError(
+            "--trailing_silence: espnet-rand was started with it for a training. Mend: give it behind the name of the "
+            "training's program, or in its configuration"
+        )
 
 
 def build(original: Any, args: Any) -> torch.nn.Module:
@@ -65,8 +75,8 @@ def build(original: Any, args: Any) -> torch.nn.Module:
 def apply(model: torch.nn.Module, trained: Any) -> None:
     """Let a model that was built from files hear as much silence as is asked for, or as it was trained with.
 
-    Where its configuration has no word of it, it is `full`: that costs time alone. What pads by itself (do_pad_trim of
-    encoder_conf) is left as it is, unless silence is asked for.
+    Where its configuration has no word of it, it is `full` for Whisper with its own decoder. Models with another, as
+    CTC, hear then what they are given. So do those that pad by themselves (do_pad_trim of encoder_conf).
 
     Raises:
         OptionError: `espnet-rand --trailing_silence` is off, or the model hears by no Whisper encoder
@@ -74,16 +84,24 @@ def apply(model: torch.nn.Module, trained: Any) -> None:
     seconds = asked()
     if seconds is not None:
         _put(model, seconds, os.environ[VARIABLE])
-    elif getattr(trained, "trailing_silence", None) is None:
+    elif getattr(trained, "trailing_silence", None) is None and isinstance(
+        getattr(model, "decoder", None), OpenAIWhisperDecoder
+    ):
         _put(model, math.inf)
 
 
-def samples_heard(encoder: torch.nn.Module, samples: int) -> int:
-    """How many samples an encoder hears of a recording of so many, with the silence behind it."""
-    hook = getattr(encoder, "_trailing_silence", None)
-    if hook is None:
-        return encoder.pad_samples if getattr(encoder, "do_pad_trim", False) else samples
-    return hook.fill.length(encoder, samples)
+def silence_behind(encoder: torch.nn.Module, samples: int) -> int:
+    """Samples of silence that an encoder hears behind a recording of so many, which has none of its own."""
+    if (hook := getattr(encoder, "_trailing_silence", None)) is not None:
+        return hook.fill.length(encoder, samples) - samples
+    return max(0, encoder.pad_samples - samples) if getattr(encoder, "do_pad_trim", False) else 0
+
+
+def seconds_of_a_frame(encoder: torch.nn.Module) -> Optional[float]:
+    """Of a Whisper encoder; nothing, of others."""
+    if not isinstance(encoder, OpenAIWhisperEncoder):
+        return None
+    return encoder.hop_length * encoder.encoders.conv2.stride[0] / _RATE
 
 
 def _put(model: torch.nn.Module, seconds: float, given: Union[str, float, None] = None) -> None:
@@ -95,12 +113,13 @@ def _put(model: torch.nn.Module, seconds: float, given: Union[str, float, None] 
     for encoder in encoders:
         if encoder.do_pad_trim and given is None:
             continue
+        encoder.do_pad_trim = False
         if (before := vars(encoder).get("_trailing_silence")) is not None:
             before.handle.remove()
         fill = _Fill(seconds)
         encoder._trailing_silence = _Hook(fill, encoder.register_forward_pre_hook(fill, with_kwargs=True))
-        until = f"up to {encoder.pad_samples / _RATE:g} s" if math.isinf(seconds) else f"for {seconds:g} s"
-        logging.info(f"espnet_rand: Whisper hears silence behind each recording, {until}")
+        much = f"up to {encoder.pad_samples / _RATE:g} s" if math.isinf(seconds) else f"{seconds:g} s"
+        logging.info(f"espnet_rand: silence that Whisper hears behind each recording: {much}")
 
 
 def _encoders(model: torch.nn.Module) -> Iterator[OpenAIWhisperEncoder]:
@@ -119,8 +138,8 @@ class _Fill:
     def __call__(self, encoder: OpenAIWhisperEncoder, args: Tuple, kwargs: Dict[str, Any]) -> Tuple[Tuple, Dict]:
         given = inspect.signature(encoder.forward).bind(*args, **kwargs).arguments
         samples, lengths = given["xs_pad"], given["ilens"]  # (batch, samples), (batch,)
-        places = torch.arange(1, samples.size(1) + 1, device=samples.device)
-        ends = places.where((samples != 0) & (places <= lengths[:, None]), 0).amax(1).tolist()
+        places = torch.arange(samples.size(1) + 1, device=samples.device)
+        ends = places.where(pad(samples != 0, (1, 0)) & (places <= lengths[:, None]), 0).amax(1).tolist()
         filled = [max(length, self.length(encoder, end)) for length, end in zip(lengths.tolist(), ends)]
         given["ilens"] = lengths.new_tensor(filled)
         given["xs_pad"] = pad(samples, (0, max(samples.size(1), *filled) - samples.size(1)))

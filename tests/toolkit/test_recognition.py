@@ -270,7 +270,7 @@ def test_words_of_espnets_tokenizers(kind, tokens, words, tmp_path):
     speech2text.tokenizer = build_tokenizer(kind, **({"g2p_type": None} if kind == "phn" else {}))
     text = speech2text.tokenizer.tokens2text(tokens)
     recognizer = Recognizer(speech2text)
-    recognizer._best = lambda *_: (text, tokens, [2 + n % 3 for n in range(len(tokens))], "")
+    recognizer._best = lambda result: (text, tokens, [2 + n % 3 for n in range(len(tokens))], None)
     found = recognizer(noise(1.5)).words
     assert [word.text for word in found] == words and join_text(found) == text.rstrip()
     assert all(a.start < b.start or kind == "word" for a, b in zip(found, found[1:]))

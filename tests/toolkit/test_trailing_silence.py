@@ -38,6 +38,7 @@ def test_a_model_without_a_word_of_it_hears_30_seconds(tmp_path):
     padded = build(tmp_path, {"do_pad_trim": True})  # which pads by itself
     assert "_trailing_silence" not in vars(padded.encoder)
     assert torch.equal(encode(padded, *noise(1.0))[0], encoded)
+    assert encode(model, torch.zeros(1, 0), torch.tensor([0]))[1] == [1500]
     speech, lengths = noise(31.0)
     assert encode(model, speech, lengths)[0].size(1) == 1500
 
@@ -55,6 +56,13 @@ def test_seconds_are_put_behind_each_recording_of_a_batch(tmp_path):
     assert encode(model, *noise(29.0))[1] == [1500]
 
 
+def test_other_decoders_hear_what_they_are_given(tmp_path):
+    path = write(tmp_path)
+    config = {**yaml.safe_load(path.read_text()), "decoder": None, "model_conf": {"ctc_weight": 1.0}}
+    path.write_text(yaml.safe_dump(config))
+    assert encode(ASRTask.build_model_from_file(path)[0], *noise(1.0))[1] == [50]
+
+
 def test_a_training_hears_what_it_is_given(tmp_path):
     config = yaml.safe_load(write(tmp_path, trailing_silence=3).read_text())
     model = ASRTask.build_model(argparse.Namespace(**config))
@@ -68,11 +76,13 @@ def test_a_training_hears_what_it_is_given(tmp_path):
 def test_espnet_rand_has_the_last_word(given, frames, tmp_path, monkeypatch):
     monkeypatch.setenv(trailing_silence.VARIABLE, given)
     for conf in ({}, {"do_pad_trim": True}):
-        assert encode(build(tmp_path, conf, trailing_silence=1), *noise(1.0))[1][0] == frames or conf
+        assert encode(build(tmp_path, conf, trailing_silence=1), *noise(1.0))[1] == [frames]
+    with pytest.raises(OptionError, match="for a training. Mend"):
+        trailing_silence.refuse_in_training()
 
 
 def test_what_is_not_allowed(tmp_path, monkeypatch, capsys):
-    for given in ("long", -1, "-1", "nan", True, [3]):
+    for given in ("long", -1, "-1", "nan", True, [3], 10**400):
         with pytest.raises(OptionError, match="trailing_silence: .* a number of seconds or full"):
             trailing_silence.read(given)
     with pytest.raises(SystemExit):
@@ -100,6 +110,7 @@ def test_times_of_words_are_those_of_the_recording(given, tmp_path, monkeypatch)
     config["model_conf"]["ctc_weight"] = 0.3
     path.write_text(yaml.safe_dump(config))
     speech2text = Speech2Text(path, None, beam_size=1)
+    samples = pad(noise(2.0)[0][0], (0, RATE)).numpy()  # zeros at its end count as silence
 
     def log_softmax(frames):
         said = torch.zeros(1, frames.size(1), len(TOKENS))
@@ -108,5 +119,5 @@ def test_times_of_words_are_those_of_the_recording(given, tmp_path, monkeypatch)
         return said
 
     speech2text.asr_model.ctc.log_softmax = log_softmax
-    words = Recognizer(speech2text, ctc_greedy=True)(noise(2.0)[0][0].numpy()).words
+    words = Recognizer(speech2text, ctc_greedy=True)(samples).words
     assert [word.start for word in words] == pytest.approx([0.6, 1.2])

@@ -9,7 +9,14 @@ whisper = pytest.importorskip("whisper")
 RATE = 16000
 DIMS = {f"n_{part}_{name}": value for part in ("audio", "text") for name, value in [("state", 8), ("head", 2)]}
 DIMS.update(n_mels=80, n_audio_ctx=1500, n_audio_layer=1, n_vocab=30, n_text_ctx=448, n_text_layer=1)
-TOKENS = ["<sos>", "<eos>", "<|nospeech|>", *map(chr, range(ord("a"), ord("a") + 25)), "<space>", "<unk>"]
+TOKENS = [
+    "<|startoftranscript|>",
+    "<eos>",
+    "<|nospeech|>",
+    *"abcdefghijklmnopqrstuvwxy",
+    "<space>",
+    "<unk>",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +39,7 @@ def write(folder, encoder_conf=(), **more):
     """config.yaml of a training of that model."""
     part = {"whisper_model": "local"}
     config = {"encoder": "whisper", "encoder_conf": {**part, **dict(encoder_conf)}, "decoder": "whisper"}
-    config.update(decoder_conf=part, model_conf={"ctc_weight": 0.0, "sym_sos": "<sos>", "sym_eos": "<eos>"})
+    config.update(decoder_conf=part, model_conf={"ctc_weight": 0.0, "sym_sos": TOKENS[0], "sym_eos": "<eos>"})
     config.update(token_list=TOKENS, frontend=None, normalize=None, input_size=1, preprocessor="default", **more)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({**ASRTask.get_default_config(), "token_type": "char", **config}))

@@ -10,7 +10,7 @@ from espnet2.tasks import abs_task
 
 from espnet_rand.context import setting
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import eval_bits, options
+from espnet_rand.toolkit import eval_bits, options, trailing_silence
 from espnet_rand.toolkit.hooks import init_param, resuming
 
 
@@ -34,15 +34,16 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
 
     Raises:
         OptionError: see options.resolve and resuming.check_kind; an option stands beside `model:`, where the model does
-            not get it; espnet-rand was started with --eval_bits, which does nothing in training
+            not get it; espnet-rand was started with --eval_bits or --trailing_silence, which do nothing in training
     """
     eval_bits.refuse_in_training()
+    trailing_silence.refuse_in_training()
     from espnet3.utils.task_utils import get_task_class
     from omegaconf import OmegaConf, open_dict
 
     if not options.has_its_own(get_task_class(task)):
-        for name in options.NAMES:
-            if config.get(name):
+        for name in (*options.NAMES, "trailing_silence"):
+            if config.get(name) not in (None, {}, ""):
                 raise OptionError(f"{name}: {config[name]!r} stands beside `model:` in the configuration: put it below")
         args = Namespace(**OmegaConf.to_container(config.model, resolve=True))
         quantizer = options.resolve(args)

@@ -254,6 +254,7 @@ def _main_worker(task: Type[AbsTask], args: Any) -> None:
     try:
         register()
         eval_bits.refuse_in_training()
+        trailing_silence.refuse_in_training()
         if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         with setting(init_param.training, args), setting(resuming.before, resuming.look(args)):

@@ -1,153 +1,179 @@
 """Attention decoders say things that nobody said: words over and over, and words on noise.
 
-A CTC model or a transducer has neither habit: it says what it says frame by frame.
+Models with CTC and transducers do not: their scores tie each token to frames.
 """
 
 import math
+import threading
 from contextlib import contextmanager
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, NamedTuple, Tuple
 
+import numpy as np
 import torch
 from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 from torch import Tensor
 
+from espnet_rand.toolkit.recognition.loops import ends_in_loop, without_loops
+
 try:
     from espnet2.legacy.nets.beam_search import BeamSearch
-    from espnet2.legacy.nets.scorer_interface import BatchScorerInterface
 except ImportError:  # ESPnet 202511
     from espnet.nets.beam_search import BeamSearch
-    from espnet.nets.scorer_interface import BatchScorerInterface
 
-# a loop: the same tokens REPEATS times or more in a row, LOOP tokens together. "Har har har har" is none.
-_REPEATS, _LOOP = 4, 24
-_LONGEST_PERIOD = 32
-# what a token that is not to follow loses: more than a search gains by it
-_PENALTY = -1e6
+# what a token that is not to follow has for a score: no search gains as much
+_NEVER = -1e6
 
-# No speech: the model says so itself (Whisper's <|nospeech|> in place of its first token), or half says so and is
-# unsure of its text: probability, and mean log-probability of the text's tokens
-_SURELY, _PERHAPS, _UNSURE = 0.6, 0.2, -0.4
-_NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")
+# No speech, as Whisper itself says it: the probability of <|nospeech|> as the first token, or a lower one with a low
+# mean log-probability of the text's tokens; and next to no tokens a second, as noise gives
+_SURELY, _PERHAPS, _UNSURE, _TOKENS_A_SECOND = 0.6, 0.2, -0.4, 1.0
+# mean log-probability of a text that is none (logprob_threshold of OpenAI's own decoding)
+_ASTRAY = -1.0
+_START, _NO_SPEECH = "<|startoftranscript|>", ("<|nospeech|>", "<|nocaptions|>")
 
 
-class Loop(NamedTuple):
-    """Tokens that are said over and over.
+def guards(speech2text: Any) -> bool:
+    """Whether an ESPnet Speech2Text says what an attention decoder alone says, by a search that can be guarded."""
+    search = getattr(speech2text, "beam_search", None)
+    return isinstance(search, BeamSearch) and "decoder" in search.full_scorers and "ctc" not in search.scorers
+
+
+class Said(NamedTuple):
+    """What a guarded search said.
 
     Attributes:
-        start: number of the first token
-        period: tokens that are repeated
-        stop: number of the token after the last
+        ids: the numbers of the tokens, each loop once
+        looped: whether there was one
+        full: whether the decoder had no more room
+        nospeech: the probability of <|nospeech|> as the first token, of Whisper; else 0
+        mean: log-probability of a token of the text, the mean
+        rate: tokens a second
     """
 
-    start: int
-    period: int
-    stop: int
+    ids: List[int]
+    looped: bool
+    full: bool
+    nospeech: float
+    mean: float
+    rate: float
+
+    @property
+    def no_speech(self) -> bool:
+        """Whether nobody speaks. It was measured where silence is behind: without any, speech may seem to be none."""
+        sure = self.nospeech > _SURELY or (self.nospeech > _PERHAPS and self.mean < _UNSURE)
+        return sure and self.rate < _TOKENS_A_SECOND
+
+    @property
+    def astray(self) -> bool:
+        """Whether the text is hardly what was said."""
+        return self.looped or self.full or self.mean < _ASTRAY
 
 
-def find_loop(tokens: Sequence[int]) -> Optional[Loop]:
-    """The first loop among tokens."""
-    found = [loop for period in range(1, _LONGEST_PERIOD + 1) if (loop := _loop_of(tokens, period))]
-    return min(found, default=None)
-
-
-def _loop_of(tokens: Sequence[int], period: int) -> Optional[Loop]:
-    enough = _enough(period)
-    same = 0
-    for i in range(period, len(tokens)):
-        same = same + 1 if tokens[i] == tokens[i - period] else 0
-        if same + period >= enough:
-            start, stop = i + 1 - enough, i + 1
-            while stop < len(tokens) and tokens[stop] == tokens[stop - period]:
-                stop += 1
-            return Loop(start, period, stop)
-    return None
-
-
-def _enough(period: int) -> int:
-    """How many tokens make a loop."""
-    return max(_REPEATS * period, _LOOP)
-
-
-def _loops(tokens: Sequence[int]) -> bool:
-    """Whether tokens end in a loop."""
-    for period in range(1, _LONGEST_PERIOD + 1):
-        end = tokens[-_enough(period) :]
-        if len(end) == _enough(period) and end[period:] == end[:-period]:
-            return True
-    return False
-
-
-class Guard(BatchScorerInterface):
-    """A scorer of ESPnet's search: hypotheses that loop end, and those for which the decoder has no more room.
+def look(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> Said:
+    """What a guarded search said in a recording of so many seconds.
 
     Args:
-        eos: the token that ends a hypothesis
-        vocabulary: number of tokens
-        room: tokens that the decoder takes at most
+        encoded: the encoder's output, (1, frames, values)
+        hypothesis: the best of the search
     """
+    search, model = speech2text.beam_search, speech2text.asr_model
+    everything = [int(i) for i in hypothesis.yseq]
+    ids = everything[_primed(search) : -1]
+    once = without_loops([model.token_list[i] for i in ids], ids)
+    own = isinstance(model.decoder, OpenAIWhisperDecoder) and model.token_list[model.sos] == _START
+    return Said(
+        ids=[i for i in once if i != 0],  # which ESPnet leaves out
+        looped=len(once) < len(ids),
+        full=len(everything) > _room(search.full_scorers["decoder"]),
+        nospeech=_no_speech(model, encoded[0]) if own else 0.0,
+        mean=float(hypothesis.scores["decoder"]) / (len(ids) + 1) if own else 0.0,
+        rate=len(once) / seconds,
+    )
 
-    def __init__(self, eos: int, vocabulary: int, room: float = math.inf):
+
+def _primed(search: Any) -> int:
+    """How many tokens stand before the first that was heard."""
+    return len(search.hyp_primer) if getattr(search, "hyp_primer", None) else 1
+
+
+def _room(decoder: Any) -> float:
+    """Tokens that a decoder takes."""
+    positions = getattr(getattr(decoder, "decoders", None), "positional_embedding", None)
+    return math.inf if positions is None else len(positions)  # of Whisper
+
+
+def _no_speech(model: Any, encoded: Tensor) -> float:
+    tokens = [i for i, token in enumerate(model.token_list) if token in _NO_SPEECH]
+    first, _ = model.decoder.score(torch.tensor([model.sos], device=encoded.device), None, encoded)
+    return float(first[tokens].exp().sum())
+
+
+class _Guarded:
+    """A decoder in ESPnet's search, whose text ends where it loops, or where the decoder has no more room."""
+
+    def __init__(self, decoder: Any, eos: int, token_list: List[str]):
+        self.decoder = decoder
         self.eos = eos
-        self.vocabulary = vocabulary
-        self.room = room
+        self.token_list = token_list
+        self.room = _room(decoder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.decoder, name)
 
     def score(self, y: Tensor, state: Any, x: Tensor) -> Tuple[Tensor, Any]:
         """Of the next token, (vocabulary,), after the tokens y, (tokens,)."""
-        scores, _ = self.batch_score(y[None], [state], x[None])
-        return scores[0], state
+        if len(y) >= self.room:
+            return self._end(x.new_empty(len(self.token_list))), state
+        scores, state = self.decoder.score(y, state, x)
+        return self._ended(scores[None], y[None])[0], state
 
-    def batch_score(self, ys: Tensor, states: List[Any], xs: Tensor) -> Tuple[Tensor, Any]:
+    def batch_score(self, ys: Tensor, states: List[Any], xs: Tensor, **more: Any) -> Tuple[Tensor, Any]:
         """The same of several hypotheses, (hypotheses, vocabulary)."""
-        scores = xs.new_zeros(len(ys), self.vocabulary)
-        for row, y in zip(scores, ys.tolist()):
-            if len(y) >= self.room or _loops(y):
-                row += _PENALTY
-                row[self.eos] = 0.0
-        return scores, None
+        if ys.size(1) >= self.room:
+            return self._end(xs.new_empty(len(ys), len(self.token_list))), states
+        scores, *rest = self.decoder.batch_score(ys, states, xs, **more)
+        return (self._ended(scores, ys), *rest)
+
+    def _ended(self, scores: Tensor, ys: Tensor) -> Tensor:
+        looping = [i for i, y in enumerate(ys.tolist()) if ends_in_loop([self.token_list[token] for token in y])]
+        if looping:
+            scores = scores.clone()
+            scores[looping] = self._end(scores[looping])
+        return scores
+
+    def _end(self, scores: Tensor) -> Tensor:
+        """The text ends, at no cost: else a search would rather change a word within the loop."""
+        scores.fill_(_NEVER)
+        scores[..., self.eos] = 0.0
+        return scores
 
 
-def attends(speech2text: Any) -> bool:
-    """Whether an ESPnet Speech2Text says what an attention decoder says."""
-    search = getattr(speech2text, "beam_search", None)
-    return getattr(speech2text, "hugging_face_model", None) is not None or "decoder" in getattr(search, "scorers", ())
+_changing = threading.Lock()
 
 
 @contextmanager
 def guarding(speech2text: Any) -> Iterator[None]:
-    """Inside, the search of an ESPnet Speech2Text has a Guard, if it is one that takes scorers."""
-    search = speech2text.beam_search
-    if not isinstance(search, BeamSearch):
-        yield
-        return
-    positions = getattr(getattr(search.full_scorers["decoder"], "decoders", None), "positional_embedding", None)
-    room = math.inf if positions is None else len(positions)  # of Whisper
+    """Inside, the search's decoder is guarded; for other threads as well, if they share the search."""
+    search, token_list = speech2text.beam_search, speech2text.asr_model.token_list
     places = (search.scorers, search.full_scorers)
-    guard = Guard(search.eos, search.n_vocab, room)
-    for scorers in places:
-        scorers["guard"] = guard
-    search.weights["guard"] = 1.0
+    with _changing:
+        inside = search.__dict__["_guards"] = search.__dict__.get("_guards", 0) + 1
+        if inside == 1:
+            guarded = _Guarded(search.full_scorers["decoder"], search.eos, token_list)
+            for scorers in places:
+                scorers["decoder"] = guarded
     try:
         yield
     finally:
-        for scorers in (*places, search.weights):
-            del scorers["guard"]
+        with _changing:
+            search._guards -= 1
+            if not search._guards:
+                for scorers in places:
+                    scorers["decoder"] = scorers["decoder"].decoder
 
 
-def no_speech(model: Any, encoded: Tensor, hypothesis: Any) -> bool:
-    """Whether Whisper itself says that there is no speech. No other model can.
-
-    Args:
-        model: of ESPnet
-        encoded: its encoder's output, (1, frames, values)
-        hypothesis: the best of its search
-    """
-    if not isinstance(model.decoder, OpenAIWhisperDecoder):
-        return False
-    tokens = [i for i, token in enumerate(model.token_list) if token in _NO_SPEECH]
-    if not tokens:
-        return False
-    first, _ = model.decoder.score(torch.tensor([model.sos], device=encoded.device), None, encoded[0])
-    probability = float(first[tokens].exp().sum())
-    said = len(hypothesis.yseq) - 1
-    mean = float(hypothesis.scores.get("decoder", 0.0)) / said
-    return probability > _SURELY or (probability > _PERHAPS and mean < _UNSURE)
+def quietest(samples: np.ndarray, rate: int) -> int:
+    """The sample in the middle third of a recording, (samples,), around which a fifth of a second is quietest."""
+    frame, third = rate // 10, len(samples) // 3
+    count = third // frame
+    energy = np.square(samples[third : third + count * frame], dtype=np.float64).reshape(count, frame).sum(1)
+    return third + frame * (1 + int(np.argmin(energy[:-1] + energy[1:])))

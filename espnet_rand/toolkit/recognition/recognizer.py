@@ -3,20 +3,25 @@
 import argparse
 import logging
 import math
+import threading
 from contextlib import nullcontext
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit.recognition.guard import attends, find_loop, guarding, no_speech
-from espnet_rand.toolkit.recognition.token_times import ctc_best_path, ctc_frames, transducer_frames
+from espnet_rand.toolkit.recognition.guard import guarding, guards, look, quietest
+from espnet_rand.toolkit.recognition.token_times import Spans, ctc_best_path, ctc_frames, transducer_frames
 from espnet_rand.toolkit.recognition.words import Heard, Word, word_tokens
-from espnet_rand.toolkit.trailing_silence import samples_heard
+from espnet_rand.toolkit.trailing_silence import seconds_of_a_frame, silence_behind
 
 _NO_SPEECH = "no speech by the model's own account: its text is left out"
 _LOOP = "the decoder said the same over and over: it is kept once, and what follows may be missing"
+_FULL = "the decoder had no more room: what follows may be missing"
+_ASTRAY = "the decoder went astray: heard again in two parts"
+# seconds of what is worth to be heard again in two parts
+_WHOLE = 10.0
 
 
 class Recognizer:
@@ -29,8 +34,9 @@ class Recognizer:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference
         ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. The time of
             the search with CTC grows with the square of a recording's length, that of this with the length
-        guard: against what attention decoders say that nobody said: words over and over are kept once, and words on
-            what Whisper itself takes for no speech are left out. The notes say where
+        guard: against what attention decoders without CTC say that nobody said: words over and over are kept once, and
+            words on what Whisper itself takes for no speech are left out; what went astray is heard again in two parts.
+            The notes say so. Of other decoders and searches there is no guard
 
     Attributes:
         rate: of the samples that it wants, in Hz
@@ -49,77 +55,109 @@ class Recognizer:
                 "transducer. Mend: leave ctc_greedy out"
             )
         self.ctc_greedy = ctc_greedy
-        self.guard = guard and not ctc_greedy and attends(speech2text)
+        self.guard = guard and not ctc_greedy and guards(speech2text)
         self.rate = _rate(speech2text.asr_train_args)
         encoder = self.model.encoder
         self.longest = getattr(encoder, "pad_samples", math.inf)
         self._preprocess = _preprocessor(speech2text.asr_train_args)
         self._blank = getattr(self.model, "blank_id", 0)
 
-    @torch.no_grad()
     def __call__(self, samples: np.ndarray) -> Heard:
         """The words of samples, (samples,) float32, with times from their beginning."""
+        return self._hear(samples, whole=len(samples) >= _WHOLE * self.rate)
+
+    def _hear(self, samples: np.ndarray, whole: bool) -> Heard:
+        """The same.
+
+        Args:
+            whole: whether to hear them again in two parts, if the decoder goes astray
+        """
+        said = self._said(samples)
+        if said is None:
+            return Heard([], note="too short for the model")
+        notes = []
+        if self.guard and said.hypothesis is not None:
+            own = look(self.speech2text, said.frames, said.hypothesis, len(samples) / self.rate)
+            judged = not whole or silence_behind(self.model.encoder, len(samples)) >= self.rate
+            if own.no_speech and judged:
+                logging.info(f"espnet_rand: no speech: left out: {said.text.strip()}")
+                return Heard([], note=_NO_SPEECH if said.tokens else "")
+            if whole and (own.astray or own.no_speech):
+                return self._in_parts(samples)
+            if own.looped:
+                logging.info(f"espnet_rand: words over and over: {said.text.strip()}")
+                said = said.of(own.ids, self.speech2text.converter.ids2tokens(own.ids), self._to_text)
+            notes = [note for note, holds in ((_LOOP, own.looped), (_FULL, own.full)) if holds]
+        words, timed = self._words(said, len(samples)) if said.tokens else ([], True)
+        return Heard(words, timed, "; ".join(notes))
+
+    def _in_parts(self, samples: np.ndarray) -> Heard:
+        cut = quietest(samples, self.rate)
+        first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
+        notes = {first.note, second.note}
+        if notes != {_NO_SPEECH}:
+            notes = {_ASTRAY, *notes} - {""}
+        words = [*first.words, *second.moved(cut / self.rate).words]
+        return Heard(words, first.timed and second.timed, "; ".join(sorted(notes)))
+
+    @torch.no_grad()
+    def _said(self, samples: np.ndarray) -> Optional["_Said"]:
+        """The best hypothesis; nothing, if the samples are too short for the model."""
         encoded = []
         postencoder = getattr(self.model, "postencoder", None)
         module = self.model.encoder if postencoder is None else postencoder
-        hook = module.register_forward_hook(lambda module, inputs, output: encoded.append(output[0]))
+        thread = threading.get_ident()
+        hook = module.register_forward_hook(
+            lambda module, inputs, output: encoded.append(output[0]) if threading.get_ident() == thread else None
+        )
         try:
             with guarding(self.speech2text) if self.guard else nullcontext():
                 found = (self._encode if self.ctc_greedy else self.speech2text)(self._preprocess(samples))
         except Exception as e:
             if type(e).__name__ != "TooShortUttError":  # each task has a class of this name
                 raise
-            return Heard([], note="too short for the model")
+            return None
         finally:
             hook.remove()
         # an encoder with intermediate CTC returns those outputs too
         frames = encoded[-1][0] if isinstance(encoded[-1], tuple) else encoded[-1]
-        if self.ctc_greedy:
-            ids, spans = ctc_best_path(self.model.ctc.log_softmax(frames)[0], self._blank)
-            tokens = self.speech2text.converter.ids2tokens(ids)
-            text, note = self._to_text(tokens), ""
-        else:
-            text, tokens, ids, note = self._best(found, frames)
-            spans = self._frames(frames, ids) if tokens else None
-        if not tokens:
-            return Heard([], note=note)
-        seconds = len(samples) / self.rate
+        if not self.ctc_greedy:
+            return _Said(*self._best(found), frames)
+        ids, spans = ctc_best_path(self.model.ctc.log_softmax(frames)[0], self._blank)
+        tokens = self.speech2text.converter.ids2tokens(ids)
+        return _Said(self._to_text(tokens), tokens, ids, None, frames, spans)
+
+    def _words(self, said: "_Said", samples: int) -> Tuple[List[Word], bool]:
+        """The words of so many samples with times, and whether these are those of an alignment."""
+        seconds = samples / self.rate
         phonemes = type(self.speech2text.tokenizer).__name__ == "PhonemeTokenizer"
-        stretches = word_tokens(text, tokens, self._to_text, each=phonemes)
+        stretches = word_tokens(said.text, said.tokens, self._to_text, each=phonemes)
+        spans = said.spans or self._frames(said.frames, said.ids)
         if spans is None:
-            spread = [i * seconds / len(tokens) for i in range(len(tokens) + 1)]
-            words = [Word(word, spread[first], spread[last + 1], space) for word, first, last, space in stretches]
-            return Heard(words, timed=False, note=note)
-        step = self._frame_seconds(len(samples), frames.size(1))
-        times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
+            count = len(said.tokens)
+            times = [(i * seconds / count, (i + 1) * seconds / count) for i in range(count)]
+        else:
+            step = self._frame_seconds(samples, said.frames.size(1))
+            times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
         words = [Word(word, times[first][0], times[last][1], space) for word, first, last, space in stretches]
-        return Heard(words, note=note)
+        return words, spans is not None
 
     def _encode(self, samples: np.ndarray) -> None:
         speech = torch.as_tensor(samples)[None]
         speech = speech.to(self.speech2text.device, getattr(torch, self.speech2text.dtype))
         self.model.encode(speech, torch.tensor([speech.size(1)], device=speech.device))
 
-    def _best(self, result: Any, encoded: torch.Tensor) -> Tuple[str, List[str], List[int], str]:
-        """Text, tokens and their numbers of the best hypothesis, as the guard leaves them, and its note."""
+    def _best(self, result: Any) -> Tuple[str, List[str], List[int], Any]:
+        """Text, tokens and their numbers of the best hypothesis, and that."""
         if isinstance(result, tuple):  # with what intermediate CTC says
             result = result[0]
         if not result:  # no hypothesis was finished
-            return "", [], [], ""
+            return "", [], [], None
         if not isinstance(result[0], tuple):
             result = self.speech2text.hypotheses_to_results(result)
         text, tokens, ids, hypothesis = result[0]
-        text = self._to_text(tokens) if text is None else text
-        if not self.guard or not tokens:
-            return text, tokens, ids, ""
-        if no_speech(self.model, encoded, hypothesis):
-            logging.info(f"espnet_rand: no speech: left out: {text.strip()}")
-            return "", [], [], _NO_SPEECH
-        if (loop := find_loop(ids)) is None:
-            return text, tokens, ids, ""
-        logging.info(f"espnet_rand: words over and over: {text.strip()}")
-        tokens, ids = (x[: loop.start + loop.period] + x[loop.stop :] for x in (tokens, ids))
-        return self._to_text(tokens), tokens, ids, _LOOP
+        ids = ids[len(ids) - len(tokens) :]  # special tokens, which the converter leaves out, stand first
+        return self._to_text(tokens) if text is None else text, tokens, ids, hypothesis
 
     def _to_text(self, tokens: List[str]) -> str:
         tokenizer = self.speech2text.tokenizer
@@ -135,11 +173,35 @@ class Recognizer:
 
     def _frame_seconds(self, samples: int, frames: int) -> float:
         """The shift of the encoder's frames: a multiple of the frontend's, where that is known."""
-        shift = samples_heard(self.model.encoder, samples) / frames
-        hop = getattr(getattr(self.model, "frontend", None) or self.model.encoder, "hop_length", None)
+        if (known := seconds_of_a_frame(self.model.encoder)) is not None:
+            return known
+        shift = samples / frames
+        hop = getattr(getattr(self.model, "frontend", None), "hop_length", None)
         if hop:
             shift = hop * max(1, round(shift / hop - 0.25))  # convolutions without padding take some frames away
         return shift / self.rate
+
+
+class _Said(NamedTuple):
+    """The best hypothesis of a search.
+
+    Attributes:
+        ids: numbers of the tokens
+        hypothesis: ESPnet's, with scores; None of a greedy one
+        frames: the encoder's output, (1, frames, values)
+        spans: the first frame of each token, and the frame after its last; None: not known yet
+    """
+
+    text: str
+    tokens: List[str]
+    ids: List[int]
+    hypothesis: Any
+    frames: torch.Tensor
+    spans: Optional[Spans] = None
+
+    def of(self, ids: List[int], tokens: List[str], to_text: Callable[[List[str]], str]) -> "_Said":
+        """The same with other tokens."""
+        return self._replace(text=to_text(tokens), tokens=tokens, ids=ids)
 
 
 def _rate(train_args: argparse.Namespace) -> int:

@@ -62,6 +62,10 @@ class Heard(NamedTuple):
     timed: bool = True
     note: str = ""
 
+    def moved(self, seconds: float) -> "Heard":
+        """The same, so many seconds later."""
+        return self._replace(words=[w._replace(start=w.start + seconds, end=w.end + seconds) for w in self.words])
+
 
 def join_text(words: Sequence[Word]) -> str:
     """The words as a text, with the white space of the texts they come from."""
