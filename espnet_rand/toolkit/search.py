@@ -26,7 +26,7 @@ def register() -> None:
         given = inspect.signature(original).bind(search, *args, **kwargs).arguments
         changes, notes = _changes(given["scorers"], given["weights"], given["beam_size"], given["vocab_size"])
         for note in notes:
-            logging.warning(f"espnet_rand: {note}. The search has that")
+            logging.warning(f"espnet_rand: {note}. It is set to that")
         original(**{**given, **changes})
 
     BeamSearch.__init__ = fitted
@@ -52,17 +52,19 @@ def _changes(
 ) -> Tuple[Dict[str, Any], List[str]]:
     """What a search must have in place of what it is given: arguments of BeamSearch, and what is to be said."""
     changes: Dict[str, Any] = {}
-    notes = []
-    if {"decoder", "ctc"} <= scorers.keys():
-        given, fits = weights["ctc"], _ctc_weight(scorers, weights)
-        if fits != given:
-            lacks = "CTC" if fits == 0.0 else "attention decoder"
-            notes.append(f"ctc_weight {given:g}: the model has no {lacks}, it must be {fits:g}")
-            changes["weights"] = {**weights, "ctc": fits, "decoder": 1.0 - fits}
-            changes["pre_beam_score_key"] = "full" if fits == 0.0 else None
-    if beam_size >= tokens > 1:  # the blank, if it were kept, would be the best of all
-        notes.append(f"beam_size {beam_size}: the model has {tokens} tokens, it must be {tokens - 1} or less")
-        changes["beam_size"] = tokens - 1
+    notes: List[str] = []
+    if not {"decoder", "ctc"} <= scorers.keys():  # a language model's, a translation's
+        return changes, notes
+    given, fits = weights["ctc"], _ctc_weight(scorers, weights)
+    if fits != given:
+        lacks = "CTC" if fits == 0.0 else "attention decoder"
+        notes.append(f"ctc_weight {given:g}: the model has no {lacks}, it must be {fits:g}")
+        changes["weights"] = {**weights, "ctc": fits, "decoder": 1.0 - fits}
+        changes["pre_beam_score_key"] = "full" if fits == 0.0 else None
+    most = tokens - 1 if fits else tokens  # if CTC's blank is kept, the search ends there, with nothing
+    if beam_size > most:
+        notes.append(f"beam_size {beam_size}: the model has {tokens} tokens, it must be at most {most}")
+        changes["beam_size"] = most
     return changes, notes
 
 
