@@ -9,6 +9,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, List
 
+import torch
+
 from espnet_rand.bin import launch
 
 # how many words, the directory, and the words of a command go to this process; its exit status comes back
@@ -61,6 +63,7 @@ def _fork(words: List[str], folder: str, out: int) -> int:
         os.dup2(out, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         logging.root.handlers.clear()
+        torch.set_num_threads(1)  # more would wait for threads that a fork has not
         status = _status(*words)
         sys.stdout.flush()
         sys.stderr.flush()
