@@ -1,7 +1,7 @@
 """A model that learns in seconds to name the tones of a melody."""
 
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -39,11 +39,11 @@ def names(count: int, rng: np.random.Generator) -> List[str]:
     return [list(TONES)[i] for i in rng.integers(0, len(TONES), count)]
 
 
-def train(folder: Path) -> Tuple[Path, Path]:
-    """Make config.yaml and model.pth of a model with CTC, whose frames learn what is to be heard in them."""
+def train(folder: Path, **more: Any) -> Tuple[Path, Path]:
+    """Make config.yaml, with `more` options, and model.pth of a model with CTC; frames learn what is heard in them."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    task, folder = write_config("asr", folder, **MODEL)
+    task, folder = write_config("asr", folder, **MODEL, **more)
     model, _ = task.build_model_from_file(folder / "config.yaml")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     for _ in range(40):

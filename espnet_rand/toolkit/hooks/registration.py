@@ -25,7 +25,7 @@ from espnet_rand.context import setting
 from espnet_rand.errors import UserError
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import backend, eval_bits, options, trailing_silence
+from espnet_rand.toolkit import backend, eval_bits, options, search, trailing_silence
 from espnet_rand.toolkit.hooks import (
     espnet3,
     init_param,
@@ -72,6 +72,7 @@ def register() -> None:
     trailing_silence.asked()
     _registered = True
     transducer_loss.stand_in()
+    search.register()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
     _wrap_classmethod(AbsTask, "build_model_from_file", _build_model_from_file)
     AbsTask.main_worker = _MainWorker(AbsTask.__dict__["main_worker"])

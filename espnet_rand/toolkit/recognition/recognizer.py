@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit import search
 from espnet_rand.toolkit.recognition.guard import guarding, guards, look, quietest
 from espnet_rand.toolkit.recognition.token_times import Spans, ctc_best_path, ctc_frames, transducer_frames
 from espnet_rand.toolkit.recognition.words import Heard, Word, word_tokens
@@ -43,7 +44,7 @@ class Recognizer:
         longest: samples that it hears at once, of more it would hear the first: Whisper's 30 seconds; else infinity
 
     Raises:
-        OptionError: ctc_greedy, and the model has no CTC
+        OptionError: ctc_greedy, and the model has no CTC; or the search does not fit the model, see search.check
     """
 
     def __init__(self, speech2text: Any, ctc_greedy: bool = False, guard: bool = True):
@@ -54,6 +55,8 @@ class Recognizer:
                 f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a "
                 "transducer. Mend: leave ctc_greedy out"
             )
+        if not ctc_greedy:
+            search.check(speech2text)
         self.ctc_greedy = ctc_greedy
         self.guard = guard and not ctc_greedy and guards(speech2text)
         self.rate = _rate(speech2text.asr_train_args)
