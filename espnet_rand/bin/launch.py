@@ -1,8 +1,10 @@
 """`espnet-rand`: Python, with espnet_rand registered in it and in every Python that it starts."""
 
+import ast
 import os
 import re
 import sys
+from pathlib import Path
 from typing import List, NoReturn, Optional
 
 from espnet_rand.processes import with_startup
@@ -23,6 +25,8 @@ Python processes started below. For example
 --packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (docs/packed_files.md)
 --trailing_silence SECONDS|full  what Whisper hears behind each recording (docs/whisper.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
+
+Commands of this package: python -m espnet_rand.bin.NAME --help
 """
 
 
@@ -36,7 +40,7 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
             _fail(f"{flag} needs a value")
         given[flag].append(value or arguments.pop(0))
     if not arguments or arguments[0] in ("-h", "--help"):
-        _exit(USAGE, 0 if arguments else 2)
+        _exit(USAGE + _commands(), 0 if arguments else 2)
     if arguments[0] == "link":
         from espnet_rand.bin import link
 
@@ -56,6 +60,13 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
     if given["--trailing_silence"]:
         environment["ESPNET_RAND_TRAILING_SILENCE"] = given["--trailing_silence"][-1]
     os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def _commands() -> str:
+    """A line for each command of espnet_rand.bin, from its docstring: to import one is to import torch."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))}
+    commands = {name: ast.parse(text) for name, text in texts.items() if "\nif __name__ ==" in text}
+    return "\n".join(f"  {name:<20}{ast.get_docstring(tree).splitlines()[0]}" for name, tree in commands.items())
 
 
 def _check_flags(arguments: List[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from espnet_rand.bin.command import run
+from espnet_rand.errors import QuantizationError
 from espnet_rand.presets import presets
 
 _EXAMPLE = "rand_m3_ste_w4"
@@ -49,7 +50,8 @@ def training_option(recipe: Path) -> Optional[str]:
     """The option of a recipe's run.sh that takes arguments of the training: --asr_args, --train_args ..."""
     for script in filter(Path.is_file, sorted(recipe.glob("*.sh"))):
         text = script.read_text(encoding="utf-8", errors="replace")
-        for name in (f"{script.stem.rstrip('0123456789')}_args", "train_args"):
+        task = script.stem.rstrip("0123456789")
+        for name in (f"{task}_args", "train_args", f"{task.rpartition('_')[2]}_args"):  # the last: enh_diar's
             if re.search(rf"^{name}=", text, re.MULTILINE):
                 return f"--{name}"
     return None
@@ -57,6 +59,11 @@ def training_option(recipe: Path) -> Optional[str]:
 
 def link_presets(args: argparse.Namespace) -> None:
     """Link, and say how to run the recipe."""
+    if (args.recipe / "codec.sh").is_file():
+        raise QuantizationError(
+            f"{args.recipe}: ESPnet's codecs have a --quantizer of their own, of activations, and keep it. "
+            "Mend: quantize the model from Python, by espnet_rand.quantize"
+        )
     recipe, links = args.recipe, link(args.recipe)
     print(f"{len(links)} presets in {recipe / 'conf'}: {', '.join(path.stem for path in links)}\nRun, in {recipe}:\n")
     command = _ESPNET2 if (recipe / "run.sh").is_file() else _ESPNET3

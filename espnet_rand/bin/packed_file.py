@@ -6,8 +6,10 @@ from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, report,
 
 
 def say(packed: PackedModel, path: Path) -> None:
-    """Print what a packed file holds, and its size; and whether it should be packed again."""
-    print(f"{report(packed)}\n{path}: {path.stat().st_size:,} bytes")
+    """Print what a packed file holds, and what its size is made of; and whether it should be packed again."""
+    held = report(packed)
+    size, tensors = path.stat().st_size, held.totals["bytes_after"]
+    print(f"{held}\n{path}: {size:,} bytes: these {tensors:,}, and {size - tensors:,} that describe them")
     if packed.version < FORMAT_VERSION:
         print(f"{path}: {OLD_FORMAT}")
 

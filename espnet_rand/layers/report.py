@@ -45,7 +45,7 @@ class Report:
 
     @property
     def totals(self) -> Dict[str, Any]:
-        """Of the whole model: numbers of weights, and bytes before and after (float parts included)."""
+        """Of all that is listed: numbers of weights, and bytes before and after (float parts included)."""
         kept = sum(entry.bytes for entry in self.left_in_float)
         before = kept + sum(entry.bytes_before for entry in self.quantized)
         after = kept + sum(entry.bytes_after for entry in self.quantized)
@@ -80,9 +80,12 @@ class Report:
             example = f"{entries[0].name} ({entries[0].layer})".removesuffix(" ()")
             kept.add_row(reason, str(len(entries)), str(count), example)
         t = self.totals
+        others, all_of_it = (
+            ("parameters in float", "all parameters") if known else ("other numbers", "all parameters and buffers")
+        )
         summary = (
             f"quantized {t['quantized_weights']:,} weights in {len(self.quantized)} tensors; "
-            f"{t['float_parameters']:,} parameters in float; whole model "
+            f"{t['float_parameters']:,} {others}; {all_of_it} "
             f"{t['bytes_before']:,} bytes before, {t['bytes_after']:,} after (1/{t['ratio']:.2f})"
         )
         console = Console(width=200, no_color=True, highlight=False)

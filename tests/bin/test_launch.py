@@ -1,5 +1,7 @@
 """espnet-rand runs Python as Python does, registered in every process below it."""
 
+import re
+
 PROBE = "from espnet2.tasks.lm import LMTask as T; print('quantizer' in {a.dest for a in T.get_parser()._actions})"
 
 
@@ -35,6 +37,14 @@ def test_registering_once_more_below_the_launcher(run):
 def test_nothing_is_imported_that_is_not_needed(run):
     loaded = run("espnet-rand", "-c", "import sys; print('torch' in sys.modules, 'espnet_rand' in sys.modules)")
     assert loaded.stdout.strip() == "False False"
+
+
+def test_help_lists_the_commands_without_torch(run):
+    probe = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); "
+    said = run("python", "-c", f"{probe}from espnet_rand.bin.launch import main; main(['--help'])").stdout
+    listed = set(re.findall(r"^  (\w+) +[A-Z].*[.]$", said, re.MULTILINE))
+    assert {"pack_weights", "allocate_bits", "asr_inference_long"} <= listed and said.endswith("False\n")
+    assert not {"launch", "link", "command", "packed_file"} & listed
 
 
 def test_import_reaches_children(run, tmp_path):

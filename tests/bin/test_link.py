@@ -23,6 +23,19 @@ def test_links_and_says_how_to_run(run, recipe):
     assert (recipe / "conf/train.yaml").read_text() == "max_epoch: 1\n"
 
 
+def test_a_script_whose_option_has_half_its_name(run, recipe):
+    (recipe / "st.sh").unlink()
+    (recipe / "enh_diar.sh").write_text("diar_args=\n")
+    assert '--diar_args "--quantizer_config' in run("espnet-rand", "link", recipe).stdout
+
+
+def test_refuses_codecs(run, recipe):
+    (recipe / "codec.sh").write_text("train_args=\n")
+    done = run("espnet-rand", "link", recipe, check=False)
+    assert done.returncode == 1 and "codecs have a --quantizer of their own" in done.stderr
+    assert not (recipe / "conf/rand_w4.yaml").exists()
+
+
 def test_a_recipe_of_espnet3(run, recipe):
     (recipe / "run.sh").rename(recipe / "run.py")
     said = run("espnet-rand", "link", recipe).stdout

@@ -1,5 +1,7 @@
 """From a checkpoint to a packed file to a transcript, by the commands."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -76,7 +78,10 @@ def test_inspection_names_layers_and_sizes(experiments, capsys):
     inspect_weights.main([str(experiments / "rand.safetensors")])
     said = capsys.readouterr().out
     assert "ctc.ctc_lo.weight" in said and "quantizer: rand" in said and "espnet: 20" in said
-    assert f"{(experiments / 'rand.safetensors').stat().st_size:,} bytes" in said
+    file, tensors, head = re.search(r"safetensors: ([\d,]+) bytes: these ([\d,]+), and ([\d,]+) that", said).groups()
+    assert "all parameters and buffers" in said and f" {tensors} after" in said, "the sizes that are printed agree"
+    file, tensors, head = (int(size.replace(",", "")) for size in (file, tensors, head))
+    assert file == tensors + head == (experiments / "rand.safetensors").stat().st_size
 
 
 def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_path, capsys):

@@ -1,10 +1,14 @@
 """The commands that stages run."""
 
+import functools
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,12 +38,53 @@ def test_finished_jobs_are_skipped_and_another_command_is_named(tmp_path):
     assert run(job).stdout == again.stdout
 
 
+@pytest.fixture
+def jobs(monkeypatch):
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("jobs", COMMAND[1])
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "jobs", module)  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_a_terminal_there_are_lines_now_and_then(jobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "EVERY", 0)
+    log = tmp_path / "tokens.log"
+    assert jobs.run([jobs.Job(log, 0, "-", "true")], 1, "tokens") is None
+    assert f"tokens: 0 of 1 finished. Now: {log} (begun)" in capsys.readouterr().out.splitlines()
+
+
+def test_the_time_left_is_that_of_the_steps_of_this_run(jobs, tmp_path, monkeypatch):
+    """A training that goes on: the epochs of an earlier run took none of this one's time."""
+    clock = SimpleNamespace(time=lambda: clock.now, now=0)
+    monkeypatch.setattr(jobs, "time", clock)
+    train, waits = (jobs.Job(Path(name), 9, "-", "") for name in ("train.log", "waits.log"))
+    train.process = SimpleNamespace(poll=lambda: None)
+    stage = jobs.Stage([train, waits], "training")
+    for queue in (stage.begun, stage.running):
+        queue.append(train)
+    stage.waiting.remove(train)
+    for clock.now, line, said in (
+        (10, "5/8epoch started", "training: 0 of 2 finished. Now: train.log (50%)"),
+        (110, "6/8epoch started", "training: 0 of 2 finished, about 22 min left. Now: train.log (62%, 5 min left)"),
+        (160, "", "training: 0 of 2 finished, about 21 min left. Now: train.log (62%, 4 min left)"),
+    ):
+        train.reader = [line]
+        stage.look()
+        assert str(stage) == said
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_stops_its_jobs(sent, tmp_path):
     """Also when its terminal is closed: a training that goes on alone would meet the next one."""
     log, pid = tmp_path / "first.log", tmp_path / "pid"
     line = "\t".join(map(str, (log, 0, "-", f"echo $$ > {pid}; exec sleep 600"))) + "\n"
-    with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # as in a terminal, also where these tests run under nohup, whose children ignore SIGHUP
+    heed = functools.partial(signal.signal, sent, signal.SIG_DFL)
+    with subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as process:
         process.stdin.write(line)
         process.stdin.close()
         while not (pid.exists() and pid.read_text().strip()):

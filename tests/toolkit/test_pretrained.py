@@ -24,6 +24,7 @@ from espnet2.tasks import abs_task  # noqa: E402
 
 from espnet_rand.context import setting  # noqa: E402
 from espnet_rand.toolkit.hooks import init_param  # noqa: E402
+from espnet_rand.toolkit.pretrained import sources  # noqa: E402
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit  # noqa: E402
 from espnet_rand.toolkit.pretrained.sources import opened  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
@@ -350,6 +351,7 @@ def test_a_tag_is_downloaded_by_the_model_zoo(zoo, monkeypatch):
     given = zoo("asr")
     files = {"asr_train_config": str(given.folder / "config.yaml"), "asr_model_file": str(given.folder / "model.pth")}
     monkeypatch.setattr(ModelDownloader, "__init__", lambda self: None)
+    monkeypatch.setattr(ModelDownloader, "download", lambda self, tag: str(given.folder))  # as of Hugging Face
     monkeypatch.setattr(ModelDownloader, "download_and_unpack", lambda self, tag: files if tag == "me/model@v1" else {})
     with opened("me/model@v1") as found:
         assert found == (given.folder / "model.pth", given.folder / "config.yaml")
@@ -364,13 +366,40 @@ def test_a_tag_is_downloaded_by_the_model_zoo(zoo, monkeypatch):
         LOAD("me/model", built(given, **RAND), False)
 
 
+@pytest.mark.parametrize("name", ["bomb.zip", "bomb.tar.gz"])
+def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch, name):
+    from espnet_model_zoo.downloader import ModelDownloader
+
+    bomb = tmp_path / name
+    content = {"meta.yaml": META, "model.pth": bytes(5_000_000)}
+    if name == "bomb.zip":
+        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, data in content.items():
+                archive.writestr(member, data)
+    else:
+        _tar(bomb, content, "w:gz")
+    unpacked = []
+    monkeypatch.setattr(sources, "unpack", lambda *args: unpacked.append(args))
+    monkeypatch.setattr(ModelDownloader, "__init__", lambda self: None)
+    monkeypatch.setattr(ModelDownloader, "download", lambda self, tag: str(bomb))
+    monkeypatch.setattr(ModelDownloader, "download_and_unpack", lambda self, tag: unpacked.append(tag))
+    for given in (bomb, "me/model"):
+        with pytest.raises(PretrainedError, match=rf"{name}: .* bytes that unpack to 5,000,\d+ or more"), opened(given):
+            pass
+    monkeypatch.setattr(sources, "_MOST_TIMES", 10**9)
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(PretrainedError, match="has room for 1,000,000. Mend: make room there"), opened(bomb):
+        pass
+    assert not unpacked
+
+
 class Evil:
     def __reduce__(self):
         return print, ("unpickled",)
 
 
-def _tar(path, members):
-    with tarfile.open(path, "w") as tar:
+def _tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             if content in (tarfile.SYMTYPE, tarfile.LNKTYPE):

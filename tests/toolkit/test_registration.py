@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import espnet_rand
 from espnet_rand.layers import quantized_layers
+from espnet_rand.presets import presets
 
 espnet_rand.register()
 
@@ -38,6 +40,31 @@ def test_every_task_has_the_options(name):
                 assert "quantizer_config" not in names, "a codec keeps its own --quantizer"
                 continue
             assert {"quantizer", "quantizer_conf", "quantizer_config"} <= names
+
+
+@pytest.mark.parametrize("name", ["spk_embed_extract", "lid_inference"])
+def test_a_program_that_gets_a_trainings_options_too(name, tmp_path, capsys):
+    """spk.sh gives `--spk_args` to the training and to the extraction of embeddings."""
+    program = importlib.import_module(f"espnet2.bin.{name}")
+    preset = yaml.safe_load(presets()["rand_m3_ste_w4"].read_text())
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(espnet_rand.QuantizerConfig.from_dict(preset).to_dict()))
+
+    def parse(*given):
+        required = ["--output_dir", "exp", "--data_path_and_name_and_type", "a,b,sound"]
+        options = [f"--{name.split('_')[0]}_train_config", str(config), *required, *given]
+        return program.get_parser().parse_args(options)
+
+    assert "quantizer" not in parse("--quantizer_config", "rand_m3_ste_w4", "--teacher", "model.pth")
+    assert "quantizer" not in parse()
+    for wrong in ("--quantizer_config=rand_w4", "--quantizer_conf=bits=3"):
+        with pytest.raises(SystemExit):
+            parse(wrong)
+        assert "error: quantizer" in capsys.readouterr().err.splitlines()[-1]
+    config.write_text("quantizer: null\n")
+    with pytest.raises(SystemExit):
+        parse("--quantizer", "rand")
+    assert f"the model of {config} was trained with none, and not with" in capsys.readouterr().err
 
 
 def _arguments(corpus, *more):

@@ -204,8 +204,17 @@ perturb_options() {  # a random one of the factors for each recording, by ESPnet
         "'data_aug_effects=[$(printf '[1,speed_perturb,{"factor":%s}],' ${speed_perturb_factors})]'"
 }
 
+epochs() {  # <config> <options>: how many a training has; 0 if it is not said there
+    local number
+    number=$(sed -n 's/^max_epoch: *\([0-9]*\).*/\1/p' "$1")
+    if [[ $2 =~ .*--max_epoch[\ =]+([0-9]+) ]]; then  # the last one
+        number=${BASH_REMATCH[1]}
+    fi
+    echo "${number:-0}"
+}
+
 train_job() {  # <name> <mode> <config> <init> <options>
-    local dir=${expdir}/$1 init=${expdir}/$4/${inference_model} after=- options=$5
+    local dir=${expdir}/$1 init=${expdir}/$4/${inference_model} after=- options=$5 steps=0
     [ "$4" = - ] || after=${expdir}/$4/train.log
     case $2 in
         round|calibrate|pack|plan)
@@ -230,7 +239,8 @@ train_job() {  # <name> <mode> <config> <init> <options>
     if [ "${feats_normalize}" = global_mvn ]; then
         options="--normalize global_mvn --normalize_conf stats_file=${stats}/train/feats_stats.npz ${options}"
     fi
-    job "${dir}/train.log" 0 "${after}" "${launch} ${asr_command} --config $3 --output_dir ${dir} \
+    [ "$2" = dry ] || steps=$(epochs "$3" "${options} ${asr_args}")
+    job "${dir}/train.log" "${steps}" "${after}" "${launch} ${asr_command} --config $3 --output_dir ${dir} \
 --resume true $(printf -- '--%s_shape_file '"${stats}"'/%s/%s_shape ' \
 train train speech train train text valid valid speech valid valid text) ${launch_options} \
 $(perturb_options) ${options} ${asr_args}"
@@ -241,7 +251,8 @@ if selected 4; then
     list=$(for_systems train_job)
     if [ "${use_lm}" = true ]; then
         [ -e "${lm_stats}/all.done" ] || die "${lm_stats} is not finished: run stage 3 first"
-        list+=$'\n'$(job "${lm_exp}/train.log" 0 - "${launch} ${lm_command} --config ${lm_config} \
+        steps=$(epochs "${lm_config}" "${lm_args}")
+        list+=$'\n'$(job "${lm_exp}/train.log" "${steps}" - "${launch} ${lm_command} --config ${lm_config} \
 --output_dir ${lm_exp} --resume true --train_shape_file ${lm_stats}/train/text_shape \
 --valid_shape_file ${lm_stats}/valid/text_shape ${launch_options} ${lm_args}")
     fi

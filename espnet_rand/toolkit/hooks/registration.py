@@ -33,6 +33,7 @@ from espnet_rand.toolkit.hooks import (
     partial,
     precisions,
     resuming,
+    second_programs,
     teacher,
     transducer_loss,
 )
@@ -73,6 +74,7 @@ def register() -> None:
     _registered = True
     transducer_loss.stand_in()
     search.register()
+    second_programs.register()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
     _wrap_classmethod(AbsTask, "build_model_from_file", _build_model_from_file)
     AbsTask.main_worker = _MainWorker(AbsTask.__dict__["main_worker"])

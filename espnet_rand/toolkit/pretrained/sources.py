@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import tarfile
 import tempfile
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ except ImportError:  # ESPnet 202511
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")
 _TAG = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+#: How many times its own size an archive may unpack to. Weights hardly compress: those of real models stay below 3.
+_MOST_TIMES = 100
 #: Where trainers keep the weights within a checkpoint: DeepSpeed, Lightning, ESPnet's checkpoint.pth.
 _NESTED = ("module", "state_dict", "model")
 
@@ -64,8 +67,10 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
     elif path.is_file() and path.suffix in _ARCHIVES:
         with tempfile.TemporaryDirectory(prefix="espnet_rand.") as directory:
             try:
-                _check_contents(path)
+                _check_contents(path, directory)
                 unpack(path, directory)
+            except PretrainedError:
+                raise
             except Exception as e:
                 raise PretrainedError(f"{path}: no archive of espnet2.bin.pack, or damaged: {one_line(e)}") from None
             yield _choose(given, _contents(Path(directory)), language_model)
@@ -78,15 +83,33 @@ def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pr
         raise PretrainedError(f"no such file or directory: {given} (and a tag of the model zoo reads user/name)")
 
 
-def _check_contents(path: Path) -> None:
-    """Raises ValueError: something would be written outside the directory (ESPnet 202511 does), or is a link."""
+def _check_contents(path: Path, directory: Union[str, Path]) -> None:
+    """Check what an archive says of its members, before it is unpacked into `directory`.
+
+    Raises:
+        PretrainedError: something would be written outside the directory (ESPnet 202511 does), or is a link; or it is
+            too large, for the disk or for an archive of its size
+    """
+    own, free, total = path.stat().st_size, shutil.disk_usage(directory).free, 0
     with Archiver(path) as archive:
         for info in archive:
             name = archive.get_name_from_info(info)
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"{name} would be written outside")
+                raise PretrainedError(f"{path}: {name} would be written outside")
             if isinstance(info, tarfile.TarInfo) and not (info.isfile() or info.isdir()):
-                raise ValueError(f"{name} is no file but a link or a device")
+                raise PretrainedError(f"{path}: {name} is no file but a link or a device")
+            # at once: to reach the next member of a tar file, this one is decompressed
+            total += info.size if isinstance(info, tarfile.TarInfo) else info.file_size
+            if total > _MOST_TIMES * own:
+                raise PretrainedError(
+                    f"{path}: {own:,} bytes that unpack to {total:,} or more, as those of no model do. "
+                    "Mend: if you trust it, unpack it yourself, and give the directory"
+                )
+            if total > free:
+                raise PretrainedError(
+                    f"{path}: it unpacks to {total:,} bytes or more, and {directory} has room for {free:,}. "
+                    "Mend: make room there, or unpack it elsewhere and give the directory"
+                )
 
 
 def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
@@ -164,9 +187,16 @@ def _download(tag: str) -> Dict[str, Path]:
     try:
         from espnet_model_zoo.downloader import ModelDownloader
 
-        files = ModelDownloader().download_and_unpack(tag)
+        zoo = ModelDownloader()
+        downloaded = Path(zoo.download(tag))
+        # Hugging Face has folders, and an archive is unpacked once
+        if downloaded.is_file() and not (downloaded.parent / "meta.yaml").exists():
+            _check_contents(downloaded, downloaded.parent)
+        files = zoo.download_and_unpack(tag)
     except ImportError:
         raise PretrainedError(f"{tag}: a tag of the model zoo needs `pip install espnet_model_zoo`") from None
+    except PretrainedError:
+        raise
     except Exception as e:  # whatever the network and the services raise
         raise PretrainedError(
             f"{tag}: there is no such file, and as a tag of the model zoo it cannot be downloaded: {one_line(e)}. "

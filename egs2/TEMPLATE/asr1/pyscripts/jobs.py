@@ -4,11 +4,13 @@
 Standard input has one job a line, in four columns separated by tabs:
 
     log      the file for its output, e.g. exp/float/train.log
-    steps    how many decoded utterances or batches to expect; 0 for training,
-             which says itself how many epochs there are
+    steps    how many decoded utterances, batches or epochs to expect; 0: not known.
+             (A training says itself how many epochs it has, once it runs)
     after    the log of the job that must be finished first, or -
     command  run by bash
 
+The progress is a bar for each job and one for all, with the time that is left; where there is no terminal, a line a
+minute. The time left of all takes the jobs' steps to be alike.
 A finished job leaves train.done beside train.log, with its command, and is skipped from then on; if the command is
 another by now, this is said.
 When a job fails, the end of its log is printed and the others are stopped.
@@ -22,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +32,36 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
 STEP = re.compile(r"speech length: |Niter: ")
+#: Seconds between two lines, where there is no terminal.
+EVERY = 60
+
+
+class Pace:
+    """How fast steps are done, from the first time that their number is noted."""
+
+    def __init__(self):
+        self.first = self.last = None
+
+    def note(self, steps: int) -> None:
+        if self.last is None or steps != self.last[1]:
+            self.last = (time.time(), steps)
+            self.first = self.first or self.last
+
+    def left(self, steps: int) -> str:
+        """How long `steps` more take; empty if that is not known yet."""
+        if self.first == self.last:
+            return ""
+        (began, at_first), (moved, at_last) = self.first, self.last
+        seconds = (moved - began) / (at_last - at_first) * steps - (time.time() - moved)
+        return f"{duration(max(0, seconds))} left"
+
+
+def duration(seconds: float) -> str:
+    """7 s, 12 min, 1 h 20 min."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 @dataclass
@@ -41,7 +73,9 @@ class Job:
     after: str
     command: str
     completed: int = 0
+    before: int = 0  # completed by an earlier run
     process: subprocess.Popen | None = None
+    pace: Pace = field(default_factory=Pace)
 
     @classmethod
     def parse(cls, line: str):
@@ -82,8 +116,31 @@ class Job:
         for line in self.reader:
             if epoch := EPOCH.search(line):
                 self.completed, self.steps = int(epoch[1]) - 1, int(epoch[2])
+                self.before = self.completed if self.pace.first is None else self.before
             elif STEP.search(line):
                 self.completed += 1
+            else:
+                continue
+            self.pace.note(self.completed)
+
+    def finish(self):
+        self.done.write_text(self.command, encoding="utf-8")
+        self.completed = self.size
+
+    @property
+    def size(self) -> int:
+        """In steps; 1 if they are not known."""
+        return self.steps or 1
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.size - self.completed)
+
+    def __str__(self) -> str:
+        """Of a job that runs."""
+        share = f"{self.completed / self.steps:.0%}" if self.steps else "begun"
+        left = self.pace.left(self.remaining)
+        return f"{self.log} ({share}, {left})" if left else f"{self.log} ({share})"
 
     def stop(self):
         with contextlib.suppress(ProcessLookupError):
@@ -91,58 +148,125 @@ class Job:
         self.process.wait()
 
 
+class Stage:
+    """The jobs of a list: what waits, what runs, and how far all of it is."""
+
+    def __init__(self, jobs: list, title: str):
+        self.jobs, self.title = jobs, title
+        self.waiting = [job for job in jobs if not job.done.exists()]
+        self.begun, self.running = [], []
+        self.pace = Pace()
+        self.pace.note(0)
+
+    def start(self, at_a_time: int) -> bool:
+        """Start what can be; whether anything runs."""
+        ready = [job for job in self.waiting if job.ready()]
+        # A job that has the machine for itself has all its cores.
+        abreast = min(at_a_time, len(ready) + len(self.running))
+        for job in ready[: at_a_time - len(self.running)]:
+            self.waiting.remove(job)
+            job.start(max(1, (os.cpu_count() or 1) // abreast))
+            self.begun.append(job)
+            self.running.append(job)
+        return bool(self.running)
+
+    def look(self) -> tuple[list, Job | None]:
+        """Follow what runs; returns what is finished since the last call, and a job that failed, if any."""
+        finished = []
+        for job in list(self.running):
+            code = job.process.poll()
+            job.follow()
+            if code is None:
+                continue
+            self.running.remove(job)
+            if code != 0:
+                return finished, job
+            job.finish()
+            finished.append(job)
+        self.pace.note(sum(job.completed - job.before for job in self.begun))
+        return finished, None
+
+    @property
+    def finished(self) -> int:
+        return len(self.jobs) - len(self.waiting) - len(self.running)
+
+    @property
+    def left(self) -> str:
+        return self.pace.left(sum(job.remaining for job in [*self.waiting, *self.running]))
+
+    def __str__(self) -> str:
+        left = f", about {self.left}" if self.left else ""
+        now = ", ".join(map(str, self.running))
+        return f"{self.title}: {self.finished} of {len(self.jobs)} finished{left}. Now: {now}"
+
+
+class Display:
+    """Bars on a terminal; else a line now and then."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.console, self.said = stage, Console(soft_wrap=True), time.time()
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.whole = self.bars.add_task(stage.title, total=len(stage.jobs), left="")
+        self.tasks = {}
+
+    def say(self, text: str) -> None:
+        self.console.print(f"{self.stage.title}: {text}")
+
+    def say_what_is_there(self) -> None:
+        there = [job for job in self.stage.jobs if job.done.exists()]
+        if there:
+            self.say(f"{len(there)} of {len(self.stage.jobs)} are there")
+        for job in there:
+            if job.of_another_command():
+                # a training without its mark would go on from its last epoch
+                mark = job.log.parent if job.log.stem == "train" else job.done
+                self.say(f"{job.log} is of another command, and is kept. To run it again, remove {mark}")
+
+    def update(self, finished: list) -> None:
+        stage = self.stage
+        for job in finished:
+            self.bars.remove_task(self.tasks.pop(job.log))
+            self.say(f"{job.log} ({time.time() - job.started:.0f} s)")
+        for job in stage.running:
+            if job.log not in self.tasks:
+                self.tasks[job.log] = self.bars.add_task(f"  {job.log}", total=None, left="")
+            left = job.pace.left(job.remaining)
+            self.bars.update(self.tasks[job.log], completed=job.completed, total=job.steps or None, left=left)
+        self.bars.update(self.whole, completed=stage.finished, left=stage.left)
+        if not self.console.is_terminal and stage.running and time.time() - self.said >= EVERY:
+            self.said = time.time()
+            self.console.print(str(stage))
+
+
 def run(jobs: list, at_a_time: int, title: str) -> Job | None:
     """Run all jobs; return the one that failed, if any."""
-    console = Console(soft_wrap=True)
-    waiting = [job for job in jobs if not job.done.exists()]
-    running = {}
-    if len(waiting) < len(jobs):
-        console.print(f"{title}: {len(jobs) - len(waiting)} of {len(jobs)} are there")
-    for job in jobs:
-        if job.done.exists() and job.of_another_command():
-            # a training without its mark would go on from its last epoch
-            mark = job.log.parent if job.log.stem == "train" else job.done
-            console.print(f"{title}: {job.log} is of another command, and is kept. To run it again, remove {mark}")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        whole = progress.add_task(title, total=len(jobs))
+    stage = Stage(jobs, title)
+    display = Display(stage)
+    display.say_what_is_there()
+    with display.bars:
         try:
-            while waiting or running:
-                ready = [job for job in waiting if job.ready()]
-                if not ready and not running:
-                    missing = waiting[0]
+            while stage.waiting or stage.running:
+                if not stage.start(at_a_time):
+                    missing = stage.waiting[0]
                     missing.log.parent.mkdir(parents=True, exist_ok=True)
                     missing.log.write_text(f"{missing.after} is not finished\n")
                     return missing
-                # A job that has the machine for itself has all its cores.
-                abreast = min(at_a_time, len(ready) + len(running))
-                for job in ready[: at_a_time - len(running)]:
-                    waiting.remove(job)
-                    job.start(max(1, (os.cpu_count() or 1) // abreast))
-                    running[progress.add_task(f"  {job.log}", total=None)] = job
+                display.update([])
                 time.sleep(0.2)
-                for task, job in list(running.items()):
-                    code = job.process.poll()
-                    job.follow()
-                    progress.update(task, completed=job.completed, total=job.steps or None)
-                    if code is None:
-                        continue
-                    del running[task]
-                    progress.remove_task(task)
-                    if code != 0:
-                        return job
-                    job.done.write_text(job.command, encoding="utf-8")
-                    seconds = time.time() - job.started
-                    console.print(f"{title}: {job.log} ({seconds:.0f} s)")
-                progress.update(whole, completed=len(jobs) - len(waiting) - len(running))
+                finished, failed = stage.look()
+                display.update(finished)
+                if failed:
+                    return failed
         finally:
-            for job in running.values():
+            for job in stage.running:
                 job.stop()
     return None
 

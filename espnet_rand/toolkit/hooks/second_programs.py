@@ -1,0 +1,63 @@
+"""Programs that a recipe gives the options of a training to, beside the trained model.
+
+ESPnet's spk.sh gives `--spk_args` to the training and to `espnet2.bin.spk_embed_extract`. Such programs take the
+options of espnet_rand as well. The model is that of its config.yaml all the same: other options are refused.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any, Callable, Optional, Tuple
+
+from espnet2.utils import config_argparse
+
+from espnet_rand.config import QuantizerConfig
+from espnet_rand.quantizers import OptionError
+from espnet_rand.toolkit import options
+
+
+def register() -> None:
+    """Wrap ESPnet's parser of programs. To be called once."""
+    parser = config_argparse.ArgumentParser
+    parser.parse_known_args = _wrapped(parser.parse_known_args)
+
+
+def _wrapped(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def parse_known_args(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Tuple[Any, Any]:
+        config = _train_config(parser)
+        if config is None:
+            return original(parser, args, namespace)
+        options.add_training_arguments(parser)  # it is not this function that the parser has then
+        parsed, rest = parser.parse_known_args(args, namespace)
+        try:
+            _check(options.resolve(parsed), getattr(parsed, config))
+        except OptionError as e:
+            parser.exit(2, f"{parser.prog}: error: {e}\n")
+        options.remove(parsed)
+        return parsed, rest
+
+    return parse_known_args
+
+
+def _train_config(parser: argparse.ArgumentParser) -> Optional[str]:
+    """The name of the option that takes the configuration of the trained model; None: a program of another kind.
+
+    A program of this kind has a trainer's options; those of a task have `--quantizer` already.
+    """
+    names = {action.dest for action in parser._actions}
+    if "multiprocessing_distributed" not in names or "quantizer" in names:
+        return None
+    return next((name for name in names if name.endswith("_train_config")), None)
+
+
+def _check(given: Optional[QuantizerConfig], config: Optional[str]) -> None:
+    """Raises OptionError: the options are not those that the model was trained with."""
+    if given is None or config is None or not Path(config).is_file():
+        return
+    trained = options.trained_with(Path(config))
+    if given != trained:
+        raise OptionError(
+            f"quantizer: the model of {config} was trained with {trained or 'none'}, and not with {given}. "
+            "Mend: leave these options out, which the model has from its configuration, or train anew"
+        )
