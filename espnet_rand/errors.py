@@ -1,7 +1,6 @@
 """What a user can mend, and how programs say it."""
 
 import argparse
-import errno
 import os
 import sys
 from types import TracebackType
@@ -70,8 +69,8 @@ def say(
     """
     if isinstance(error, UserError):
         said = str(error)
-    elif isinstance(error, OSError) and _of_espnet() and _names_a_file(error):
-        said = f"{error}. Mend: see that it is there; paths are relative to {os.getcwd()}, where this was started"
+    elif _of_espnet() and (missing := _missing_file(error)):
+        said = f"{missing}. Mend: see that it is there; paths are relative to {os.getcwd()}, where this was started"
     else:
         return original(kind, error, trace)
     print(f"{program or os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {said}", file=sys.stderr)
@@ -82,8 +81,7 @@ def _of_espnet() -> bool:
     return specification is not None and specification.name.startswith(("espnet2.", "espnet3."))
 
 
-def _names_a_file(error: OSError) -> bool:
-    """Whether an error is that a file is missing, and names it (sentencepiece's have no number)."""
-    said = str(error)
-    missing = error.errno == errno.ENOENT or error.errno is None and "No such file" in said
-    return missing and "\n" not in said  # workers' errors hold a traceback
+def _missing_file(error: BaseException) -> str:
+    """What an error says that is of a missing file, or nothing. Of a worker, whose begins with a traceback, the last line."""
+    last = (str(error).splitlines() or [""])[-1].removeprefix("FileNotFoundError: ")
+    return last if isinstance(error, OSError) and "No such file" in last else ""

@@ -29,7 +29,7 @@ Python processes started below. For example
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 """
 
-
+# options of the launcher: what raises where a value is not allowed
 _CHECKS = {
     "--import": lambda name, given: None,
     "--eval_bits": names.bits_or_plan,
@@ -84,7 +84,7 @@ def _check_flags(arguments: List[str]) -> None:
     """
     rest = iter(arguments)
     for flag in rest:
-        if not flag.startswith("-"):
+        if not flag.startswith("-") or flag in ("-", "--"):
             return
         if flag.startswith("--"):
             if flag.partition("=")[0] not in _LONG:
@@ -95,8 +95,8 @@ def _check_flags(arguments: List[str]) -> None:
             _fail(f"Python's {flag} would keep espnet_rand from being registered: leave it out")
         if unknown := set(switches) - set(_SWITCHES):
             _unknown(f"-{min(unknown)}")
-        if last == "m" and (value or next(rest, "")).startswith("espnet2.") and not _has_espnet():
-            _fail(str(no_espnet()))
+        if last == "m" and (value or next(rest, "")).startswith(("espnet2.", "espnet3.")) and not _has_espnet():
+            _exit(f"espnet-rand: error: {no_espnet()}", 1)
         if last in ("c", "m"):
             return
         if last and not value:

@@ -1,11 +1,14 @@
 """What all commands do where the disk is full, an option is unknown or ESPnet is missing."""
 
 import errno
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 import torch
 
+from espnet_rand import errors
 from espnet_rand.bin import inspect_weights, strip_scales, unpack_weights
 from espnet_rand.packing import read, write
 
@@ -61,3 +64,21 @@ def test_without_espnet(run, tmp_path):
     assert line.startswith(f"pack_weights: error: {message}")
     (line,) = run("espnet-rand", "-c", "import espnet_rand; espnet_rand.register()", **without).stderr.splitlines()
     assert line.startswith(f"espnet-rand: error: {message}")
+
+
+@pytest.mark.parametrize("program, lines", [("espnet2.bin.asr_train", 1), ("mine", 0)])
+def test_what_espnet_does_not_find_is_one_line(monkeypatch, capsys, program, lines):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec(program, None))
+    worker = "Caught FileNotFoundError in a worker.\nTraceback (most recent call last):\n"
+    missing = "[Errno 2] No such file or directory: 'no.scp'"
+    others = []
+    for error in (
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "no.scp"),
+        FileNotFoundError(f"{worker}FileNotFoundError: {missing}\n"),
+        OSError('Not found: "bpe.model": No such file or directory Error #2'),  # sentencepiece's
+        RuntimeError("a bug"),
+    ):
+        errors.say("espnet-rand", lambda *error: others.append(error), type(error), error, None)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 * lines and len(others) == 4 - 3 * lines
+    assert [line.startswith(f"espnet-rand: error: {missing}. Mend") for line in said[:2]] == [True] * 2 * lines

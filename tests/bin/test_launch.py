@@ -22,6 +22,7 @@ def test_module_command_and_script(run, tmp_path):
     assert run("espnet-rand", script, "a", "--b").stdout.strip() == "['a', '--b'] __main__"
     assert run("espnet-rand", "-c", "import sys; print(sys.argv)", "x").stdout.strip() == "['-c', 'x']"
     assert "usage" in run("espnet-rand", "-m", "json.tool", "--help").stdout
+    assert run("espnet-rand", "-", "--b").stdout == ""  # a script from stdin, which is empty
 
 
 def test_every_python_below_is_registered(run):

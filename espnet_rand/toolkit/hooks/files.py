@@ -25,9 +25,9 @@ def explaining(given: Mapping[str, Any]) -> Iterator[None]:
     """
     model_file = given.get("model_file")
     config = given.get("config_file") or Path(model_file or "").parent / "config.yaml"
-    for path, what in ((config, "the configuration of a model"), (model_file, "a model")):
+    for path, what in ((config, "a config.yaml"), (model_file, "a model file")):
         if path is not None and not Path(path).is_file():
-            raise MissingFileError(f"no such file: {path}. Mend: give {what}; see {Path(path).absolute().parent}")
+            raise MissingFileError(f"no such file: {path} (from {Path.cwd()}). Mend: give the path of {what}")
     own = model_file is not None and not packed.left_to_others()
     if own:
         check_size(model_file)
