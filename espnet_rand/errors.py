@@ -82,6 +82,6 @@ def _of_espnet() -> bool:
 
 
 def _missing_file(error: BaseException) -> str:
-    """What an error says that is of a missing file, or nothing. Of a worker, whose begins with a traceback, the last line."""
+    """What an error says that is of a missing file, or nothing; of a worker, the line behind its traceback."""
     last = (str(error).splitlines() or [""])[-1].removeprefix("FileNotFoundError: ")
     return last if isinstance(error, OSError) and "No such file" in last else ""

@@ -99,10 +99,10 @@ def _imports() -> List[str]:
     names = [name for name in os.environ.get(IMPORT, "").split(",") if name]
     for name in names:
         try:
-            found = importlib.util.find_spec(name)
-        except (ModuleNotFoundError, ValueError):  # of what it is said to be in
+            found = name in sys.modules or importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # of what it is said to be in
             found = None
-        if found is None:
+        if not found:
             raise OptionError(f"--import: there is no module {name}. Mend: put the folder that it is in on PYTHONPATH")
     return names
 
