@@ -92,13 +92,13 @@ def main():
     args.config = args.config or str(Path(args.model or "exp/float/x").parent / "config.yaml")
     args.recipe = args.recipe.resolve()
     torch.set_num_threads(1)
-    from espnet_rand.toolkit import trailing_silence
+    from espnet_rand.environment import TRAILING_SILENCE
     from espnet_rand.toolkit.recognition import Recognizer, join_text
 
     print("| trailing_silence | guard | set | words | WER % | substituted, deleted, inserted | CPU s |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for silence in args.trailing_silence:
-        os.environ[trailing_silence.VARIABLE] = silence
+        os.environ[TRAILING_SILENCE] = silence
         speech2text = build(args)
         from whisper.normalizers import EnglishTextNormalizer
 

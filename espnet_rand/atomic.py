@@ -8,7 +8,7 @@ import shutil
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, Union
+from typing import IO, Any, Dict, Iterator, Mapping, Union
 
 try:
     import fcntl
@@ -27,6 +27,10 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as e:
+        if e.errno is not None and str(e.filename) in ("None", str(temporary)):
+            e.filename = str(path)  # what a user knows; that of a full disk has no name at all
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -35,6 +39,14 @@ def write_text(path: Union[str, Path], text: str) -> None:
     """Make a file of `text`, in UTF-8, or put it in the place of one."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Union[str, Path], state: Mapping[str, Any]) -> None:
+    """Make a file that torch loads, or put it in the place of one. (To a name of its own, torch hides a full disk.)"""
+    import torch  # not above: recipes have no need of it
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Dict, List, Mapping, Tuple, Type, Union
 
+from espnet_rand.options import Check, Options, a_precision, boolean, integer, one_of, option
 from espnet_rand.quantizers import (
     ESTIMATORS,
     GRANULARITIES,
@@ -12,8 +13,6 @@ from espnet_rand.quantizers import (
     Precision,
     WeightQuantizer,
 )
-from espnet_rand.quantizers.options import Check, Options, boolean, integer, one_of, option
-from espnet_rand.quantizers.precision import a_precision
 
 # option -> what it chooses from; each choice has options of its own, its fields
 AXES: Dict[str, Dict[str, Type[Options]]] = {

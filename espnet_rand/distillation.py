@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from espnet_rand.batches import keep_batch
 from espnet_rand.errors import UserError
-from espnet_rand.quantizers.options import OptionError, Options, number, option
+from espnet_rand.options import OptionError, Options, number, option
 
 
 @dataclasses.dataclass(frozen=True)

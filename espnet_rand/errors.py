@@ -1,6 +1,10 @@
-"""What a user can mend."""
+"""What a user can mend, and how programs say it."""
 
-from typing import Sequence
+import argparse
+import os
+import sys
+from types import TracebackType
+from typing import Any, Callable, NoReturn, Optional, Sequence, Type
 
 
 class UserError(Exception):
@@ -8,6 +12,14 @@ class UserError(Exception):
 
     Programs of `espnet_rand.bin`, and all that `espnet-rand` starts, end with that line, without a traceback.
     """
+
+
+class NotInstalledError(UserError, ImportError):
+    """A package is missing."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file is not there."""
 
 
 class QuantizationError(UserError, RuntimeError):
@@ -27,3 +39,49 @@ def one_line(error: BaseException) -> str:
     """An error's class, and the first line of its message, or two where the first is a heading: of others' errors."""
     first, *others = f"{type(error).__name__}: {str(error).strip()}".splitlines()
     return f"{first} {others[0].strip().rstrip('.')}" if others and first.endswith(":") else first
+
+
+def no_espnet() -> NotInstalledError:
+    """That ESPnet is missing."""
+    return NotInstalledError(
+        f"ESPnet is not installed for {sys.executable}. Mend: pip install espnet, or use the Python that has it"
+    )
+
+
+def refuse_options(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """`parser.error`, without the usage, which for ESPnet's parsers is longer than a screen."""
+    parser.exit(2, f"{parser.prog}: error: {message} (--help lists the options)\n")
+
+
+def say(
+    program: Optional[str],
+    original: Callable[..., Any],
+    kind: Type[BaseException],
+    error: BaseException,
+    trace: Optional[TracebackType],
+) -> None:
+    """`sys.excepthook` of a program, which was `original`: what a user can mend is one line, without a traceback.
+
+    In programs of ESPnet a file that is not there counts, too.
+
+    Args:
+        program: what its lines begin with; None: the name of the program's file
+    """
+    if isinstance(error, UserError):
+        said = str(error)
+    elif _of_espnet() and (missing := _missing_file(error)):
+        said = f"{missing}. Mend: see that it is there; paths are relative to {os.getcwd()}, where this was started"
+    else:
+        return original(kind, error, trace)
+    print(f"{program or os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {said}", file=sys.stderr)
+
+
+def _of_espnet() -> bool:
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return specification is not None and specification.name.startswith(("espnet2.", "espnet3."))
+
+
+def _missing_file(error: BaseException) -> str:
+    """What an error says that is of a missing file, or nothing; of a worker, the line behind its traceback."""
+    last = (str(error).splitlines() or [""])[-1].removeprefix("FileNotFoundError: ")
+    return last if isinstance(error, OSError) and "No such file" in last else ""

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from espnet_rand.layers import quantized_weights
+from espnet_rand.options import boolean, option
 from espnet_rand.quantizers import Noise, StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
-from espnet_rand.quantizers.options import boolean, option
 
 
 @dataclass(frozen=True)

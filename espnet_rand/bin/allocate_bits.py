@@ -20,9 +20,9 @@ from espnet_rand.allocation import BudgetError, Table, allocate, candidates, cur
 from espnet_rand.atomic import write_text
 from espnet_rand.bin.command import run
 from espnet_rand.layers import EvalBits, evaluating_at
+from espnet_rand.options import a_precision
 from espnet_rand.packing import PackedModel, write
 from espnet_rand.packing.bits import row_bytes
-from espnet_rand.quantizers.precision import a_precision
 from espnet_rand.toolkit import context, options
 from espnet_rand.toolkit.commands import checkpoints, validation
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import List
 
-import torch
 from rich.progress import track
 
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_tensors
 from espnet_rand.bin.command import run
 from espnet_rand.calibration import Calibration, calibrate
 from espnet_rand.toolkit import context, options
@@ -41,8 +40,7 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     before = data.loss()
     done = calibrate(model, data.loss, lambda names: track([*names], "weights", transient=True))
     after = data.loss()
-    with replacing(args.output) as temporary:
-        torch.save(model.cpu().state_dict(), temporary)
+    write_tensors(args.output, model.cpu().state_dict())
     _say(done)
     print(f"loss {before:.4f} rounded, {after:.4f} calibrated, on the same data\n{args.output}")
 

@@ -1,15 +1,19 @@
 """`espnet-rand`: Python, with espnet_rand registered in it and in every Python that it starts."""
 
 import ast
+import importlib.util
 import os
 import re
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import List, NoReturn, Optional
 
+from espnet_rand import environment as names
+from espnet_rand.errors import UserError, no_espnet
 from espnet_rand.processes import with_startup
 
-USAGE = """\
+USAGE = f"""\
 usage: espnet-rand [--import MODULE]... [--eval_bits BITS|PLAN] [--packed_backend NAME]
                    [--trailing_silence SECONDS|full] (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
        espnet-rand link RECIPE
@@ -22,23 +26,38 @@ Python processes started below. For example
 
 --import MODULE  import this module in every process, when ESPnet's tasks are: quantizers and layers of your own
 --eval_bits BITS|PLAN  evaluate models at this number of bits, or as a plan file says (docs/precisions.md)
---packed_backend auto|int8_dynamic|int4_weight_only|dequantize  how packed models compute (docs/packed_files.md)
+--packed_backend {"|".join(names.BACKENDS)}  how packed models compute (docs/packed_files.md)
 --trailing_silence SECONDS|full  what Whisper hears behind each recording (docs/whisper.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
 
 Commands of this package: python -m espnet_rand.bin.NAME --help
 """
 
+# options of the launcher: what raises where a value is not allowed
+_CHECKS = {
+    "--import": lambda name, given: None,
+    "--eval_bits": names.bits_or_plan,
+    "--packed_backend": names.backend,
+    "--trailing_silence": names.seconds,
+}
+# what `python --help` lists
+_SWITCHES = "bBdEhiIOPqRsSuvVx?"
+_LONG = ("--check-hash-based-pycs", "--help", "--help-all", "--help-env", "--help-xoptions", "--version")
+
 
 def main(argv: Optional[List[str]] = None) -> NoReturn:
     """Replace this process by Python, or link presets. Exits with status 2 where the command line is off."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    given = {"--import": [], "--eval_bits": [], "--packed_backend": [], "--trailing_silence": []}
+    given = {flag: [] for flag in _CHECKS}
     while arguments and arguments[0].partition("=")[0] in given:
-        flag, _, value = arguments.pop(0).partition("=")
-        if not value and not arguments:
+        flag, equals, value = arguments.pop(0).partition("=")
+        if not value and (equals or not arguments):
             _fail(f"{flag} needs a value")
         given[flag].append(value or arguments.pop(0))
+        try:
+            _CHECKS[flag](flag, given[flag][-1])
+        except UserError as e:
+            _fail(str(e))
     if not arguments or arguments[0] in ("-h", "--help"):
         _exit(USAGE + _commands(), 0 if arguments else 2)
     if arguments[0] == "link":
@@ -50,15 +69,15 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
     environment = dict(os.environ)
     environment["PYTHONPATH"] = with_startup(environment.get("PYTHONPATH", ""))
     if given["--import"]:
-        from_outside = environment.get("ESPNET_RAND_IMPORT", "")
-        environment["ESPNET_RAND_IMPORT"] = _joined(from_outside, *given["--import"])
+        from_outside = environment.get(names.IMPORT, "")
+        environment[names.IMPORT] = _joined(from_outside, *given["--import"])
     if given["--eval_bits"]:
         bits = given["--eval_bits"][-1]
-        environment["ESPNET_RAND_EVAL_BITS"] = bits if bits.isdecimal() else os.path.abspath(bits)
+        environment[names.EVAL_BITS] = bits if bits.isdecimal() else os.path.abspath(bits)
     if given["--packed_backend"]:
-        environment["ESPNET_RAND_PACKED_BACKEND"] = given["--packed_backend"][-1]
+        environment[names.PACKED_BACKEND] = given["--packed_backend"][-1]
     if given["--trailing_silence"]:
-        environment["ESPNET_RAND_TRAILING_SILENCE"] = given["--trailing_silence"][-1]
+        environment[names.TRAILING_SILENCE] = given["--trailing_silence"][-1]
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
@@ -70,20 +89,39 @@ def _commands() -> str:
 
 
 def _check_flags(arguments: List[str]) -> None:
-    """Fail where Python's own options (E, I, S, alone or among others as in -uE) would hide what is in startup/."""
+    """Fail where Python has no such option, or ESPnet's module is not installed.
+
+    And where Python's options (E, I, S, alone or among others as in -uE) would hide what is in startup/.
+    """
     rest = iter(arguments)
     for flag in rest:
-        if not flag.startswith("-"):
+        if not flag.startswith("-") or flag in ("-", "--"):
             return
         if flag.startswith("--"):
+            if flag.partition("=")[0] not in _LONG:
+                _unknown(flag)
             continue
         switches, last, value = re.fullmatch("-([^cmWX]*)(.?)(.*)", flag, re.DOTALL).groups()
         if set(switches) & set("EIS"):
             _fail(f"Python's {flag} would keep espnet_rand from being registered: leave it out")
+        if unknown := set(switches) - set(_SWITCHES):
+            _unknown(f"-{min(unknown)}")
+        if last == "m" and (value or next(rest, "")).startswith(("espnet2.", "espnet3.")) and not _has_espnet():
+            _exit(f"espnet-rand: error: {no_espnet()}", 1)
         if last in ("c", "m"):
             return
         if last and not value:
             next(rest, None)  # the value of -W or -X
+
+
+def _unknown(flag: str) -> NoReturn:
+    _fail(f"{flag} is not known here. Known are {', '.join(_CHECKS)}, which come first, and then Python's own")
+
+
+def _has_espnet() -> bool:
+    """Whether Python would find it, be it where this was started."""
+    there = PathFinder.find_spec("espnet2", [os.getcwd()])
+    return there is not None or importlib.util.find_spec("espnet2") is not None
 
 
 def _joined(*modules: str) -> str:
@@ -93,7 +131,7 @@ def _joined(*modules: str) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    _exit(f"espnet-rand: error: {message}\n{USAGE}", 2)
+    _exit(f"espnet-rand: error: {message} (--help lists the options)", 2)
 
 
 def _exit(message: str, status: int) -> NoReturn:

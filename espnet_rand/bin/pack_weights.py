@@ -4,6 +4,8 @@ import argparse
 
 from espnet_rand.bin.command import run
 from espnet_rand.bin.packed_file import save
+from espnet_rand.layers import QuantizationError, quantized_layers
+from espnet_rand.toolkit import eval_bits
 from espnet_rand.toolkit.commands import checkpoints
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
@@ -19,8 +21,14 @@ def pack_weights(args: argparse.Namespace) -> None:
     """Write the codes that the model evaluates with, and the rest of its checkpoint."""
     if args.model_file is None:
         raise PretrainedError("--model_file is not given: only a trained model is packed as it is")
+    bits = eval_bits.given(args)
     model, _ = checkpoints.load(args)
-    save(checkpoints.pack(model, args.eval_bits), args.output)
+    if not quantized_layers(model):
+        raise QuantizationError(
+            "the model was trained in float: there is nothing to pack. Mend: espnet_rand.bin.quantize_weights rounds "
+            "its weights; for few bits, espnet_rand.bin.calibrate_weights first"
+        )
+    save(checkpoints.pack(model, bits), args.output)
 
 
 def main(cmd=None) -> None:

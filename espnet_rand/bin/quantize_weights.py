@@ -5,7 +5,7 @@ import argparse
 from espnet_rand.bin.command import run
 from espnet_rand.bin.packed_file import save
 from espnet_rand.layers import QuantizationError
-from espnet_rand.toolkit import options
+from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.commands import checkpoints
 
 
@@ -21,8 +21,9 @@ def quantize_weights(args: argparse.Namespace) -> None:
     """Quantize a float checkpoint as the options say, and pack it."""
     if options.resolve(args) is None:
         raise QuantizationError("--quantizer is not given: absmax rounds to nearest, clip searches the best range")
+    bits = eval_bits.given(args)
     model, _ = checkpoints.load_quantized(args)
-    save(checkpoints.pack(model, args.eval_bits), args.output)
+    save(checkpoints.pack(model, bits), args.output)
 
 
 def main(cmd=None) -> None:

@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-import torch
-
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_tensors
 from espnet_rand.bin.command import run
 from espnet_rand.layers import split_scales
 from espnet_rand.packing import is_packed
@@ -32,8 +30,7 @@ def strip_scales(args: argparse.Namespace) -> None:
     scales = split_scales(state)
     if not scales:
         raise PretrainedError(f"{args.model_file} has no learned scales: stock ESPnet takes it as it is")
-    with replacing(args.output) as temporary:
-        torch.save({name: tensor for name, tensor in state.items() if name not in scales}, temporary)
+    write_tensors(args.output, {name: tensor for name, tensor in state.items() if name not in scales})
     print(f"{args.output}: {len(state) - len(scales)} tensors; {len(scales)} learned scales are left out")
 
 

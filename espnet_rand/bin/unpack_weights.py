@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-import torch
-
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_tensors
 from espnet_rand.bin.command import run
 from espnet_rand.packing import read
 
@@ -20,8 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
 def unpack_weights(args: argparse.Namespace) -> None:
     """Write the state_dict with decoded weights."""
     state = read(args.packed_file).state_dict()
-    with replacing(args.output) as temporary:
-        torch.save(state, temporary)
+    write_tensors(args.output, state)
     print(f"{args.output}: {len(state)} tensors, {args.output.stat().st_size:,} bytes")
 
 

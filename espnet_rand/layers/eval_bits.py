@@ -9,8 +9,7 @@ from espnet_rand.layers.clock import telling
 from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, quantized_layers
 from espnet_rand.layers.quantize import matches, near
 from espnet_rand.layers.weight import QuantizedWeight
-from espnet_rand.quantizers import OptionError
-from espnet_rand.quantizers.precision import a_precision
+from espnet_rand.options import OptionError, a_precision
 
 #: One number for all weights, or a plan: wildcard on names of weights or modules -> bits; the later wins.
 EvalBits = Union[int, Mapping[str, int]]

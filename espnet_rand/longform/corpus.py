@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from espnet_rand.atomic import fingerprint, lock, write_text
+from espnet_rand.environment import EVAL_BITS, TRAILING_SILENCE
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.audio import AudioError, CommandError, opened
 from espnet_rand.longform.decoding import LongForm, Transcript
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.journal import JournalError
-from espnet_rand.toolkit import backend, eval_bits, trailing_silence
+from espnet_rand.toolkit import backend
 
 _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "ngram_file", "bpemodel", "eval_bits")
 # options that do not change what is decoded
@@ -61,8 +62,8 @@ def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> 
 def identity(args: argparse.Namespace) -> Dict[str, Any]:
     """What journals belong to: all options, those of `espnet-rand` too, and the files of the model."""
     options = {name: value for name, value in vars(args).items() if name not in _FREE}
-    options.update(eval_bits=os.environ.get(eval_bits.VARIABLE), packed_backend=backend.asked())
-    options.update(trailing_silence=os.environ.get(trailing_silence.VARIABLE))
+    options.update(eval_bits=os.environ.get(EVAL_BITS), packed_backend=backend.asked())
+    options.update(trailing_silence=os.environ.get(TRAILING_SILENCE))
     for name in _FILES:
         path = options.get(name)
         if path is not None and os.path.isfile(path):

@@ -1,7 +1,7 @@
 """Long test sets: consecutive utterances of a Kaldi-style data directory, joined into long recordings."""
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -190,7 +190,7 @@ def _write(
     """Write a recording, an utterance at a time; return where each lies in it."""
     rate = recordings.rate
     sources = []
-    with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
+    with _new_file(path, rate) as file:
         for i, utterance in enumerate(part):
             start = round(utterance.start * rate)
             stop = start + round(lengths[utterance.name] * rate)
@@ -210,6 +210,16 @@ def _write(
                 samples = np.concatenate([samples, _room(samples, round(pause * rate), round(_ROOM_SECONDS * rate))])
             file.write(samples)
     return sources
+
+
+@contextmanager
+def _new_file(path: Path, rate: int) -> Iterator[soundfile.SoundFile]:
+    """Raises DataError: the disk is full, or else not to be written to."""
+    try:
+        with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
+            yield file
+    except soundfile.LibsndfileError as e:
+        raise DataError(f"{path}: not to be written: {e} Mend: free some space on its disk") from None
 
 
 def _room(samples: np.ndarray, count: int, room: int) -> np.ndarray:

@@ -93,8 +93,13 @@ class Journal:
 
     def _write(self, line: Dict[str, Any], checksum: int) -> None:
         left = _encoded({**line, "crc32": checksum}) + b"\n"
-        while left:
-            left = left[self._file.write(left) :]
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as e:  # of the run, not of the recording
+            raise JournalError(
+                f"{self._path}: not to be written: {e.strerror}. Mend: free some space, and start again"
+            ) from None
 
     def _read(self, now: Optional[Sequence[Piece]]) -> None:
         self._file.seek(0)

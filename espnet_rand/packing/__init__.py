@@ -10,11 +10,9 @@ from espnet_rand.packing.file import (
     read,
     write,
 )
-from espnet_rand.packing.kernels import BACKENDS
 from espnet_rand.packing.model import load_into, pack_model, report, weights_on_meta
 
 __all__ = [
-    "BACKENDS",
     "FORMAT_VERSION",
     "OLD_FORMAT",
     "PackedFileError",

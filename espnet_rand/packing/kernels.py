@@ -1,6 +1,7 @@
 """Integer compute: torch's own kernels behind one interface.
 
-A backend is one or more classes here, for layers of different kinds, and one line in `KERNELS`.
+A backend is one or more classes here, for layers of different kinds, one line in `KERNELS`, and a name in
+`environment.BACKENDS`.
 The rule of `auto` is `choose`.
 """
 
@@ -288,7 +289,6 @@ KERNELS: Dict[str, Tuple[Type[Kernel], ...]] = {
     "int8_dynamic": (Int8Dynamic, Int8Convolution, Int8Matmul),
     "int4_weight_only": (Int4WeightOnly,),
 }
-BACKENDS = ("auto", *KERNELS, "dequantize")
 
 
 def choose(

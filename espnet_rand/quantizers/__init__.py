@@ -1,9 +1,9 @@
 """The science, in plain torch: scale, estimator, granularity, precision, and the four together."""
 
+from espnet_rand.options import OptionError
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
 from espnet_rand.quantizers.grid import largest_code, wrong_steps
-from espnet_rand.quantizers.options import OptionError
 from espnet_rand.quantizers.precision import DrawnPrecision, Precision
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
 from espnet_rand.quantizers.weight_quantizer import WeightQuantizer

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from espnet_rand.options import Options, one_of, option
 from espnet_rand.quantizers.grid import round_to_grid
-from espnet_rand.quantizers.options import Options, one_of, option
 from espnet_rand.quantizers.rows import rowwise
 
 

@@ -10,7 +10,7 @@ from typing import Dict, Type, Union
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.options import Options, integer, option, plain
+from espnet_rand.options import Options, integer, option, plain
 
 
 @dataclass(frozen=True)

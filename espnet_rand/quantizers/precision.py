@@ -5,10 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Tuple
 
-from espnet_rand.quantizers.options import Check, OptionError, Options, integer, one_of, option
-
-#: What a number of bits may be.
-a_precision = integer(2, 8)
+from espnet_rand.options import Check, OptionError, Options, a_precision, integer, one_of, option
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from espnet_rand.options import OptionError, Options, integer, number, one_of, option, plain
 from espnet_rand.quantizers.grid import round_to_grid
-from espnet_rand.quantizers.options import OptionError, Options, integer, number, one_of, option, plain
 from espnet_rand.quantizers.rows import rowwise
 
 

@@ -62,9 +62,9 @@ def _run_shadowed() -> None:
 def _say(original, kind, error, trace):
     """`sys.excepthook`, which was `original`: what a user can mend is one line, without a traceback."""
     errors = sys.modules.get("espnet_rand.errors")
-    if errors is None or not issubclass(kind, errors.UserError):
+    if errors is None:
         return original(kind, error, trace)
-    print(f"espnet-rand: error: {error}", file=sys.stderr)
+    errors.say("espnet-rand", original, kind, error, trace)
 
 
 sys.meta_path.insert(0, _RegisterAfterImport)

@@ -6,7 +6,7 @@ from typing import Iterator, Union
 
 import torch
 
-from espnet_rand.errors import UserError, one_line
+from espnet_rand.errors import MissingFileError, UserError, one_line
 from espnet_rand.quantizers import OptionError
 
 
@@ -14,11 +14,18 @@ def device(ngpu: int) -> str:
     """Of the model, as `--ngpu` says.
 
     Raises:
-        OptionError: there is no GPU
+        OptionError: there are not so many GPUs
     """
-    if ngpu and not torch.cuda.is_available():
-        raise OptionError("--ngpu 1: torch finds no GPU. Mend: leave --ngpu out")
+    if ngpu > (found := torch.cuda.device_count()):
+        raise OptionError(f"--ngpu {ngpu}: torch finds {found or 'no'} GPU. Mend: --ngpu {found}")
     return "cuda" if ngpu else "cpu"
+
+
+def missing(what: object) -> MissingFileError:
+    """That a file is not there which a configuration names: `what` says which."""
+    return MissingFileError(
+        f"{what}. Mend: start the command where the training was started: paths in its config.yaml are relative"
+    )
 
 
 @contextmanager
@@ -27,11 +34,16 @@ def building(task: str, config: Union[str, Path]) -> Iterator[None]:
 
     Raises:
         OptionError: in place of what ESPnet raises then
+        MissingFileError: a file is not there that it needs
     """
     try:
         yield
-    except (UserError, OSError):
+    except UserError:
         raise
+    except OSError as e:
+        if "No such file" not in str(e):
+            raise
+        raise missing(f"{config}: {e}") from e
     except Exception as e:  # of whatever is in the files
         raise OptionError(
             f"--task {task} cannot build the model of {config}: {one_line(e)}. Mend: --task, if it is of another"

@@ -9,12 +9,11 @@ import torch
 from espnet2.lm.espnet_model import ESPnetLanguageModel
 from espnet2.lm.espnet_model_multitask import ESPnetMultitaskLanguageModel
 
+from espnet_rand.environment import EVAL_BITS, bits_or_plan
 from espnet_rand.layers import EvalBits, set_eval_bits
+from espnet_rand.options import a_precision
 from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.options import read_mapping
-
-#: Of models that ESPnet's commands build from files; set by `espnet-rand --eval_bits`.
-VARIABLE = "ESPNET_RAND_EVAL_BITS"
 
 #: Of all kinds.
 LANGUAGE_MODELS = (ESPnetLanguageModel, ESPnetMultitaskLanguageModel)
@@ -24,11 +23,15 @@ def read(given: Union[int, str]) -> EvalBits:
     """What a user gives: a number of bits, or a plan file: YAML, names or wildcards -> bits.
 
     Raises:
-        OptionError: there is no such file, or it holds something else
+        OptionError: the number is not allowed; there is no such file, or it holds something else
     """
-    return (
-        int(given) if str(given).isdecimal() else read_mapping("eval_bits", given, "names of weights: numbers of bits")
-    )
+    given = bits_or_plan("eval_bits", given)
+    if isinstance(given, int):
+        return given
+    plan = read_mapping("eval_bits", given, "names of weights: numbers of bits")
+    for pattern, bits in plan.items():
+        a_precision(f"eval_bits: {pattern}", bits)
+    return plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def given(args: argparse.Namespace) -> Optional[EvalBits]:
+    """What `--eval_bits` of a command gives, if anything. Raises OptionError as `read` does."""
+    return None if args.eval_bits is None else read(args.eval_bits)
+
+
 def asked() -> Optional[EvalBits]:
     """What `espnet-rand --eval_bits` asks for, if anything. Raises OptionError as `read` does."""
-    given = os.environ.get(VARIABLE)
+    given = os.environ.get(EVAL_BITS)
     return read(given) if given else None
 
 
@@ -58,12 +66,12 @@ def apply(model: torch.nn.Module) -> None:
         logging.warning("espnet_rand: --eval_bits is not for the language model, which stays as it is")
         return
     set_eval_bits(model, bits)
-    logging.info(f"espnet_rand: evaluated at {os.environ[VARIABLE]} bits")
+    logging.info(f"espnet_rand: evaluated at {os.environ[EVAL_BITS]} bits")
 
 
 def refuse_in_training() -> None:
     """Raises OptionError: `espnet-rand --eval_bits` does nothing in training."""
-    if os.environ.get(VARIABLE):
+    if os.environ.get(EVAL_BITS):
         raise OptionError(
             "--eval_bits: espnet-rand was started with it for a training. Mend: leave it out; to validate at several "
             "precisions, list them in quantizer_conf: eval_bits"

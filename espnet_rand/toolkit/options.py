@@ -9,16 +9,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, Optional, Type, Union
 
-import yaml
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.distillation import Distillation
+from espnet_rand.environment import seconds
 from espnet_rand.presets import presets
 from espnet_rand.quantizers import SCALES, OptionError
-from espnet_rand.toolkit import trailing_silence
+from espnet_rand.toolkit.yaml_files import read_yaml
 
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
 
@@ -93,7 +93,7 @@ def _checked(parser: argparse.ArgumentParser) -> None:
         try:
             resolve(parsed)
             if getattr(parsed, "trailing_silence", None) is not None:
-                trailing_silence.read(parsed.trailing_silence)
+                seconds("trailing_silence", parsed.trailing_silence)
         except OptionError as e:
             parser.exit(2, f"{parser.prog}: error: {e}\n")
         return parsed, rest
@@ -173,11 +173,10 @@ def read_mapping(name: str, path: Union[str, Path], what: str) -> Dict[Any, Any]
     """
     if not Path(path).is_file():
         raise OptionError(f"{name}: no such file: {path} ({what})")
-    with open(path, encoding="utf-8") as f:
-        try:
-            found = yaml.safe_load(f)
-        except (yaml.YAMLError, UnicodeError) as e:
-            raise OptionError(f"{name}: {path} is not YAML: {' '.join(str(e).split())}") from None
+    try:
+        found = read_yaml(path)
+    except OptionError as e:
+        raise OptionError(f"{name}: {e}") from None
     if not isinstance(found, dict):
         raise OptionError(f"{name}: {path} must hold {what}")
     return found

@@ -16,40 +16,21 @@ from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
+from espnet_rand.environment import TRAILING_SILENCE, seconds
 from espnet_rand.quantizers import OptionError
-
-#: In decoding, in place of what the model was trained with; set by `espnet-rand --trailing_silence`.
-VARIABLE = "ESPNET_RAND_TRAILING_SILENCE"
-#: As much as there is room for.
-FULL = "full"
 
 _RATE = 16000  # of Whisper, in Hz
 
 
-def read(given: Union[str, float]) -> float:
-    """Seconds of silence; infinity for `full`.
-
-    Raises:
-        OptionError: it is neither `full` nor a number of seconds
-    """
-    try:
-        seconds = math.inf if given == FULL else float(given)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if isinstance(given, bool) or not seconds >= 0:
-        raise OptionError(f"trailing_silence: {given!r} is not allowed, it must be a number of seconds or {FULL}")
-    return seconds
-
-
 def asked() -> Optional[float]:
-    """What `espnet-rand --trailing_silence` asks for, if anything. Raises OptionError as `read` does."""
-    given = os.environ.get(VARIABLE)
-    return read(given) if given else None
+    """What `espnet-rand --trailing_silence` asks for, if anything. Raises OptionError as `seconds` does."""
+    given = os.environ.get(TRAILING_SILENCE)
+    return seconds(TRAILING_SILENCE, given) if given else None
 
 
 def refuse_in_training() -> None:
     """Raises OptionError: `espnet-rand --trailing_silence` does nothing in training."""
-    if os.environ.get(VARIABLE):
+    if os.environ.get(TRAILING_SILENCE):
         raise OptionError(
             "--trailing_silence: espnet-rand was started with it for a training. Mend: give it behind the name of the "
             "training's program, or in its configuration"
@@ -60,15 +41,15 @@ def build(original: Any, args: Any) -> torch.nn.Module:
     """The model that a task's `build_model`, which is `original`, builds: with the silence that `args` give, if any.
 
     Raises:
-        OptionError: see `read`; or the model hears by no Whisper encoder
+        OptionError: see `environment.seconds`; or the model hears by no Whisper encoder
     """
     given = getattr(args, "trailing_silence", None)
     if given is None:
         vars(args).pop("trailing_silence", None)
         return original(args)
-    seconds = read(given)
+    silence = seconds("trailing_silence", given)
     model = original(args)
-    _put(model, seconds, given)
+    _put(model, silence, given)
     return model
 
 
@@ -81,9 +62,9 @@ def apply(model: torch.nn.Module, trained: Any) -> None:
     Raises:
         OptionError: `espnet-rand --trailing_silence` is off, or the model hears by no Whisper encoder
     """
-    seconds = asked()
-    if seconds is not None:
-        _put(model, seconds, os.environ[VARIABLE])
+    silence = asked()
+    if silence is not None:
+        _put(model, silence, os.environ[TRAILING_SILENCE])
     elif getattr(trained, "trailing_silence", None) is None and isinstance(
         getattr(model, "decoder", None), OpenAIWhisperDecoder
     ):
@@ -104,7 +85,7 @@ def seconds_of_a_frame(encoder: torch.nn.Module) -> Optional[float]:
     return encoder.hop_length * encoder.encoders.conv2.stride[0] / _RATE
 
 
-def _put(model: torch.nn.Module, seconds: float, given: Union[str, float, None] = None) -> None:
+def _put(model: torch.nn.Module, silence: float, given: Union[str, float, None] = None) -> None:
     encoders = [*_encoders(model)]
     if given is not None and not encoders:
         raise OptionError(
@@ -116,9 +97,9 @@ def _put(model: torch.nn.Module, seconds: float, given: Union[str, float, None] 
         encoder.do_pad_trim = False
         if (before := vars(encoder).get("_trailing_silence")) is not None:
             before.handle.remove()
-        fill = _Fill(seconds)
+        fill = _Fill(silence)
         encoder._trailing_silence = _Hook(fill, encoder.register_forward_pre_hook(fill, with_kwargs=True))
-        much = f"up to {encoder.pad_samples / _RATE:g} s" if math.isinf(seconds) else f"{seconds:g} s"
+        much = f"up to {encoder.pad_samples / _RATE:g} s" if math.isinf(silence) else f"{silence:g} s"
         logging.info(f"espnet_rand: silence that Whisper hears behind each recording: {much}")
 
 

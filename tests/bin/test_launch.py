@@ -2,6 +2,12 @@
 
 import re
 
+import pytest
+
+from espnet_rand.bin import launch
+from espnet_rand.environment import BACKENDS
+from espnet_rand.packing.kernels import KERNELS
+
 PROBE = "from espnet2.tasks.lm import LMTask as T; print('quantizer' in {a.dest for a in T.get_parser()._actions})"
 
 
@@ -16,6 +22,7 @@ def test_module_command_and_script(run, tmp_path):
     assert run("espnet-rand", script, "a", "--b").stdout.strip() == "['a', '--b'] __main__"
     assert run("espnet-rand", "-c", "import sys; print(sys.argv)", "x").stdout.strip() == "['-c', 'x']"
     assert "usage" in run("espnet-rand", "-m", "json.tool", "--help").stdout
+    assert run("espnet-rand", "-", "--b").stdout == ""  # a script from stdin, which is empty
 
 
 def test_every_python_below_is_registered(run):
@@ -53,7 +60,8 @@ def test_import_reaches_children(run, tmp_path):
     done = run("espnet-rand", "--import", "mine", "-c", below, PYTHONPATH=str(tmp_path))
     assert said(done) == ["mine", "True"]
     done = run("espnet-rand", "--import", "not_there", "-c", PROBE, check=False)
-    assert done.returncode != 0 and "not_there" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("espnet-rand: error: --import: there is no module not_there. Mend")
 
 
 def test_a_shadowed_sitecustomize_still_runs(run, tmp_path):
@@ -79,13 +87,36 @@ def test_what_a_user_can_mend_is_one_line(run):
     assert done.returncode == 1 and done.stderr == "espnet-rand: error: mend it\n"
     done = run("espnet-rand", "-c", "raise ValueError('a bug')", check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr
-    done = run("espnet-rand", "--packed_backend", "none", "-c", PROBE, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("espnet-rand: error: ESPNET_RAND_PACKED_BACKEND: 'none'")
 
 
 def test_wrong_command_lines(run):
     isolated = (["-I", "-c", "1"], ["-uE", "-m", "x"], ["-W", "ignore", "-E", "x.py"], ["-uX", "dev", "-S", "x.py"])
-    for wrong in ([], ["--import"], *isolated):
+    for wrong in (["--import"], ["--eval_bits="], *isolated):
         done = run("espnet-rand", *wrong, check=False)
-        assert done.returncode == 2 and "usage" in done.stderr
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    done = run("espnet-rand", check=False)
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--foo"], "--foo is not known here. Known are --import, --eval_bits"),
+        (["-u", "--eval_bits", "3"], "--eval_bits is not known here. Known are .*, which come first"),
+        (["-uZ"], "-Z is not known here"),
+        (["--eval_bits", "9"], "--eval_bits: 9 is not allowed"),
+        (["--eval_bits", "no.yaml"], "--eval_bits: no such file: no.yaml"),
+        (["--packed_backend", "none"], "--packed_backend: 'none' is not allowed, it must be one of auto, int8_dynamic"),
+        (["--trailing_silence", "-3"], "--trailing_silence: '-3' is not allowed, it must be a number of seconds"),
+        (["--trailing_silence", "nan"], "--trailing_silence: 'nan' is not allowed"),
+    ],
+)
+def test_values_are_refused_before_anything_starts(given, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        launch.main([*given, "-m", "json.tool"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"espnet-rand: error: {message}", line)
+
+
+def test_backends_of_the_launcher_are_those_of_the_kernels():
+    assert set(KERNELS) == set(BACKENDS) - {"auto", "dequantize"}

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -251,3 +252,14 @@ def test_the_time_in_a_file_of_floats_is_no_other_content(two, monkeypatch):
     content[content.index(b"PEAK") + 12] ^= 1  # when it was written
     (two / "a.wav").write_bytes(content)
     assert decode(entry, two / "out") == 0
+
+
+def test_a_disk_that_gets_full_ends_the_run(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+    try:
+        with pytest.raises(JournalError, match="a.jsonl: not to be written: .*Mend: free some space"):
+            hear(tmp_path / "a.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert hear(tmp_path / "a.jsonl").text == hear(tmp_path / "b.jsonl").text

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from espnet_rand import QuantizationError, QuantizerConfig, quantize, set_eval_bits
+from espnet_rand.environment import BACKENDS
 from espnet_rand.layers import evaluating_at
 from espnet_rand.packing import (
-    BACKENDS,
     PackedFileError,
     PackedModel,
     PackedWeight,

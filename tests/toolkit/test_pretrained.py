@@ -416,7 +416,7 @@ META = b"files: {asr_model_file: model.pth}\nyaml_files: {}\n"
     "name, make, message",
     [
         ("evil.pth", lambda path: torch.save({"a": Evil()}, path), "no checkpoint of tensors alone"),
-        ("empty.pth", lambda path: path.write_bytes(b""), "no checkpoint of tensors alone, or damaged"),
+        ("empty.pth", lambda path: path.write_bytes(b""), "copy or make it again"),
         ("list.pth", lambda path: torch.save([torch.ones(1)], path), "no weights of a model"),
         ("cut.zip", lambda path: path.write_bytes(b"PK\x03\x04 cut"), "no archive of espnet2.bin.pack, or damaged"),
         ("none.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no archive of espnet2.bin.pack.*meta.yaml"),

@@ -14,6 +14,7 @@ espnet_rand.register()
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_rand import OptionError  # noqa: E402
+from espnet_rand.environment import TRAILING_SILENCE, seconds  # noqa: E402
 from espnet_rand.toolkit import trailing_silence  # noqa: E402
 from espnet_rand.toolkit.recognition import Recognizer  # noqa: E402
 
@@ -74,7 +75,7 @@ def test_a_training_hears_what_it_is_given(tmp_path):
 
 @pytest.mark.parametrize("given, frames", [("0", 50), ("3", 200), ("full", 1500)])
 def test_espnet_rand_has_the_last_word(given, frames, tmp_path, monkeypatch):
-    monkeypatch.setenv(trailing_silence.VARIABLE, given)
+    monkeypatch.setenv(TRAILING_SILENCE, given)
     for conf in ({}, {"do_pad_trim": True}):
         assert encode(build(tmp_path, conf, trailing_silence=1), *noise(1.0))[1] == [frames]
     with pytest.raises(OptionError, match="for a training. Mend"):
@@ -84,17 +85,17 @@ def test_espnet_rand_has_the_last_word(given, frames, tmp_path, monkeypatch):
 def test_what_is_not_allowed(tmp_path, monkeypatch, capsys):
     for given in ("long", -1, "-1", "nan", True, [3], 10**400):
         with pytest.raises(OptionError, match="trailing_silence: .* a number of seconds or full"):
-            trailing_silence.read(given)
+            seconds("trailing_silence", given)
     with pytest.raises(SystemExit):
         ASRTask.get_parser().parse_args(["--trailing_silence", "long"])
     assert "trailing_silence: 'long' is not allowed" in capsys.readouterr().err
-    assert trailing_silence.read("full") == math.inf and trailing_silence.read("0.5") == 0.5
+    assert seconds("x", "full") == math.inf and seconds("x", "0.5") == 0.5
     task, made = write_config("asr", tmp_path / "conformer", trailing_silence=3)
     with pytest.raises(OptionError, match="does not hear by a Whisper encoder. Mend"):
         task.build_model_from_file(made / "config.yaml")
     task, made = write_config("asr", tmp_path / "another")
     task.build_model_from_file(made / "config.yaml")
-    monkeypatch.setenv(trailing_silence.VARIABLE, "3")
+    monkeypatch.setenv(TRAILING_SILENCE, "3")
     with pytest.raises(OptionError, match="does not hear by a Whisper encoder. Mend"):
         task.build_model_from_file(made / "config.yaml")
 
@@ -104,7 +105,7 @@ def test_times_of_words_are_those_of_the_recording(given, tmp_path, monkeypatch)
     """A Whisper encoder with CTC: a frame is 20 ms, however much silence is behind."""
     from espnet2.bin.asr_inference import Speech2Text
 
-    monkeypatch.setenv(trailing_silence.VARIABLE, given)
+    monkeypatch.setenv(TRAILING_SILENCE, given)
     path = write(tmp_path)
     config = yaml.safe_load(path.read_text())
     config["model_conf"]["ctc_weight"] = 0.3

@@ -15,7 +15,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 import espnet_rand
 from espnet_rand.config import QuantizerConfig
-from espnet_rand.layers import QuantizationError, quantize, quantized_layers, set_eval_bits
+from espnet_rand.layers import EvalBits, QuantizationError, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import building
@@ -163,15 +163,15 @@ def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.N
     return model, trained
 
 
-def pack(model: AbsESPnetModel, bits: Optional[str] = None) -> PackedModel:
-    """A quantized model, packed at `--eval_bits`, with the versions and the resolved options in its metadata.
+def pack(model: AbsESPnetModel, bits: Optional[EvalBits] = None) -> PackedModel:
+    """A quantized model, packed at `bits`, with the versions and the resolved options in its metadata.
 
     Raises:
         PackedFileError: it has adapters that cannot be packed
     """
     check_adapter(getattr(model, "_adapter", "lora"))
     if bits is not None:
-        set_eval_bits(model, eval_bits.read(bits))
+        set_eval_bits(model, bits)
     info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
     quantization = getattr(model, "_quantization", None)
     return pack_model(model, {**info, **quantization.config.to_dict()} if quantization else info)

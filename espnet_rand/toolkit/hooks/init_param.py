@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
-import yaml
 
 from espnet_rand.layers import Kinds, kinds_of, split_scales
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read, read_shapes
+from espnet_rand.toolkit.yaml_files import read_yaml
 
 #: The options of the training that runs.
 training: ContextVar[Optional[argparse.Namespace]] = ContextVar("training", default=None)
@@ -93,7 +93,7 @@ def describe(fitted: Fit, train_config: Optional[Path]) -> str:
         train_config: its configuration; None: where its tokens are not to be compared
 
     Raises:
-        PretrainedError: the configuration is not YAML
+        OptionError: the configuration is not YAML
     """
     sizes = {*map(len, _token_lists().values())}
     return "; ".join(filter(None, (fitted.misfits(sizes), _other_tokens(train_config))))
@@ -111,14 +111,11 @@ def _other_tokens(train_config: Optional[Path]) -> str:
     Their layers fit in shape alone: each output means another token.
 
     Raises:
-        PretrainedError: the pretrained model's configuration is not YAML
+        OptionError: the pretrained model's configuration is not YAML
     """
     if train_config is None or not train_config.is_file():
         return ""
-    try:
-        old = yaml.safe_load(train_config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeError) as e:
-        raise PretrainedError(f"{train_config} is not YAML: {' '.join(str(e).split())}") from None
+    old = read_yaml(train_config)
     old = old if isinstance(old, dict) else {}
     same_size = {k: v for k, v in _token_lists().items() if isinstance(old.get(k), list) and len(old[k]) == len(v)}
     return "; ".join(

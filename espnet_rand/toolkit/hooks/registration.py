@@ -1,5 +1,6 @@
 """Registers quantization with ESPnet: every task's options, models and worker processes."""
 
+import argparse
 import copy
 import functools
 import importlib
@@ -11,23 +12,26 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Optional, Type
+from typing import Any, List, Optional, Type
 
 import torch
 import yaml
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train import trainer
+from espnet2.utils import config_argparse
 
 from espnet_rand import processes
 from espnet_rand.atomic import write_text
 from espnet_rand.context import setting
-from espnet_rand.errors import UserError
+from espnet_rand.environment import IMPORT
+from espnet_rand.errors import UserError, refuse_options
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.quantizers import OptionError
-from espnet_rand.toolkit import backend, eval_bits, options, search, trailing_silence
+from espnet_rand.toolkit import backend, context, eval_bits, options, search, trailing_silence, yaml_files
 from espnet_rand.toolkit.hooks import (
     espnet3,
+    files,
     init_param,
     packed,
     partial,
@@ -38,9 +42,6 @@ from espnet_rand.toolkit.hooks import (
     transducer_loss,
 )
 from espnet_rand.toolkit.pretrained.sources import read
-
-#: Modules to import on registration, in every process; set by `espnet-rand --import`.
-IMPORT_VARIABLE = "ESPNET_RAND_IMPORT"
 
 _registered = False
 # inside a task's build_model that will quantize what it gets: models built within it are its parts
@@ -59,9 +60,7 @@ def register() -> None:
     Without them everything is as without espnet_rand.
 
     Raises:
-        ImportError: a module named by `espnet-rand --import` cannot be imported
-        OptionError: there is no backend as that of `espnet-rand --packed_backend`, no plan as that of `--eval_bits`,
-            or `--trailing_silence` is off
+        OptionError: `--import`, `--eval_bits`, `--packed_backend` or `--trailing_silence` of espnet-rand is off
     """
     global _registered
     espnet3.register()  # may have been loaded since the last call
@@ -71,12 +70,16 @@ def register() -> None:
     backend.asked()
     eval_bits.asked()
     trailing_silence.asked()
+    imports = _imports()
     _registered = True
     transducer_loss.stand_in()
     search.register()
     second_programs.register()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
+    _wrap_classmethod(AbsTask, "check_required_command_args", _check_arguments)
     _wrap_classmethod(AbsTask, "build_model_from_file", _build_model_from_file)
+    config_argparse.ArgumentParser.error = refuse_options
+    _wrap_parsing(config_argparse.ArgumentParser)
     AbsTask.main_worker = _MainWorker(AbsTask.__dict__["main_worker"])
     AbsTask.__init_subclass__ = classmethod(_init_subclass)
     for task in _subclasses(AbsTask):
@@ -86,8 +89,25 @@ def register() -> None:
     trainer.calculate_all_attentions = functools.partial(precisions.plotting, trainer.calculate_all_attentions)
     if importlib.util.find_spec("loralib"):
         importlib.import_module("espnet_rand.toolkit.hooks.lora")
-    for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
+    for module in imports:
         importlib.import_module(module)
+
+
+def _imports() -> List[str]:
+    """The modules of `espnet-rand --import`.
+
+    Raises:
+        OptionError: one is not there
+    """
+    names = [name for name in os.environ.get(IMPORT, "").split(",") if name]
+    for name in names:
+        try:
+            found = name in sys.modules or importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # of what it is said to be in
+            found = None
+        if not found:
+            raise OptionError(f"--import: there is no module {name}. Mend: put the folder that it is in on PYTHONPATH")
+    return names
 
 
 def _subclasses(task: Type[AbsTask]):
@@ -122,6 +142,26 @@ def _get_parser(original):
     if not options.has_its_own(original.__self__):
         options.add_training_arguments(parser)
     return parser
+
+
+def _wrap_parsing(parser: Type[argparse.ArgumentParser]) -> None:
+    """Let a configuration file that is not YAML be an error of the command line."""
+    original = parser.parse_known_args
+
+    @functools.wraps(original)
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return original(self, args, namespace)
+        except yaml_files.ERRORS as e:
+            self.error(f"--config, or an option's value, is not YAML: {yaml_files.reason(e)}")
+
+    parser.parse_known_args = parse_known_args
+
+
+def _check_arguments(original, args):
+    """Of a training, before it spawns processes."""
+    original(args)
+    context.device(args.ngpu)
 
 
 def _build_model(original, args):
@@ -199,7 +239,17 @@ def _warn_of_scales(model, state_dict, *_):
 
 
 def _build_model_from_file(original, *args, **kwargs):
-    given = inspect.signature(original).bind(*args, **kwargs).arguments.get("model_file")
+    files_given = inspect.signature(original).bind(*args, **kwargs).arguments
+    with files.explaining(files_given):
+        model, trained = _built_from_file(original, files_given.get("model_file"), *args, **kwargs)
+    eval_bits.apply(model)
+    if not isinstance(model, eval_bits.LANGUAGE_MODELS):
+        trailing_silence.apply(model, trained)
+    return model, trained
+
+
+def _built_from_file(original, given, *args, **kwargs):
+    """What `_build_model_from_file` builds of the model file `given`, with its weights."""
 
     def build():
         with setting(_loading, "" if packed.left_to_others() else str(given or "")):
@@ -217,9 +267,6 @@ def _build_model_from_file(original, *args, **kwargs):
     model, trained, partly = build()
     if partly:
         partial.check_base(model, lambda: build()[0], trained)
-    eval_bits.apply(model)
-    if not isinstance(model, eval_bits.LANGUAGE_MODELS):
-        trailing_silence.apply(model, trained)
     return model, trained
 
 

@@ -6,10 +6,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-import torch
 from torch import nn
 
-from espnet_rand.atomic import replacing
+from espnet_rand.atomic import write_tensors
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.layers import (
     Kinds,
@@ -129,8 +128,7 @@ def _name_scales(folder: Path, kinds: Kinds) -> None:
             state = read(path)
             for key, weight in scales.items():
                 state[scale_key(weight, kinds(weight))] = state.pop(key)
-            with replacing(path) as temporary:
-                torch.save(state, temporary)
+            write_tensors(path, state)
             logging.info(f"espnet_rand: {path}: its {len(scales)} learned scales are named as those of new checkpoints")
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Union
 
 import torch
-import yaml
 from espnet2.main_funcs.pack_funcs import Archiver, unpack
 from torch import Tensor
 
 from espnet_rand import packing
 from espnet_rand.errors import one_line
+from espnet_rand.quantizers import OptionError
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
+from espnet_rand.toolkit.yaml_files import read_yaml
 
 try:
     from espnet2.torch_utils.safe_torch_load import safe_torch_load
@@ -28,6 +29,8 @@ _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")
 _TAG = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 #: How many times its own size an archive may unpack to. Weights hardly compress: those of real models stay below 3.
 _MOST_TIMES = 100
+#: Bytes: fewer tell nothing of a file's kind.
+_LEAST = 9
 #: Where trainers keep the weights within a checkpoint: DeepSpeed, Lightning, ESPnet's checkpoint.pth.
 _NESTED = ("module", "state_dict", "model")
 
@@ -120,6 +123,12 @@ def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
         return {}
 
 
+def check_size(model_file: Union[str, Path]) -> None:
+    """Raises PretrainedError: a file is so small that it is no model."""
+    if (size := Path(model_file).stat().st_size) < _LEAST:
+        raise PretrainedError(f"{model_file}: a model has more than {size} bytes. Mend: copy or make it again")
+
+
 def read(model_file: Path) -> Dict[str, Tensor]:
     """The float weights of a checkpoint, or of a packed file, on the CPU.
 
@@ -127,6 +136,7 @@ def read(model_file: Path) -> Dict[str, Tensor]:
         PretrainedError: it holds something else, or more than tensors
         PackedFileError: a packed file is damaged
     """
+    check_size(model_file)
     if packing.is_packed(model_file):
         return packing.read(model_file).state_dict()
     try:
@@ -157,14 +167,14 @@ def _weights(state: Any) -> Optional[Dict[str, Tensor]]:
 def _contents(root: Path) -> Dict[str, Path]:
     """The files of an unpacked archive, by the names of the options that take them."""
     try:
-        meta = yaml.safe_load((root / "meta.yaml").read_text(encoding="utf-8"))
+        meta = read_yaml(root / "meta.yaml")
         # a file from outside the folder that was packed is named by its whole path, and stored without the first slash
         paths = {name: Path(value.lstrip("/")) for name, value in {**meta["yaml_files"], **meta["files"]}.items()}
     except FileNotFoundError:
         raise PretrainedError(
             f"{root}: there is no meta.yaml of espnet2.bin.pack: give the model file itself"
         ) from None
-    except (yaml.YAMLError, UnicodeError, KeyError, TypeError, AttributeError) as e:
+    except (OptionError, KeyError, TypeError, AttributeError) as e:
         raise PretrainedError(f"{root}: meta.yaml is not one of espnet2.bin.pack: {one_line(e)}") from None
     for path in paths.values():
         if ".." in path.parts:

@@ -1,4 +1,4 @@
-"""Options of a quantizer: declared as dataclass fields, checked when the object is made."""
+"""Options: declared as dataclass fields, checked when the object is made. It imports nothing big."""
 
 import dataclasses
 import math
@@ -46,6 +46,9 @@ def one_of(*values: Any) -> Check:
         "one of " + ", ".join(map(str, values)),
     )
 
+
+#: What a number of bits may be.
+a_precision = integer(2, 8)
 
 boolean = Check(lambda v: isinstance(v, bool), "true or false")
 

@@ -1,0 +1,60 @@
+"""What `espnet-rand` tells the processes below it, in variables of the environment. It imports nothing big."""
+
+import math
+from pathlib import Path
+from typing import Union
+
+from espnet_rand.options import OptionError, a_precision, one_of
+
+#: `--import`: modules to import on registration, in every process; a comma between two.
+IMPORT = "ESPNET_RAND_IMPORT"
+#: `--eval_bits`: of models that ESPnet's commands build from files.
+EVAL_BITS = "ESPNET_RAND_EVAL_BITS"
+#: `--packed_backend`: how packed layers compute.
+PACKED_BACKEND = "ESPNET_RAND_PACKED_BACKEND"
+#: `--trailing_silence`: in decoding, in place of what the model was trained with.
+TRAILING_SILENCE = "ESPNET_RAND_TRAILING_SILENCE"
+
+#: What packed layers compute with (espnet_rand.packing.kernels): `auto` is a choice, `dequantize` is float.
+BACKENDS = ("auto", "int8_dynamic", "int4_weight_only", "dequantize")
+#: As much silence as there is room for.
+FULL = "full"
+
+
+def backend(name: str, given: str) -> str:
+    """One of BACKENDS. `name` is what messages call the option, here and below.
+
+    Raises:
+        OptionError: it is none of them
+    """
+    one_of(*BACKENDS)(name, given)
+    return given
+
+
+def seconds(name: str, given: Union[str, float]) -> float:
+    """Seconds of silence; infinity for `full`.
+
+    Raises:
+        OptionError: it is neither `full` nor a number of seconds
+    """
+    try:
+        silence = math.inf if given == FULL else float(given)
+    except (TypeError, ValueError, OverflowError):
+        silence = math.nan
+    if isinstance(given, bool) or not silence >= 0:
+        raise OptionError(f"{name}: {given!r} is not allowed, it must be a number of seconds or {FULL}")
+    return silence
+
+
+def bits_or_plan(name: str, given: Union[int, str]) -> Union[int, str]:
+    """A number of bits, or the path of a plan file, which is there.
+
+    Raises:
+        OptionError: it is neither
+    """
+    if str(given).isdecimal():
+        a_precision(name, int(given))
+        return int(given)
+    if not Path(given).is_file():
+        raise OptionError(f"{name}: no such file: {given} (it must be a number from 2 to 8, or a plan file)")
+    return given
