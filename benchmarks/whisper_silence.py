@@ -2,12 +2,14 @@
 """Whisper with and without silence behind its recordings, and what the guard costs and takes away.
 
     benchmarks/whisper_silence.py egs2/prompts/asr1 --model exp/tuned.1/valid.acc.best.pth --trailing_silence 0 3 full
+    benchmarks/whisper_silence.py egs2/prompts/asr1 --alone
     benchmarks/whisper_silence.py egs2/prompts/asr1 --noise 10
 
 from a recipe's directory whose stages 1 to 4 are done, with WHISPER_CHECKPOINT as its run.sh sets it. The first prints
 the word error rate of a test set, whose recordings lose the silence that the recipe put behind them, and the seconds of
-CPU time that decoding took. The second prints the words that the model hears in so many minutes of noise of each kind,
-in windows of 30 s. One thread; beam 1, the decoder alone.
+CPU time that decoding took. In the second each recording stands by itself in 20 s of a quiet room. The third prints the
+words that the model hears in so many minutes of noise of each kind, in windows of 20 s. One thread; beam 1, the decoder
+alone.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import soundfile
 import torch
 
 RATE = 16000
-WINDOW = 30 * RATE
+WINDOW = 20 * RATE
 
 
 def read(path):
@@ -56,7 +58,7 @@ def hum(count, frequency, rng):
 def noises(minutes):
     """Name and windows: what a room sounds like in which nobody speaks (decibels below full scale)."""
     rng = np.random.default_rng(0)
-    count = round(2 * minutes)
+    count = round(60 * RATE / WINDOW * minutes)
     colors = [lambda slope=slope: colored(WINDOW, slope, rng) for slope in (0, 1, 2)]
     hums = [lambda f=f: hum(WINDOW, f, rng) for f in (50, 60, 120)]
     kinds = {"silence": (colors, (-90, -80, -70, -60)), "hum": (hums, (-50, -30, -15)), "noise": (colors, (-40, -20))}
@@ -64,6 +66,14 @@ def noises(minutes):
         places = [(make, level) for level in levels for make in made]
         windows = (places[i % len(places)] for i in range(count))
         yield name, [(make() * 10 ** (level / 20)).astype(np.float32) for make, level in windows]
+
+
+def alone(samples, rng):
+    """A recording in the middle of a window of a room's noise, 60 decibels below full scale."""
+    room = (colored(WINDOW, 1, rng) * 10 ** (-60 / 20)).astype(np.float32)
+    start = (WINDOW - len(samples)) // 2
+    room[start : start + len(samples)] += samples
+    return room
 
 
 def build(args):
@@ -87,6 +97,7 @@ def main():
     parser.add_argument("--limit", type=int, help="recordings")
     parser.add_argument("--maxlenratio", type=float, default=-40, help="below 0: tokens")
     parser.add_argument("--trailing_silence", nargs="+", default=["full"])
+    parser.add_argument("--alone", action="store_true", help="each recording in 20 s of a quiet room")
     parser.add_argument("--noise", type=float, metavar="MINUTES", help="noise in place of speech")
     args = parser.parse_args()
     args.config = args.config or str(Path(args.model or "exp/float/x").parent / "config.yaml")
@@ -104,6 +115,9 @@ def main():
 
         clean = EnglishTextNormalizer()
         data = [(args.set, [*recordings(Path("data", args.set), args.limit)])]
+        if args.alone:
+            rng = np.random.default_rng(0)
+            data = [(f"{args.set}, alone", [(key, alone(samples, rng), text) for key, samples, text in data[0][1]])]
         if args.noise:
             data = [(name, [(name, window, "") for window in windows]) for name, windows in noises(args.noise)]
         for name, entries in data:
