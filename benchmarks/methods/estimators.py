@@ -20,10 +20,10 @@ class RoundedHalf(Estimator):
 
     noise: bool = option(True, boolean)
 
-    def __call__(self, w, s, q, generator=None):
+    def __call__(self, w, s, grid, generator=None):
         rounded = torch.empty_like(w).bernoulli_(0.5, generator=generator).bool()
-        others = Noise()(w, s, q, generator) if self.noise else w
-        return torch.where(rounded, StraightThrough()(w, s, q), others)
+        others = Noise()(w, s, grid, generator) if self.noise else w
+        return torch.where(rounded, StraightThrough()(w, s, grid), others)
 
 
 def set_estimator(model: nn.Module, estimator: Estimator) -> None:

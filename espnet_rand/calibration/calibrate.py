@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from espnet_rand.calibration.rounding import compensated
 from espnet_rand.layers import QuantizationError, disabled, quantized_layers, quantized_weights
-from espnet_rand.quantizers import largest_code
+from espnet_rand.quantizers import Grid
 
 #: How near to the middle between two codes, in steps, a weight may stay.
 _MARGIN = 0.02
@@ -83,21 +83,21 @@ def calibrate(
         importance = narrow.diagonal().expand_as(w).view_as(rows)
         scales = quantized.quantizer.searched(rows, importance, quantized.bits)
         s = quantized.quantizer.spread(scales, rows).flatten(1)
-        q = largest_code(quantized.bits)
-        chosen = compensated(w, s, q, h)
-        after = _energy(s * chosen - w, narrow) / energy
+        grid = quantized.quantizer.grid(quantized.bits)
+        chosen = compensated(w, s, grid, h)
+        after = _energy(s * grid.levels(chosen) - w, narrow) / energy
         done.append(Calibration(name, before, after))
-        quantized.place(weight.layer, weight.name, _nearest(w, s, q, chosen).view_as(rows), scales)
+        quantized.place(weight.layer, weight.name, _nearest(w, s, grid, chosen).view_as(rows), scales)
     if all(calibration.reason for calibration in done):
         raise QuantizationError(f"no weight of {type(model).__name__} could be calibrated: {done[0].reason}")
     return done
 
 
-def _nearest(w: Tensor, s: Tensor, q: int, codes: Tensor) -> Tensor:
+def _nearest(w: Tensor, s: Tensor, grid: Grid, codes: Tensor) -> Tensor:
     """The nearest weights that round to the codes."""
-    room = 0.5 - _MARGIN
-    low = torch.where(codes <= -q - 1, -torch.inf, codes - room)
-    high = torch.where(codes >= q, torch.inf, codes + room)
+    room, levels = 0.5 - _MARGIN, grid.levels(codes)
+    low = torch.where(codes <= grid.low, -torch.inf, levels - room)
+    high = torch.where(codes >= grid.high, torch.inf, levels + room)
     return torch.minimum(torch.maximum(w / s, low), high) * s
 
 

@@ -73,7 +73,7 @@ def _packed(weight: NamedWeight) -> PackedWeight:
     made = PackedWeight(
         packed=pack(codes.flatten(1), quantized.bits),
         scales=_narrow(scales),
-        bits=quantized.bits,
+        grid=quantized.quantizer.grid(quantized.bits),
         shape=tuple(layer._parameters[name].shape),
         granularity=quantized.quantizer.granularity,
         dtype=layer._parameters[name].dtype,

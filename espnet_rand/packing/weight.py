@@ -48,8 +48,8 @@ class Codes:
         codes = self._rows.index_select(0, flat)
         if not len(flat):
             return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
-        granularity = self._packed.granularity
-        rows = granularity.scaled(codes, granularity.scales_of(scales, len(self._rows), flat))
+        granularity, levels = self._packed.granularity, self._packed.grid.levels(codes)
+        rows = granularity.scaled(levels, granularity.scales_of(scales, len(self._rows), flat))
         return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
 
 
