@@ -29,4 +29,4 @@ class RoundedHalf(Estimator):
 def set_estimator(model: nn.Module, estimator: Estimator) -> None:
     """Of all weights of a quantized model, from the next forward on."""
     for weight in quantized_weights(model).values():
-        weight.quantized.quantizer = replace(weight.quantized.quantizer, estimator=estimator)
+        weight.quantized.quantizer = replace(weight.quantizer, estimator=estimator)

@@ -110,7 +110,7 @@ def disabled(model: nn.Module) -> Any:
     weights = [weight for _, layer in quantized_layers(model) for weight in layer._quantized.values()]
     if not weights:
         raise QuantizationError(f"{type(model).__name__} has no quantized layer to disable")
-    if not all(weight.has_float for weight in weights):
+    if not all(isinstance(weight, QuantizedWeight) for weight in weights):
         raise QuantizationError("a packed model has no float weights to compute with")
     return telling(off=weights)
 
