@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_rand.allocation.solver import Table
-from espnet_rand.layers import disabled, evaluating_at, quantized_weights
+from espnet_rand.layers import NamedWeight, disabled, evaluating_at, quantized_weights
 from espnet_rand.layers.clock import telling
 from espnet_rand.quantizers import OptionError
 
@@ -100,14 +100,19 @@ def curvature(
         _move(parameters, originals, {})
         for parameter, required in before.items():
             parameter.requires_grad_(required)
-    estimates: Table = {}
-    for name, weight in weights.items():
-        # z'Hz of each group, of steps s / sqrt(12): half of it is tr(H) s^2 / 24
-        most, products_of = max(choices[name]), weight.quantized.rows(products[name])
-        groups = weight.quantizer.granularity.split(products_of).sum(1) / 2
-        ratios = {b: (steps[name][b] / steps[name][most]).square() for b in choices[name]}
-        estimates[name] = {b: max(0.0, (groups * (ratios[b] - 1)).sum().item()) for b in choices[name]}
-    return estimates
+    return {name: _changes(weight, steps[name], products[name]) for name, weight in weights.items()}
+
+
+def _changes(weight: NamedWeight, steps: Mapping[int, Tensor], products: Tensor) -> Dict[int, float]:
+    """The change of the loss from the most bits to others: half of a group's z'Hz, at s / sqrt(12), is tr(H) s^2 / 24.
+
+    Args:
+        steps: by bits
+        products: the numbers whose sum over a group is its z'Hz, in the weight's shape
+    """
+    groups = weight.quantizer.granularity.split(weight.quantized.rows(products)).sum(1) / 2
+    ratios = {bits: (s / steps[max(steps)]).square() for bits, s in steps.items()}
+    return {bits: max(0.0, (groups * (ratio - 1)).sum().item()) for bits, ratio in ratios.items()}
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

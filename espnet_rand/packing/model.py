@@ -16,7 +16,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from espnet_rand.errors import NotFiniteError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import QuantizationError, find_layer, registered, wrap_layer
+from espnet_rand.layers.layer import QuantizationError, find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
@@ -43,6 +43,8 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
     check_finite(dict(model.named_parameters()), model)
     quantized = quantized_weights(model)
     if not quantized:
+        if quantized_layers(model):
+            raise QuantizationError(f"{type(model).__name__} is from a packed file. Mend: pack its checkpoint again")
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
     names = {id(weight.parameter): full for full, weight in quantized.items()}
     for module in model.modules():
