@@ -24,7 +24,7 @@ from espnet_rand.layers.layer import (
 from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import QuantizedWeight
-from espnet_rand.quantizers import OptionError, WeightQuantizer
+from espnet_rand.quantizers import OptionError, WeightQuantizer, grid_name
 
 
 @dataclass
@@ -283,6 +283,7 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
     scales = quantizer.granularity.groups(made.rows(parameter))
     axes = [quantizer.scale, quantizer.estimator, quantizer.granularity]
     axes += [quantizer.precision] if len(quantizer.precision.all) > 1 else []
+    axes += filter(None, [grid_name(quantizer.grid)])
     scale_bytes = max(4, parameter.element_size())
     return QuantizedEntry(
         name=name,

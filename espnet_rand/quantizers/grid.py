@@ -1,6 +1,7 @@
 """The grid: the integer codes that a weight is rounded to, the numbers that they stand for, and the step sizes.
 
-A new grid is one class here and one line in `GRIDS`.
+A new grid is one class here and one line in `GRIDS`. With the second one config.py gets its option: a field `grid` of
+`_Schedule`, one of GRIDS, which `weight_quantizer` hands on. (It is not there yet, as every config.yaml would say it.)
 """
 
 from dataclasses import dataclass
