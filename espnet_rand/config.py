@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Dict, List, Mapping, Tuple, Type, Union
 
-from espnet_rand.options import Check, Options, a_precision, boolean, integer, one_of, option
+from espnet_rand.options import BITS_RANGE, Check, Options, a_precision, boolean, integer, one_of, option
 from espnet_rand.quantizers import (
     ESTIMATORS,
     GRANULARITIES,
@@ -38,7 +38,7 @@ _overrides = Check(
 )
 _evaluations = Check(
     lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) or a_precision.holds(x) for x in v),
-    "a list of numbers of bits from 2 to 8 and plan files",
+    f"a list of numbers of bits {BITS_RANGE} and plan files",
 )
 _MODEL_OPTIONS = {
     "include": _patterns,

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Union
 
-from espnet_rand.options import OptionError, a_precision, one_of
+from espnet_rand.options import BITS_RANGE, OptionError, a_precision, one_of
 
 #: `--import`: modules to import on registration, in every process; a comma between two.
 IMPORT = "ESPNET_RAND_IMPORT"
@@ -56,5 +56,5 @@ def bits_or_plan(name: str, given: Union[int, str]) -> Union[int, str]:
         a_precision(name, int(given))
         return int(given)
     if not Path(given).is_file():
-        raise OptionError(f"{name}: no such file: {given} (it must be a number from 2 to 8, or a plan file)")
+        raise OptionError(f"{name}: no such file: {given} (it must be a number {BITS_RANGE}, or a plan file)")
     return given

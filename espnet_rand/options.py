@@ -47,8 +47,10 @@ def one_of(*values: Any) -> Check:
     )
 
 
-#: What a number of bits may be.
-a_precision = integer(2, 8)
+#: What a number of bits may be, and the same in words.
+BITS = range(2, 9)
+BITS_RANGE = f"from {BITS[0]} to {BITS[-1]}"
+a_precision = integer(BITS[0], BITS[-1])
 
 boolean = Check(lambda v: isinstance(v, bool), "true or false")
 

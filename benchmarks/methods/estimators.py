@@ -20,13 +20,13 @@ class RoundedHalf(Estimator):
 
     noise: bool = option(True, boolean)
 
-    def __call__(self, w, s, q, generator=None):
+    def __call__(self, w, s, grid, generator=None):
         rounded = torch.empty_like(w).bernoulli_(0.5, generator=generator).bool()
-        others = Noise()(w, s, q, generator) if self.noise else w
-        return torch.where(rounded, StraightThrough()(w, s, q), others)
+        others = Noise()(w, s, grid, generator) if self.noise else w
+        return torch.where(rounded, StraightThrough()(w, s, grid), others)
 
 
 def set_estimator(model: nn.Module, estimator: Estimator) -> None:
     """Of all weights of a quantized model, from the next forward on."""
     for weight in quantized_weights(model).values():
-        weight.quantized.quantizer = replace(weight.quantized.quantizer, estimator=estimator)
+        weight.quantized.quantizer = replace(weight.quantizer, estimator=estimator)

@@ -21,9 +21,8 @@ def candidates(model: nn.Module, bits: Sequence[int]) -> Dict[str, List[int]]:
     """
     found = {}
     for name, weight in quantized_weights(model).items():
-        quantizer = weight.quantized.quantizer
-        fixed = quantizer.scale.tied or weight.quantized.fixed
-        found[name] = [quantizer.precision.highest] if fixed else sorted(set(bits))
+        fixed = weight.fixed or weight.quantizer.scale.tied
+        found[name] = [weight.quantizer.precision.highest] if fixed else sorted(set(bits))
     if all(len(choices) == 1 for choices in found.values()):
         raise OptionError(f"there is nothing to choose: all {len(found)} weights have one possible number of bits")
     return found
@@ -76,11 +75,11 @@ def curvature(
         probes: random signs for all weights, drawn from a seed of their own
     """
     weights = quantized_weights(model)
-    steps = {n: {b: _steps(w, b) for b in choices[n]} for n, w in weights.items()}
-    sides = {n: w.quantized.unrows(_spread(w, steps[n][max(choices[n])])) / 12**0.5 for n, w in weights.items()}
+    steps = {n: {b: w.step_sizes(b) for b in choices[n]} for n, w in weights.items()}
+    sides = {n: w.quantized.unrows(w.spread(steps[n][max(choices[n])])) / 12**0.5 for n, w in weights.items()}
     products = {name: torch.zeros_like(side) for name, side in sides.items()}
     generator = torch.Generator().manual_seed(0)
-    parameters = {name: weight.layer._parameters[weight.name] for name, weight in weights.items()}
+    parameters = {name: weight.parameter for name, weight in weights.items()}
     originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
@@ -101,24 +100,19 @@ def curvature(
         _move(parameters, originals, {})
         for parameter, required in before.items():
             parameter.requires_grad_(required)
-    estimates: Table = {}
-    for name, weight in weights.items():
-        # z'Hz of each group, of steps s / sqrt(12): half of it is tr(H) s^2 / 24
-        quantized, most = weight.quantized, max(choices[name])
-        groups = quantized.quantizer.granularity.split(quantized.rows(products[name])).sum(1) / 2
-        ratios = {b: (steps[name][b] / steps[name][most]).square() for b in choices[name]}
-        estimates[name] = {b: max(0.0, (groups * (ratios[b] - 1)).sum().item()) for b in choices[name]}
-    return estimates
+    return {name: _changes(weight, steps[name], products[name]) for name, weight in weights.items()}
 
 
-def _steps(weight: NamedWeight, bits: int) -> Tensor:
-    """Step sizes, (groups,)."""
-    return weight.quantized.encode(weight.layer, weight.name, bits)[1]
+def _changes(weight: NamedWeight, steps: Mapping[int, Tensor], products: Tensor) -> Dict[int, float]:
+    """The change of the loss from the most bits to others: half of a group's z'Hz, at s / sqrt(12), is tr(H) s^2 / 24.
 
-
-def _spread(weight: NamedWeight, steps: Tensor) -> Tensor:
-    """Each weight's step size, output channels first."""
-    return weight.quantized.quantizer.spread(steps, weight.quantized.rows(weight.layer.source(weight.name).detach()))
+    Args:
+        steps: by bits
+        products: the numbers whose sum over a group is its z'Hz, in the weight's shape
+    """
+    groups = weight.quantizer.granularity.split(weight.quantized.rows(products)).sum(1) / 2
+    ratios = {bits: (s / steps[max(steps)]).square() for bits, s in steps.items()}
+    return {bits: max(0.0, (groups * (ratio - 1)).sum().item()) for bits, ratio in ratios.items()}
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

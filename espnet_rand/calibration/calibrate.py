@@ -1,14 +1,14 @@
 """Calibrates a quantized model: moves each float weight to where it rounds to the code that the data choose."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List
+from typing import Callable, Dict, Iterable, List, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from espnet_rand.calibration.rounding import compensated
-from espnet_rand.layers import QuantizationError, disabled, quantized_layers, quantized_weights
-from espnet_rand.quantizers import largest_code
+from espnet_rand.layers import NamedWeight, QuantizationError, disabled, quantized_layers, quantized_weights
+from espnet_rand.quantizers import Grid
 
 #: How near to the middle between two codes, in steps, a weight may stay.
 _MARGIN = 0.02
@@ -55,49 +55,45 @@ def calibrate(
     """
     weights = quantized_weights(model)
     for name, weight in weights.items():
-        if not weight.quantized.quantizer.scale.learned:
+        if not weight.learned:
             raise QuantizationError(
-                f"{name}: its step sizes ({weight.quantized.quantizer.scale}) are computed from the weights, which are "
+                f"{name}: its step sizes ({weight.quantizer.scale}) are computed from the weights, which are "
                 "to move: take learned ones, `rand` with mode: 3 and init: clip, or `lsc`"
             )
     with disabled(model):
         moments = _moments(model, forward)
-    done = []
-    for name in follow(weights):
-        weight = weights[name]
-        parameter = weight.layer._parameters[weight.name]
-        if weight.layer.source(weight.name) is not parameter:
-            done.append(Calibration(name, reason="an adapter adds to it"))
-            continue
-        if parameter not in moments:
-            done.append(Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen"))
-            continue
-        quantized, h = weight.quantized, moments[parameter]
-        if not h.isfinite().all():
-            raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
-        rows = quantized.rows(parameter.detach()).float()
-        w, narrow = rows.flatten(1), h.to(rows.dtype)
-        energy = max(_energy(w, narrow), 1e-30)
-        codes, scales = quantized.encode(weight.layer, weight.name)
-        before = _energy(quantized.quantizer.decode(codes, scales, rows.dtype).flatten(1) - w, narrow) / energy
-        importance = narrow.diagonal().expand_as(w).view_as(rows)
-        scales = quantized.quantizer.searched(rows, importance, quantized.bits)
-        s = quantized.quantizer.spread(scales, rows).flatten(1)
-        q = largest_code(quantized.bits)
-        chosen = compensated(w, s, q, h)
-        after = _energy(s * chosen - w, narrow) / energy
-        done.append(Calibration(name, before, after))
-        quantized.place(weight.layer, weight.name, _nearest(w, s, q, chosen).view_as(rows), scales)
+    done = [_calibrated(name, weights[name], moments) for name in follow(weights)]
     if all(calibration.reason for calibration in done):
         raise QuantizationError(f"no weight of {type(model).__name__} could be calibrated: {done[0].reason}")
     return done
 
 
-def _nearest(w: Tensor, s: Tensor, q: int, codes: Tensor) -> Tensor:
+def _calibrated(name: str, weight: NamedWeight, moments: Mapping[nn.Parameter, Tensor]) -> Calibration:
+    """Calibrate one weight. Raises QuantizationError: its layer's inputs are not finite."""
+    if weight.source is not weight.parameter:
+        return Calibration(name, reason="an adapter adds to it")
+    h = moments.get(weight.parameter)
+    if h is None:
+        return Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen")
+    if not h.isfinite().all():
+        raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
+    rows, quantizer = weight.rows.float(), weight.quantizer
+    w, narrow = rows.flatten(1), h.to(rows.dtype)
+    energy = max(_energy(w, narrow), 1e-30)
+    before = _energy(quantizer.decode(*weight.encode(), rows.dtype).flatten(1) - w, narrow) / energy
+    scales = quantizer.searched(rows, narrow.diagonal().expand_as(w).view_as(rows), weight.bits)
+    s = quantizer.spread(scales, rows).flatten(1)
+    chosen = compensated(w, s, weight.grid, h)
+    after = _energy(s * weight.grid.levels(chosen) - w, narrow) / energy
+    weight.place(_nearest(w, s, weight.grid, chosen).view_as(rows), scales)
+    return Calibration(name, before, after)
+
+
+def _nearest(w: Tensor, s: Tensor, grid: Grid, codes: Tensor) -> Tensor:
     """The nearest weights that round to the codes."""
-    room = 0.5 - _MARGIN
-    low = torch.where(codes <= -q - 1, -torch.inf, codes - room)
-    high = torch.where(codes >= q, torch.inf, codes + room)
+    room, levels = 0.5 - _MARGIN, grid.levels(codes)
+    low = torch.where(codes <= grid.low, -torch.inf, levels - room)
+    high = torch.where(codes >= grid.high, torch.inf, levels + room)
     return torch.minimum(torch.maximum(w / s, low), high) * s
 
 

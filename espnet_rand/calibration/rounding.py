@@ -3,24 +3,26 @@
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.grid import round_to_grid
+from espnet_rand.quantizers.grid import Grid
 
 _BLOCK = 64  # columns, after which the others follow
 
 
-def compensated(w: Tensor, s: Tensor, q: int, moments: Tensor, damping: float = 0.01) -> Tensor:
-    """Codes with little error of the outputs, tr((s c - w) H (s c - w)'), in place of little error of the weights.
+def compensated(w: Tensor, s: Tensor, grid: Grid, moments: Tensor, damping: float = 0.01) -> Tensor:
+    """Codes with little error of the outputs, in place of little error of the weights.
+
+    That is tr((v - w) H (v - w)'), v the numbers that the codes stand for.
 
     GPTQ's Algorithm 1, with the inputs of the largest second moments first ("act-order" in its code).
 
     Args:
         w: (rows, n)
         s: step sizes, (rows, n), positive
-        q: the largest code Q
+        grid: what is rounded to
         moments: H, (n, n), the mean of x x' over inputs x
         damping: what is added to H's diagonal, in parts of its mean (Section 3.3, Step 3)
     Returns:
-        (rows, n): integer codes in -Q-1 ... Q, as floats
+        (rows, n): codes, as floats
     """
     h = moments.double().clone()
     h.diagonal()[h.diagonal() == 0] = 1  # an input that never was: its weights are rounded to nearest
@@ -34,8 +36,8 @@ def compensated(w: Tensor, s: Tensor, q: int, moments: Tensor, damping: float = 
         block = slice(start, min(start + _BLOCK, w.shape[1]))
         errors = torch.zeros_like(left[:, block])
         for i in range(block.start, block.stop):
-            codes[:, i] = round_to_grid(left[:, i], steps[:, i], q)
-            errors[:, i - start] = (left[:, i] - codes[:, i] * steps[:, i]) / follow[i, i]
+            codes[:, i] = grid.round(left[:, i], steps[:, i])
+            errors[:, i - start] = (left[:, i] - grid.levels(codes[:, i]) * steps[:, i]) / follow[i, i]
             left[:, i + 1 : block.stop] -= errors[:, i - start, None] * follow[i, i + 1 : block.stop]
         left[:, block.stop :] -= errors @ follow[block, block.stop :]
     return codes.scatter(1, order.expand_as(codes), codes)

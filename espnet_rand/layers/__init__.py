@@ -4,7 +4,7 @@ One file for each layer family; importing it here puts it into the registry.
 """
 
 from espnet_rand.layers import attention, convolution, embedding, linear, recurrent  # noqa: F401
-from espnet_rand.layers.eval_bits import EvalBits, NamedWeight, evaluating_at, quantized_weights, set_eval_bits
+from espnet_rand.layers.eval_bits import EvalBits, evaluating_at, set_eval_bits
 from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, own_scales, quantized_layers, quantizes
 from espnet_rand.layers.learned_scales import (
@@ -19,6 +19,7 @@ from espnet_rand.layers.learned_scales import (
 )
 from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers, quantizers_of
 from espnet_rand.layers.report import Report
+from espnet_rand.layers.weights import NamedWeight, quantized_weights
 
 __all__ = [
     "SCALE_SUFFIX",

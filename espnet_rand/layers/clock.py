@@ -1,16 +1,17 @@
-"""The forwards of a quantized model, and what belongs to one computation: its number, its precision, whether it is off.
+"""The forwards of a quantized model: their numbers, and what each read its weights as.
 
-A training forward has a number. From it and the seed come the noise and the precision that is drawn, so that a run
-can be repeated, and a resumed run goes on with fresh noise.
+A checkpoint (torch.utils.checkpoint) keeps a block's inputs and not its activations. Backward runs the block again, to
+have them: the recomputation. It must read the weights as the forward did: with the same noise and bits, or in float.
 
-Gradient checkpointing runs parts of a forward once more, inside backward, to have the activations that it did not keep.
-This recomputation must see the weights that the forward saw: the same noise, the same bits, in float if it was told so.
-By then other forwards may have begun, `with disabled(model)` may have ended, and backward may run in another thread: it
-is up to whoever calls it, and on CUDA autograd has threads of its own. So nothing about the present says what the
-forward saw. Autograd's nodes do. They are numbered as they are made, and backward knows at which it is. Each time that
-a weight is read it notes the number of the next node, and what it was read as (`Readings`). A recomputation that began
-at a node of the checkpointed part looks for the last reading before it. The reentrant kind has one node for the whole
-part, made just before it, and no graph within: it looks for the first reading after it that was made without one.
+What holds during backward does not say how that was. By then other forwards may have begun, and `with disabled(model)`
+may have ended. Backward may run in another thread: its caller's, and on CUDA one of autograd's own. But autograd
+numbers its nodes as it makes them, and backward knows at which node it is. So each read of a weight notes what it was
+read as, and the number of the next node (`Readings`). A recomputation looks for the reading that belongs to its node:
+- Without `use_reentrant` it begins at a node of the block. It takes the last reading before that node.
+- With it the block has one node, made just before it, and no graph. It takes the first one after, made without a graph.
+
+A training forward has a number. This and the seed give its noise and the bits that are drawn: a run can be repeated,
+and a resumed run goes on with fresh noise.
 
 Whoever tells a model something for a block (`evaluating_at`, `disabled`) tells it the computations of that block alone,
 and not those of other threads: a context variable holds it. A pool's workers do not see it: enter it in what they run.

@@ -1,38 +1,19 @@
 """At how many bits a quantized model evaluates, decodes and is packed: one number, or a plan."""
 
 import threading
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
 from torch import nn
 
 from espnet_rand.layers.clock import telling
-from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, quantized_layers
+from espnet_rand.layers.layer import QuantizationError, quantized_layers
 from espnet_rand.layers.quantize import matches, near
 from espnet_rand.layers.weight import QuantizedWeight
+from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.options import OptionError, a_precision
 
 #: One number for all weights, or a plan: wildcard on names of weights or modules -> bits; the later wins.
 EvalBits = Union[int, Mapping[str, int]]
-
-
-class NamedWeight(NamedTuple):
-    """A quantized weight of a model: the first layer that has it, the parameter's name there, and all full names."""
-
-    layer: QuantizedLayer
-    name: str
-    quantized: QuantizedWeight
-    full_names: List[str]
-
-
-def quantized_weights(model: nn.Module) -> Dict[str, NamedWeight]:
-    """The quantized weights of a model by their (first) names; one that layers share is there once."""
-    found: Dict[int, NamedWeight] = {}
-    for module_name, layer in model.named_modules(remove_duplicate=False):
-        if isinstance(layer, QuantizedLayer):
-            for name, quantized in layer._quantized.items():
-                entry = found.setdefault(id(layer._parameters[name]), NamedWeight(layer, name, quantized, []))
-                entry.full_names.append(f"{module_name}.{name}" if module_name else name)
-    return {entry.full_names[0]: entry for entry in found.values()}
 
 
 def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
@@ -67,16 +48,16 @@ def _chosen(model: nn.Module, bits: Optional[EvalBits]) -> Dict[QuantizedWeight,
         chosen = {}
     elif isinstance(bits, Mapping):
         chosen = _planned(bits, weights)
-        if missing := [name for name, weight in weights.items() if name not in chosen and not weight.quantized.fixed]:
+        if missing := [name for name, weight in weights.items() if name not in chosen and not weight.fixed]:
             raise OptionError(
                 f"eval_bits: the plan gives {len(missing)} of {len(weights)} weights no bits: "
                 f"{', '.join(missing[:3])}; name them, or the others with '*' as its first line"
             )
     else:
         a_precision("eval_bits", bits)
-        chosen = {name: bits for name, weight in weights.items() if not weight.quantized.fixed}
+        chosen = {name: bits for name, weight in weights.items() if not weight.fixed}
     for name, b in chosen.items():
-        quantizer = weights[name].quantized.quantizer
+        quantizer = weights[name].quantizer
         if quantizer.scale.tied and b != quantizer.precision.bits:
             raise OptionError(
                 f"eval_bits: {b} is not allowed for {name}, it must be {quantizer.precision.bits}: "
@@ -113,7 +94,7 @@ def _planned(plan: Mapping[str, int], weights: Mapping[str, NamedWeight]) -> Dic
     for pattern, bits in ((str(pattern), bits) for pattern, bits in plan.items()):
         a_precision(f"eval_bits: {pattern}", bits)
         if pattern == "*":
-            named = [name for name, weight in weights.items() if not weight.quantized.fixed]
+            named = [name for name, weight in weights.items() if not weight.fixed]
         else:
             named = [n for n, w in weights.items() if n == pattern or matches(pattern, w.full_names)]
         if not named:

@@ -9,7 +9,7 @@ an output layer to an embedding) uses the quantized weight, and `named_parameter
 
 import functools
 import logging
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.learned_scales import ScaleParameter, scale_kind, settle
-from espnet_rand.layers.weight import QuantizedWeight, close
+from espnet_rand.layers.slot import Slot
+from espnet_rand.layers.weight import LayerWeight, QuantizedWeight
 
 _REGISTRY: Dict[Type[nn.Module], Type["QuantizedLayer"]] = {}
 
@@ -46,8 +47,8 @@ def find_layer(module: nn.Module) -> Optional[Type["QuantizedLayer"]]:
 class QuantizedLayer:
     """Mixin that quantizes a torch layer's weights. Subclasses say which, for one layer family."""
 
-    #: Set on wrapping: the quantized weights by parameter name, and the model's clock.
-    _quantized: Dict[str, QuantizedWeight]
+    #: Set on wrapping: what stands in place of parameters, by their names, and the model's clock.
+    _quantized: Dict[str, Slot]
     _clock: Clock
 
     @classmethod
@@ -94,15 +95,13 @@ class QuantizedLayer:
             return super().forward(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Any:
-        for name, quantized in self._quantized.items():
-            quantized.forget()
-            if self.training and not mode:
-                quantized.follow(self, name)  # an export takes the parameter as it stands
+        for name, slot in self._quantized.items():
+            slot.switch(self, name, mode)
         return super().train(mode)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
-        for name, quantized in self._quantized.items():
-            quantized.follow(self, name)
+        for name, slot in self._quantized.items():
+            slot.save(self, name)
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
@@ -111,36 +110,23 @@ class QuantizedLayer:
         """A float checkpoint has no learned scales, or none of this model's: those of its weights are used."""
         if settled := str(settle(state_dict, own_scales(self, prefix))):  # in part of a model, loaded by itself
             logging.warning(f"espnet_rand: {settled}")
-        absent, follows = [], {}
-        for name, quantized in self._quantized.items():
-            key = prefix + name + quantized.scale_suffix
-            scale, weight = state_dict.get(key), state_dict.get(prefix + name)
-            if self.scale_parameter(name) is None:
-                continue
-            if scale is None:
+        absent, untrained = [], {}
+        for name, weight in self._with_scales():
+            key = prefix + name + weight.scale_suffix
+            if key not in state_dict:
                 absent.append(key)
-                follows[name] = weight is not None or quantized.follows(self.scale_parameter(name))
-            else:
-                follows[name] = self._untrained(name, scale, weight)
+            loads = state_dict.get(key), state_dict.get(prefix + name)
+            untrained[name] = weight.untrained(LayerWeight(self, name), *loads)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys[:] = [key for key in missing_keys if key not in absent]
-        for name, it_does in follows.items():
-            quantized = self._quantized[name]
-            quantized.followed = self.scale_parameter(name).detach().clone() if it_does else None
-            quantized.follow(self, name)  # at once: DeepSpeed takes its own copy of the parameters before a forward
+        for name, weight in self._with_scales():
+            weight.loaded(LayerWeight(self, name), untrained[name])
 
-    def _untrained(self, name: str, scale: Tensor, weight: Optional[Tensor]) -> bool:
-        """Whether a loaded scale is no more than what weights give: ours, or those that come with it."""
-        quantized = self._quantized[name]
-        if scale.numel() == 0:
-            return False  # of DeepSpeed's ZeRO 3, which keeps trained parameters elsewhere
-        if quantized.follows(scale):
-            return True  # a float checkpoint, filled up with our own values, as ESPnet's init_param does
-        if weight is None or weight.shape != self._parameters[name].shape:
-            return False
-        return close(scale, quantized.initial(weight))
+    def _with_scales(self) -> Iterator[Tuple[str, QuantizedWeight]]:
+        """The weights that have learned scales, by the parameters' names."""
+        return ((name, slot) for name, slot in self._quantized.items() if slot.scale_suffix)
 
     def _replicate_for_data_parallel(self):
         raise QuantizationError(
@@ -155,7 +141,7 @@ class QuantizedLayer:
 
     def extra_repr(self) -> str:
         lines = [super().extra_repr()]
-        lines += [f"{name}: {quantized.quantizer}" for name, quantized in self._quantized.items()]
+        lines += [f"{name}: {slot}" for name, slot in self._quantized.items()]
         return ", ".join(line for line in lines if line)
 
     def __reduce__(self):
@@ -164,14 +150,12 @@ class QuantizedLayer:
         return _new, (type(self)._mixin, base, names), state
 
 
-def wrap_layer(
-    module: nn.Module, quantized: Dict[str, QuantizedWeight], scales: Dict[str, nn.Parameter], clock: Clock
-) -> None:
-    """Turn `module` into its quantized subclass, in place; `scales` are its learned ones by weight."""
+def wrap_layer(module: nn.Module, slots: Mapping[str, Slot], scales: Mapping[str, nn.Parameter], clock: Clock) -> None:
+    """Turn `module` into its quantized subclass, in place: `slots` stand for its parameters, `scales` are learned."""
     for name, scale in scales.items():
         _exclude_from_weight_decay(scale)
-        module.register_parameter(name + quantized[name].scale_suffix, scale)
-    module._quantized = quantized
+        module.register_parameter(name + slots[name].scale_suffix, scale)
+    module._quantized = {**slots}
     module._clock = clock
     mixin = find_layer(module)
     module.__class__ = _subclass(mixin, type(module), tuple(mixin.weights(module)))
@@ -225,14 +209,13 @@ def own_scales(module: nn.Module, prefix: str = "") -> Dict[str, ScaleParameter]
     """The learned scales of the quantized layers in a module, by the names of their weights, behind `prefix`."""
     return {
         ".".join(filter(None, (prefix.removesuffix("."), path, name))): ScaleParameter(
-            scale_kind(quantized.quantizer),
+            scale_kind(weight.quantizer),
             layer.scale_parameter(name).numel(),
             tuple(layer._parameters[name].shape),
         )
         for path, layer in module.named_modules(remove_duplicate=False)
         if isinstance(layer, QuantizedLayer)
-        for name, quantized in layer._quantized.items()
-        if quantized.scale_suffix
+        for name, weight in layer._with_scales()
     }
 
 

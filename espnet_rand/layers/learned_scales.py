@@ -10,10 +10,13 @@ from typing import Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Op
 
 from torch import Tensor
 
-from espnet_rand.quantizers import OptionError, WeightQuantizer
+from espnet_rand.options import BITS
+from espnet_rand.quantizers import OptionError, WeightQuantizer, grid_name
 
 SCALE_SUFFIX = "_quantizer_scale"
-_KEY = re.compile(rf"(?P<weight>.+?)(__(?P<kind>[A-Za-z0-9]+_[A-Za-z0-9]+_w[2-8]+))?{SCALE_SUFFIX}")
+_KEY = re.compile(
+    rf"(?P<weight>.+?)(__(?P<kind>[A-Za-z0-9]+_[A-Za-z0-9]+_w[{BITS[0]}-{BITS[-1]}]+[A-Za-z0-9]*))?{SCALE_SUFFIX}"
+)
 _SHOWN = 3
 
 #: What the learned scale of a weight is, by the weight's name; empty: it has none.
@@ -45,7 +48,8 @@ def rounding_kind(quantizer: WeightQuantizer) -> str:
             raise OptionError(
                 f"{word!r} is not allowed as the meaning or name of {quantizer}: letters and digits alone"
             )
-    return "_".join([*words, "w" + "".join(map(str, sorted(quantizer.precision.all)))])
+    bits = "".join(map(str, sorted(quantizer.precision.all)))
+    return "_".join([*words, f"w{bits}{grid_name(quantizer.grid)}"])
 
 
 def scale_suffix(quantizer: WeightQuantizer) -> str:

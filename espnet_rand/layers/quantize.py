@@ -24,7 +24,7 @@ from espnet_rand.layers.layer import (
 from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import QuantizedWeight
-from espnet_rand.quantizers import OptionError, WeightQuantizer
+from espnet_rand.quantizers import OptionError, WeightQuantizer, grid_name
 
 
 @dataclass
@@ -110,7 +110,7 @@ def disabled(model: nn.Module) -> Any:
     weights = [weight for _, layer in quantized_layers(model) for weight in layer._quantized.values()]
     if not weights:
         raise QuantizationError(f"{type(model).__name__} has no quantized layer to disable")
-    if not all(weight.has_float for weight in weights):
+    if not all(isinstance(weight, QuantizedWeight) for weight in weights):
         raise QuantizationError("a packed model has no float weights to compute with")
     return telling(off=weights)
 
@@ -283,6 +283,7 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
     scales = quantizer.granularity.groups(made.rows(parameter))
     axes = [quantizer.scale, quantizer.estimator, quantizer.granularity]
     axes += [quantizer.precision] if len(quantizer.precision.all) > 1 else []
+    axes += filter(None, [grid_name(quantizer.grid)])
     scale_bytes = max(4, parameter.element_size())
     return QuantizedEntry(
         name=name,

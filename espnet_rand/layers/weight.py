@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers.clock import Clock, Reading, Readings, recomputing
 from espnet_rand.layers.learned_scales import scale_suffix
+from espnet_rand.layers.slot import Slot
 from espnet_rand.quantizers import DrawnPrecision, WeightQuantizer
 
 
@@ -20,10 +22,38 @@ class _Kept(NamedTuple):
     value: Tensor
 
 
-class QuantizedWeight:
+@dataclass
+class LayerWeight:
+    """A weight in one of the layers that have it: the layer, and the parameter's name there."""
+
+    layer: Any
+    name: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The float weight."""
+        return self.layer._parameters[self.name]
+
+    @property
+    def scale(self) -> Optional[nn.Parameter]:
+        """The learned scale, (groups,); None: it has none."""
+        return self.layer.scale_parameter(self.name)
+
+    @property
+    def source(self) -> Tensor:
+        """What is quantized: the float weight, perhaps with an adapter's."""
+        return self.layer.source(self.name)
+
+    @property
+    def sources(self) -> Tuple[Tensor, ...]:
+        """The tensors that the quantized weight depends on, the parameter first."""
+        return self.layer.sources(self.name)
+
+
+class QuantizedWeight(Slot):
     """A weight's quantizer, and the last quantized weight as long as it is good.
 
-    Layers that share a parameter share one of these.
+    Layers that share a parameter share one of these: `at` is the layer that has it now.
 
     Args:
         quantizer: how it is quantized
@@ -35,13 +65,9 @@ class QuantizedWeight:
 
     Attributes:
         eval_bits: of evaluation, if not the default (see `espnet_rand.layers.set_eval_bits`)
-        scale_suffix: what the weight's name is followed by in that of its learned scale; empty: it has none
         followed: what a learned scale was set to that follows the weights; None: it was trained or loaded, or there is
             none
     """
-
-    #: Whether it can be computed with in float.
-    has_float = True
 
     def __init__(
         self,
@@ -70,6 +96,9 @@ class QuantizedWeight:
     def __getstate__(self) -> Dict[str, Any]:
         new = {"eval_bits": self.reading().bits, "_kept": {}, "_start": None, "_readings": Readings()}
         return {**self.__dict__, **new}
+
+    def __str__(self) -> str:
+        return str(self.quantizer)
 
     @property
     def bits(self) -> int:
@@ -104,31 +133,40 @@ class QuantizedWeight:
             self._readings.note(reading)
         if reading.off:
             return None
+        at = LayerWeight(layer, name)
         if not layer.training:
-            return self._evaluation(layer, name, reading)
+            return self._evaluation(at, reading)
         if not self.clock.running:
             return None
-        if self.waits(reading, training=True):
-            return self._waiting(layer, name)
-        return self._training(layer, name, reading)
+        return self._waiting(at) if self.waits(reading, training=True) else self._training(at, reading)
 
-    def _waiting(self, layer: Any, name: str) -> Optional[Tensor]:
+    def switch(self, layer: Any, name: str, training: bool) -> None:
+        """The parameter may have changed in a way that cannot be seen (`.data`): no computed weight is kept."""
+        self._kept, self._start = {}, None
+        if layer.training and not training:
+            self.follow(LayerWeight(layer, name))  # an export takes the parameter as it stands
+
+    def save(self, layer: Any, name: str) -> None:
+        """A learned scale that nobody trained is saved as the weights give it."""
+        self.follow(LayerWeight(layer, name))
+
+    def _waiting(self, at: LayerWeight) -> Optional[Tensor]:
         """Before `start_step`: the float weight. A learned scale gets a gradient of 0, as DDP wants one."""
-        scale = layer.scale_parameter(name)
-        return None if scale is None else layer.source(name) + 0 * scale.sum()
+        scale = at.scale
+        return None if scale is None else at.source + 0 * scale.sum()
 
-    def _training(self, layer: Any, name: str, reading: Reading) -> Tensor:
-        graph = _needs_graph(layer.sources(name))
+    def _training(self, at: LayerWeight, reading: Reading) -> Tensor:
+        graph = _needs_graph(at.sources)
         stamp = (reading.number,)
         # (What a checkpoint recomputes inside backward may get a graph of its own: not for others.)
         kept = self._kept.get(graph)  # looked at once: another thread may be training as well
         if not recomputing() and kept is not None and kept.stamp == stamp:
             return kept.value
-        self.follow(layer, name)
+        self.follow(at)
         self.followed = None
         # What a checkpoint sees saved must not depend on which of its blocks used the weight first.
         with saved_tensors_hooks(_same, _same) if graph else nullcontext():
-            value = self._estimate(layer, name, reading.number)
+            value = self._estimate(at, reading.number)
         if not recomputing():
             self._kept = {g: kept for g, kept in self._kept.items() if kept.stamp == stamp}
             self._kept[graph] = _Kept(stamp, value)
@@ -140,39 +178,35 @@ class QuantizedWeight:
         """Backward has passed every use of the weight: nothing needs it any more."""
         self._kept.pop(True, None)
 
-    def forget(self) -> None:
-        """Keep no computed weight: the parameter may have changed in a way that cannot be seen (`.data`)."""
-        self._kept, self._start = {}, None
-
-    def _estimate(self, layer: Any, name: str, number: int) -> Tensor:
+    def _estimate(self, at: LayerWeight, number: int) -> Tensor:
         """What training forward `number` computes with."""
-        weight, precision = layer.source(name), self.quantizer.precision
+        weight, precision = at.source, self.quantizer.precision
         drawn = isinstance(precision, DrawnPrecision)
         value = self.quantizer(
             self.rows(weight),
-            layer.scale_parameter(name),
+            at.scale,
             training=True,
             generator=self.clock.noise(weight.device, self.index, number),
             bits=self.clock.drawing(precision, self.layer, self.index, number) if drawn else precision.bits,
         )
         return self.unrows(value)
 
-    def _evaluation(self, layer: Any, name: str, reading: Reading) -> Tensor:
-        sources = layer.sources(name)
+    def _evaluation(self, at: LayerWeight, reading: Reading) -> Tensor:
+        sources = at.sources
         if _traced(sources[0]):
             if reading.bits is not None and self.followed is not None:
                 raise QuantizationError(
                     f"an export at {reading.bits} bits of learned scales that were never trained is not possible: they "
                     "follow the weights. Mend: export at the default bits"
                 )
-            return self._round(layer, name, layer.scale_parameter(name), reading)
+            return self._round(at, at.scale, reading)
         if _needs_graph(sources):
-            self.follow(layer, name, reading.bits)  # an optimizer may go on from there
-            return self._round(layer, name, self._scale(layer, name, reading.bits), reading)
+            self.follow(at, reading.bits)  # an optimizer may go on from there
+            return self._round(at, self._scale(at, reading.bits), reading)
         stamp = (*self._stamp(sources), reading.bits)
         kept = self._kept.get(False)  # looked at once: other threads may evaluate at other bits
         if kept is None or kept.stamp != stamp:
-            value = self._round(layer, name, self._scale(layer, name, reading.bits, keep=True), reading)
+            value = self._round(at, self._scale(at, reading.bits, keep=True), reading)
             kept = _Kept(stamp, value)
             self._kept = {False: kept}
         return kept.value
@@ -180,52 +214,67 @@ class QuantizedWeight:
     def _stamp(self, sources: Tuple[Tensor, ...]) -> Tuple:
         return (torch.is_inference_mode_enabled(), *map(_version, sources))
 
-    def _round(self, layer: Any, name: str, scale: Optional[Tensor], reading: Reading) -> Tensor:
-        rows = self.rows(layer.source(name))
+    def _round(self, at: LayerWeight, scale: Optional[Tensor], reading: Reading) -> Tensor:
+        rows = self.rows(at.source)
         return self.unrows(self.quantizer(rows, scale, training=False, bits=self._bits(reading)))
 
-    def _scale(self, layer: Any, name: str, bits: Optional[int], keep: bool = False) -> Optional[Tensor]:
+    def _scale(self, at: LayerWeight, bits: Optional[int], keep: bool = False) -> Optional[Tensor]:
         """The learned scale that evaluation at `bits` computes with. It changes no parameter: other threads read it.
 
         Args:
-            keep: whether what the weights give may be as old as they seem (see `forget`)
+            keep: whether what the weights give may be as old as they seem (see `switch`)
         """
-        scale = layer.scale_parameter(name)
+        scale = at.scale
         if not self.follows(scale):
             return scale
-        stamp = (*self._stamp(layer.sources(name)[:1] + layer.sources(name)[2:]), bits)
+        stamp = (*self._stamp(at.sources[:1] + at.sources[2:]), bits)
         kept = self._start
         if not keep or kept is None or kept.stamp != stamp:
-            kept = self._start = _Kept(stamp, self.initial(layer.source(name), bits))
+            kept = self._start = _Kept(stamp, self.initial(at.source, bits))
         return kept.value + (scale - scale.detach()) if _needs_graph((scale,)) else kept.value
 
-    def encode(self, layer: Any, name: str, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
-        """Codes, output channels first, and scales of evaluation (see WeightQuantizer.encode); `bits`: of others."""
+    def encode(self, at: LayerWeight, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
+        """See NamedWeight.encode."""
         reading = self.reading()
-        scale = self._scale(layer, name, bits or reading.bits)
-        return self.quantizer.encode(self.rows(layer.source(name)), scale, bits or self._bits(reading))
+        scale = self._scale(at, bits or reading.bits)
+        return self.quantizer.encode(self.rows(at.source), scale, bits or self._bits(reading))
 
     @torch.no_grad()
-    def place(self, layer: Any, name: str, rows: Tensor, scales: Tensor) -> None:
-        """Set the float weight, output channels first, and the learned scale to that of step sizes, (groups,)."""
-        layer._parameters[name].copy_(self.unrows(rows))
-        layer.scale_parameter(name).copy_(self.quantizer.parameter(rows, scales, self.bits))
-        self.followed = None
-
-    @torch.no_grad()
-    def follow(self, layer: Any, name: str, bits: Optional[int] = None) -> None:
+    def follow(self, at: LayerWeight, bits: Optional[int] = None) -> None:
         """Set a learned scale that nobody trained or loaded to what the present weights give (at `bits`)."""
-        scale = layer.scale_parameter(name)
+        scale = at.scale
         if scale is None or self.followed is None or not scale.numel() or scale.is_meta or _traced(scale):
             return  # (DeepSpeed's ZeRO 3 keeps parameters elsewhere)
         with _following:
             if not self.follows(scale):
                 self.followed = None
                 return
-            followed = self.initial(layer.source(name), bits)
+            followed = self.initial(at.source, bits)
             if not torch.equal(scale, followed):
                 scale.copy_(followed)
             self.followed = followed
+
+    def untrained(self, at: LayerWeight, scale: Optional[Tensor], weight: Optional[Tensor]) -> bool:
+        """Whether a scale that is about to be loaded is no more than what weights give: ours, or those with it.
+
+        Args:
+            scale: None: none is loaded
+            weight: the float weight that is loaded; None: none is
+        """
+        if scale is None:
+            return weight is not None or self.follows(at.scale)
+        if scale.numel() == 0:
+            return False  # of DeepSpeed's ZeRO 3, which keeps trained parameters elsewhere
+        if self.follows(scale):
+            return True  # a float checkpoint, filled up with our own values, as ESPnet's init_param does
+        if weight is None or weight.shape != at.parameter.shape:
+            return False
+        return close(scale, self.initial(weight))
+
+    def loaded(self, at: LayerWeight, untrained: bool) -> None:
+        """The layer was loaded, with a scale that was `untrained` or not."""
+        self.followed = at.scale.detach().clone() if untrained else None
+        self.follow(at)  # at once: DeepSpeed takes its own copy of the parameters before a forward
 
     def follows(self, scale: Optional[Tensor]) -> bool:
         """Whether a scale is what it was last set to here: others set it as well, as averages of models do."""

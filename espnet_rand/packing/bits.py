@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers import largest_code
+from espnet_rand.quantizers import Grid
 from espnet_rand.quantizers.rows import rowwise
 
 
@@ -23,7 +23,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     byte j holds bits 8 j to 8 j + 7, lowest first. What is left of a row's last byte is zero.
     """
     rows, length = codes.shape
-    unsigned = codes.to(torch.int16) + (largest_code(bits) + 1)
+    unsigned = codes.to(torch.int16) - Grid(bits).low
     eights = torch.nn.functional.pad(unsigned, (0, -length % 8)).view(rows, -(-length // 8), 8)
     octets = eights.new_zeros(rows, eights.shape[1], bits)
     for i in range(8):
@@ -46,5 +46,5 @@ def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
         code = octets[:, :, byte].to(torch.int16) >> shift
         if shift + bits > 8:
             code |= octets[:, :, byte + 1].to(torch.int16) << (8 - shift)
-        eights[:, :, i] = (code & (2**bits - 1)) - (largest_code(bits) + 1)
+        eights[:, :, i] = (code & (2**bits - 1)) + Grid(bits).low
     return eights.flatten(1)[:, :length]

@@ -17,8 +17,9 @@ from espnet_rand.atomic import replacing
 from espnet_rand.errors import NotFiniteError, UserError
 from espnet_rand.layers.convolution import channels_second
 from espnet_rand.layers.finite import is_finite
+from espnet_rand.options import a_precision
 from espnet_rand.packing.bits import row_bytes, unpack
-from espnet_rand.quantizers import GRANULARITIES, OptionError, PerGroup, wrong_steps
+from espnet_rand.quantizers import GRANULARITIES, GRIDS, Grid, OptionError, PerGroup, grid_name, wrong_steps
 from espnet_rand.quantizers.granularity import Granularity
 
 FORMAT_VERSION = 2
@@ -49,7 +50,7 @@ class PackedWeight:
     Attributes:
         packed: the codes with output channels first, uint8, (channels, row_bytes), see `espnet_rand.packing.bits`
         scales: step sizes, (groups,)
-        bits: of a code
+        grid: what the codes stand for
         shape: the parameter's, in its layer
         granularity: which codes share a scale
         dtype: of the decoded weight
@@ -58,11 +59,16 @@ class PackedWeight:
 
     packed: Tensor
     scales: Tensor
-    bits: int
+    grid: Grid
     shape: Tuple[int, ...]
     granularity: Granularity
     dtype: torch.dtype = torch.float32
     transposed: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return self.grid.bits
 
     @property
     def rows(self) -> Tuple[int, ...]:
@@ -79,18 +85,21 @@ class PackedWeight:
         return self.scales.to(torch.promote_types(self.scales.dtype, torch.float32))
 
     def values(self) -> Tensor:
-        """scale * code, of `shape` and `dtype`."""
-        rows = self.granularity.scaled(self.codes(), self.wide_scales).to(self.dtype)
+        """The weight, of `shape` and `dtype`."""
+        rows = self._scaled(self.wide_scales).to(self.dtype)
         return channels_second(rows, self.transposed) if self.transposed else rows
+
+    def _scaled(self, scales: Tensor) -> Tensor:
+        return self.granularity.scaled(self.grid.levels(self.codes()), scales)
 
     def fault(self) -> str:
         """Why it cannot be computed with: step sizes that no grid has, or decoded numbers that are infinite; or empty.
 
-        A step size of 0 is allowed where all codes are 0.
+        A step size of 0 is allowed where all its codes stand for 0.
         """
-        scales, largest = self.wide_scales, 2 ** (self.bits - 1)
+        scales, largest = self.wide_scales, -self.grid.low
         wrong, zero = wrong_steps(scales), scales == 0
-        if zero.any() and not self.granularity.scaled(self.codes(), zero.float()).any():
+        if zero.any() and not self._scaled(zero.float()).any():
             wrong &= ~zero
         if wrong.any():
             return f"{int(wrong.sum())} of {len(scales)} scales are NaN, infinite, negative or 0"
@@ -111,6 +120,8 @@ class PackedWeight:
         about["granularity"] = next(n for n, kind in GRANULARITIES.items() if kind is type(self.granularity))
         if isinstance(self.granularity, PerGroup):
             about["group_size"] = self.granularity.group_size
+        if name := grid_name(type(self.grid)):
+            about["grid"] = name
         if self.transposed:
             about["transposed"] = self.transposed
         return about
@@ -285,13 +296,16 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Te
     shape, bits, transposed = about["shape"], about["bits"], about.get("transposed", 0)
     if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
         raise ValueError(f"shape {shape!r} must be a list of positive numbers")
-    if type(bits) is not int or not 2 <= bits <= 8:
-        raise ValueError(f"{bits!r} bits; it must be 2 to 8")
+    if not a_precision.holds(bits):
+        raise ValueError(f"{bits!r} bits; it must be {a_precision.allowed}")
     if type(transposed) is not int or transposed < 0 or (transposed and (len(shape) < 2 or shape[0] % transposed)):
         raise ValueError(f"transposed {transposed!r} does not divide shape {shape}")
     kind, dtype = GRANULARITIES.get(about["granularity"]), _DTYPES.get(about["dtype"])
     if kind is None or dtype is None:
         raise ValueError(f"unknown granularity {about['granularity']!r} or dtype {about['dtype']!r}")
+    grid = GRIDS.get(about.get("grid", "symmetric"))
+    if grid is None:
+        raise ValueError(f"unknown grid {about['grid']!r}: update espnet_rand")
     granularity = kind(about["group_size"]) if kind is PerGroup else kind()
     rows = _rows(shape, transposed)
     groups = granularity.groups(torch.empty(rows, device="meta"))
@@ -305,7 +319,7 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Te
             raise ValueError(f"{name + end} is {found.get_dtype()} {found.get_shape()}; it must be {dtypes[0]} {size}")
 
     def make(codes: Tensor, scales: Tensor) -> PackedWeight:
-        return PackedWeight(codes.view(matrix), scales, bits, tuple(shape), granularity, dtype, transposed)
+        return PackedWeight(codes.view(matrix), scales, grid(bits), tuple(shape), granularity, dtype, transposed)
 
     return make
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedWeight
-from espnet_rand.quantizers import PerChannel, PerColumn, PerGroup, PerTensor
+from espnet_rand.quantizers import Grid, PerChannel, PerColumn, PerGroup, PerTensor, grid_name
 
 
 class Convolution(NamedTuple):
@@ -301,6 +301,8 @@ def choose(
     `dequantize` decodes all, which is exact. What is decoded is decoded once and kept, if that takes
     no more than half of the free memory; else in each call.
     """
+    if type(weight.grid) is not Grid:
+        return None, f"no kernel knows the grid {grid_name(type(weight.grid))}"
     reasons = []
     for kernel in KERNELS.get("int8_dynamic" if backend == "auto" else backend, ()):
         reason = kernel.serves(weight, device, convolution)

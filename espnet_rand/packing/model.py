@@ -15,11 +15,11 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from espnet_rand.errors import NotFiniteError
 from espnet_rand.layers.clock import Clock
-from espnet_rand.layers.eval_bits import NamedWeight, quantized_weights
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import QuantizationError, find_layer, registered, wrap_layer
+from espnet_rand.layers.layer import QuantizationError, find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
+from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
 from espnet_rand.packing.kernels import KERNELS
@@ -43,8 +43,10 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
     check_finite(dict(model.named_parameters()), model)
     quantized = quantized_weights(model)
     if not quantized:
+        if quantized_layers(model):
+            raise QuantizationError(f"{type(model).__name__} is from a packed file. Mend: pack its checkpoint again")
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
-    names = {id(weight.layer._parameters[weight.name]): full for full, weight in quantized.items()}
+    names = {id(weight.parameter): full for full, weight in quantized.items()}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if id(parameter) in names and name not in getattr(module, "_quantized", {}):
@@ -68,16 +70,15 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
 
 def _packed(weight: NamedWeight) -> PackedWeight:
     """Raises NotFiniteError where it can't be computed with."""
-    layer, name, quantized, _ = weight
-    codes, scales = quantized.encode(layer, name)
+    codes, scales = weight.encode()
     made = PackedWeight(
-        packed=pack(codes.flatten(1), quantized.bits),
+        packed=pack(codes.flatten(1), weight.bits),
         scales=_narrow(scales),
-        bits=quantized.bits,
-        shape=tuple(layer._parameters[name].shape),
-        granularity=quantized.quantizer.granularity,
-        dtype=layer._parameters[name].dtype,
-        transposed=_transposed(layer),
+        grid=weight.grid,
+        shape=tuple(weight.parameter.shape),
+        granularity=weight.quantizer.granularity,
+        dtype=weight.parameter.dtype,
+        transposed=_transposed(weight.layer),
     )
     if fault := made.fault():
         raise NotFiniteError(f"{weight.full_names[0]}: {fault}")

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils._pytree import tree_map_only
 
-from espnet_rand.layers.layer import QuantizationError
+from espnet_rand.errors import QuantizationError
+from espnet_rand.layers.slot import Slot
 from espnet_rand.packing.file import PackedWeight
 from espnet_rand.packing.kernels import Convolution, Kernel, choose
 
@@ -48,8 +49,8 @@ class Codes:
         codes = self._rows.index_select(0, flat)
         if not len(flat):
             return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
-        granularity = self._packed.granularity
-        rows = granularity.scaled(codes, granularity.scales_of(scales, len(self._rows), flat))
+        granularity, levels = self._packed.granularity, self._packed.grid.levels(codes)
+        rows = granularity.scaled(levels, granularity.scales_of(scales, len(self._rows), flat))
         return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
 
 
@@ -166,8 +167,8 @@ def _has_kernels(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-class PackedReader:
-    """What a packed layer reads in place of its parameter; has QuantizedWeight's place in it.
+class PackedReader(Slot):
+    """What a packed layer reads in place of its parameter.
 
     The layer gets a buffer `<name>_decoded`, whose dtype, which `layer.to(dtype)` changes, is the weight's.
     It is empty but where the weight is decoded once.
@@ -183,7 +184,7 @@ class PackedReader:
     """
 
     def __init__(self, weight: PackedWeight, module: nn.Module, name: str, backend: str):
-        self.quantizer = f"packed, {weight.bits} bits, {len(weight.scales)} scales"
+        self._about = f"packed, {weight.bits} bits, {len(weight.scales)} scales"
         convolution = _convolution_of(module)
         kernel, self.reason = None, ""
         if _has_kernels(module):
@@ -223,14 +224,8 @@ class PackedReader:
             self._integers[decoded.dtype] = IntegerWeight(self._codes, decoded.dtype)
         return self._integers[decoded.dtype]
 
+    def __str__(self) -> str:
+        return self._about
+
     def __deepcopy__(self, memo: Any) -> "PackedReader":
         return self  # what the layers compute with never changes
-
-    has_float = False
-    scale_suffix = ""
-
-    def follow(self, layer: nn.Module, name: str) -> None:
-        """Nothing is learned here."""
-
-    def forget(self) -> None:
-        """Nothing changes here."""

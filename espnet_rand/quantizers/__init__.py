@@ -3,7 +3,7 @@
 from espnet_rand.options import OptionError
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
-from espnet_rand.quantizers.grid import largest_code, wrong_steps
+from espnet_rand.quantizers.grid import GRIDS, Grid, grid_name, wrong_steps
 from espnet_rand.quantizers.precision import DrawnPrecision, Precision
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
 from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
@@ -11,10 +11,12 @@ from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
 __all__ = [
     "ESTIMATORS",
     "GRANULARITIES",
+    "GRIDS",
     "SCALES",
     "AbsMax",
     "Clip",
     "DrawnPrecision",
+    "Grid",
     "LearnedScale",
     "Noise",
     "OptionError",
@@ -26,6 +28,6 @@ __all__ = [
     "Rand",
     "StraightThrough",
     "WeightQuantizer",
-    "largest_code",
+    "grid_name",
     "wrong_steps",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from espnet_rand.options import Options, one_of, option
-from espnet_rand.quantizers.grid import round_to_grid
+from espnet_rand.quantizers.grid import Grid
 from espnet_rand.quantizers.rows import rowwise
 
 
@@ -19,12 +19,12 @@ from espnet_rand.quantizers.rows import rowwise
 class Estimator(Options):
     """The weight that a training forward computes with."""
 
-    def __call__(self, w: Tensor, s: Tensor, q: int, generator: Optional[torch.Generator]) -> Tensor:
+    def __call__(self, w: Tensor, s: Tensor, grid: Grid, generator: Optional[torch.Generator]) -> Tensor:
         """
         Args:
             w: (groups, members)
             s: step sizes, (groups, 1), positive
-            q: the largest code Q
+            grid: what evaluation rounds to
             generator: source of the noise; None is torch's own
         Returns:
             (groups, members), differentiable in w and s
@@ -36,37 +36,39 @@ class Estimator(Options):
 class StraightThrough(Estimator):
     """Rounds; the gradient passes through the rounding (LSQ, arXiv 1902.08153, Equations 3 and 5)."""
 
-    def __call__(self, w, s, q, generator=None):
-        return _RoundStraightThrough.apply(w, s, q)
+    def __call__(self, w, s, grid, generator=None):
+        return _RoundStraightThrough.apply(w, s, grid)
 
 
 class _RoundStraightThrough(Function):
     @staticmethod
-    def forward(ctx, w, s, q):
+    def forward(ctx, w, s, grid):
         ctx.save_for_backward(w, s)
-        ctx.q = q
-        return _rounded(w, s, q)
+        ctx.grid = grid
+        return _rounded(w, s, grid)
 
     @staticmethod
     def backward(ctx, grad):
         w, s = ctx.saved_tensors
-        return (*_rounded_backward(grad, w, s, ctx.q, ctx.needs_input_grad[1]), None)
+        return (*_rounded_backward(grad, w, s, ctx.grid, ctx.needs_input_grad[1]), None)
 
 
 @rowwise
-def _rounded(w: Tensor, s: Tensor, q: int) -> Tensor:
-    return round_to_grid(w, s, q).mul_(s)
+def _rounded(w: Tensor, s: Tensor, grid: Grid) -> Tensor:
+    return grid.nearest(w, s)
 
 
 @rowwise
-def _rounded_backward(grad: Tensor, w: Tensor, s: Tensor, q: int, to_scale: bool):
-    x = (w / s).clamp_(-q - 2, q + 2)
-    inside = _pass_inside(grad, x, -q - 1.5, q + 0.5)
+def _rounded_backward(grad: Tensor, w: Tensor, s: Tensor, grid: Grid, to_scale: bool):
+    low, high = grid.rounding_bounds
+    unclipped = w / s
+    x = unclipped.clamp(low - 0.5, high + 0.5)  # finite
+    inside = _pass_inside(grad, x, low, high)
     if not to_scale:
         return inside, None
-    # round(x) - x inside the range, -Q-1 or Q outside
-    code = x.round().clamp_(-q - 1, q)
-    return inside, code.mul_(grad).addcmul_(inside, x, value=-1).sum(1, keepdim=True)
+    # round(x) - x inside the range, its ends outside
+    level = grid.levels(grid.codes_(unclipped))
+    return inside, level.mul_(grad).addcmul_(inside, x, value=-1).sum(1, keepdim=True)
 
 
 def _pass_inside(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
@@ -84,8 +86,8 @@ class Noise(Estimator):
 
     noise: str = option("uniform", one_of("uniform", "normal"))
 
-    def __call__(self, w, s, q, generator=None):
-        return _AddNoise.apply(w, s, q, _NOISES[self.noise], generator)
+    def __call__(self, w, s, grid, generator=None):
+        return _AddNoise.apply(w, s, grid, _NOISES[self.noise], generator)
 
 
 def _uniform(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
@@ -106,28 +108,28 @@ _NOISES = {"uniform": _uniform, "normal": _normal}
 
 class _AddNoise(Function):
     @staticmethod
-    def forward(ctx, w, s, q, draw, generator):
-        noisy = _noisy(w, s, q, draw, generator)
+    def forward(ctx, w, s, grid, draw, generator):
+        noisy = _noisy(w, s, grid, draw, generator)
         # the noise itself is not kept: backward finds it in the result, which the layer keeps anyway
         ctx.save_for_backward(w, s, noisy)
-        ctx.q = q
+        ctx.grid = grid
         return noisy
 
     @staticmethod
     def backward(ctx, grad):
         w, s, noisy = ctx.saved_tensors
-        return (*_noisy_backward(grad, w, s, noisy, ctx.q, ctx.needs_input_grad[1]), None, None, None)
+        return (*_noisy_backward(grad, w, s, noisy, ctx.grid, ctx.needs_input_grad[1]), None, None, None)
 
 
 @rowwise
-def _noisy(w: Tensor, s: Tensor, q: int, draw: Callable, generator: Optional[torch.Generator]) -> Tensor:
-    bound = (q + 0.5) * s
-    return torch.minimum(torch.maximum(w, -bound), bound).addcmul_(s, draw(w, generator))
+def _noisy(w: Tensor, s: Tensor, grid: Grid, draw: Callable, generator: Optional[torch.Generator]) -> Tensor:
+    low, high = grid.noise_bounds
+    return torch.minimum(torch.maximum(w, low * s), high * s).addcmul_(s, draw(w, generator))
 
 
 @rowwise
-def _noisy_backward(grad: Tensor, w: Tensor, s: Tensor, noisy: Tensor, q: int, to_scale: bool):
-    inside = _pass_inside(grad, w / s, -q - 0.5, q + 0.5)
+def _noisy_backward(grad: Tensor, w: Tensor, s: Tensor, noisy: Tensor, grid: Grid, to_scale: bool):
+    inside = _pass_inside(grad, w / s, *grid.noise_bounds)
     if not to_scale:
         return inside, None
     # u inside the range, u - (Q+1/2) or u + (Q+1/2) outside

@@ -34,10 +34,10 @@ class Granularity(Options):
         """Of the scales of a weight with so many channels, (groups,), those of channels `some`, indices (n,)."""
         return scales.view(channels, -1).index_select(0, some).reshape(-1)
 
-    def scaled(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """scale * code, in the shape of the codes, int8, (channels, ...), and the dtype of the scales, (groups,)."""
-        matrix = self.split(codes).to(scales.dtype)  # a copy: codes are integers
-        return self.join(matrix.mul_(scales.unsqueeze(1)), codes.shape)
+    def scaled(self, numbers: Tensor, scales: Tensor) -> Tensor:
+        """Numbers (channels, ...) times their scales, (groups,), in the dtype of these. (Floats may be overwritten.)"""
+        matrix = self.split(numbers).to(scales.dtype)
+        return self.join(matrix.mul_(scales.unsqueeze(1)), numbers.shape)
 
     def members(self, weight: Tensor) -> Union[int, Tensor]:
         """Number of weights in a group: one for all, or (groups, 1) where they differ."""

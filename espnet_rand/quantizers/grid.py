@@ -1,17 +1,78 @@
-"""The grid: the integer codes that a weight is rounded to, -Q-1 ... Q, and the step sizes that it may have."""
+"""The grid: the integer codes that a weight is rounded to, the numbers that they stand for, and the step sizes.
+
+A new grid is one class here and one line in `GRIDS`. With the second one config.py gets its option: a field `grid` of
+`_Schedule`, one of GRIDS, which `weight_quantizer` hands on. (It is not there yet, as every config.yaml would say it.)
+"""
+
+from dataclasses import dataclass
+from typing import Dict, Tuple, Type
 
 import torch
 from torch import Tensor
 
 
-def largest_code(bits: int) -> int:
-    """Q = 2^(bits-1) - 1, the largest integer code."""
-    return 2 ** (bits - 1) - 1
+@dataclass(frozen=True)
+class Grid:
+    """Codes -Q-1 ... Q of so many bits, Q = 2^(bits-1) - 1. Code c stands for c steps: symmetric around 0.
+
+    Numbers "in steps" are w / s. Another grid changes what its codes stand for, and not the codes, which files hold:
+    one of half steps, c + 1/2, has its own `codes_`, `levels`, `step`, `span` and bounds. One with a zero point z, an
+    integer for each group, is this grid for the weights w + z s: whoever rounds them adds z s before, and keeps z.
+    """
+
+    bits: int
+
+    @property
+    def high(self) -> int:
+        """Q, the largest code."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def low(self) -> int:
+        """The least code."""
+        return -(2 ** (self.bits - 1))
+
+    @property
+    def rounding_bounds(self) -> Tuple[float, float]:
+        """Between which numbers, in steps, a weight rounds to a code without being clipped."""
+        return self.low - 0.5, self.high + 0.5
+
+    @property
+    def noise_bounds(self) -> Tuple[float, float]:
+        """Between which numbers, in steps, a weight stays that gets noise in place of rounding."""
+        return -self.high - 0.5, self.high + 0.5
+
+    def step(self, span):
+        """The step size, a number or tensor, with which the codes span the numbers from 0 to `span`."""
+        return span / self.high
+
+    def span(self, step):
+        """What codes with this step size span; undoes `step`."""
+        return step * self.high
+
+    def codes_(self, x: Tensor) -> Tensor:
+        """The codes, as floats, that numbers in steps round to; in place of these."""
+        return x.round_().clamp_(self.low, self.high)
+
+    def levels(self, codes: Tensor) -> Tensor:
+        """What codes stand for, in steps: integers or floats, perhaps the codes themselves."""
+        return codes
+
+    def round(self, w: Tensor, s: Tensor) -> Tensor:
+        """Codes of weights with step sizes s, as floats of w's shape."""
+        return self.codes_(w / s).add_(0)  # (-0 + 0 is 0: an integer has no -0)
+
+    def nearest(self, w: Tensor, s: Tensor) -> Tensor:
+        """The numbers that weights with step sizes s are rounded to."""
+        return self.levels(self.round(w, s)).mul_(s)
 
 
-def round_to_grid(w: Tensor, s: Tensor, q: int) -> Tensor:
-    """Integer codes clip(round(w / s), -Q-1, Q), as floats of w's shape."""
-    return (w / s).round_().clamp_(-q - 1, q).add_(0)  # (-0 + 0 is 0: an integer has no -0)
+GRIDS: Dict[str, Type[Grid]] = {"symmetric": Grid}
+
+
+def grid_name(kind: Type[Grid]) -> str:
+    """A grid's name in `GRIDS`, for files and keys; empty: the symmetric one's, which they do not say."""
+    return "" if kind is Grid else next(name for name, known in GRIDS.items() if known is kind)
 
 
 def wrong_steps(steps: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Tuple
 
-from espnet_rand.options import Check, OptionError, Options, a_precision, integer, one_of, option
+from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_precision, integer, one_of, option
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DrawnPrecision(Precision):
     itself or the same.
     """
 
-    bits: Tuple[int, ...] = option((2, 3, 4, 8), _list_of(a_precision.holds, "integers from 2 to 8"))
+    bits: Tuple[int, ...] = option((2, 3, 4, 8), _list_of(a_precision.holds, f"integers {BITS_RANGE}"))
     per: str = option("model", one_of("model", "layer", "weight"))
     weights: Optional[Tuple[float, ...]] = option(None, _list_of(_is_weight, "numbers from 0, one for each of bits"))
     from_step: Optional[Tuple[int, ...]] = option(

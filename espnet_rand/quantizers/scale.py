@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from espnet_rand.options import OptionError, Options, integer, number, one_of, option, plain
-from espnet_rand.quantizers.grid import round_to_grid
+from espnet_rand.quantizers.grid import Grid
 from espnet_rand.quantizers.rows import rowwise
 
 
@@ -38,12 +38,12 @@ class Scale(Options):
         """
         return plain(str(self))
 
-    def step(self, w: Tensor, q: int, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
+    def step(self, w: Tensor, grid: Grid, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
         """Differentiable step size.
 
         Args:
             w: (groups, members), zeros where a group is shorter than the others
-            q: the largest code Q
+            grid: what is rounded to; Q is its largest code
             members: number of weights of a group, or (groups, 1)
             parameter: (groups,) where the scale is learned, else None
         Returns:
@@ -51,11 +51,11 @@ class Scale(Options):
         """
         raise NotImplementedError
 
-    def initial(self, w: Tensor, q: int, members: Union[int, Tensor]) -> Tensor:
+    def initial(self, w: Tensor, grid: Grid, members: Union[int, Tensor]) -> Tensor:
         """The learned parameter's starting value, (groups,), from the weights."""
         raise NotImplementedError
 
-    def parameter(self, w: Tensor, q: int, step: Tensor) -> Tensor:
+    def parameter(self, w: Tensor, grid: Grid, step: Tensor) -> Tensor:
         """The learned parameter, (groups,), with which the weights have the step sizes `step`, (groups, 1)."""
         raise NotImplementedError
 
@@ -68,8 +68,8 @@ class AbsMax(Scale):
     def meaning(self) -> str:
         return "absmax"
 
-    def step(self, w, q, members, parameter):
-        return norm(w.detach(), math.inf) / q
+    def step(self, w, grid, members, parameter):
+        return grid.step(norm(w.detach(), math.inf))
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,18 @@ class Rand(Scale):
             return self.k * members ** (-1 / self._order())
         return self.k * members.to(w.dtype) ** (-1 / self._order())
 
-    def step(self, w, q, members, parameter):
+    def step(self, w, grid, members, parameter):
         c = parameter.unsqueeze(1).exp() if self.learned else self._c(w, members)
-        return norm(w, self._order()) * (c / q)
+        return norm(w, self._order()) * grid.step(c)
 
-    def initial(self, w, q, members):
+    def initial(self, w, grid, members):
         if self.init == "norm":
             return (w.new_ones(w.shape[0], 1) * self._c(w, members)).log().squeeze(1)
-        return self.parameter(w, q, Clip().step(w, q, members, None))
+        return self.parameter(w, grid, Clip().step(w, grid, members, None))
 
-    def parameter(self, w, q, step):
+    def parameter(self, w, grid, step):
         tiny = torch.finfo(w.dtype).tiny
-        ratio = (step * q).clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)
+        ratio = grid.span(step).clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)
         return ratio.log().squeeze(1)
 
 
@@ -155,33 +155,33 @@ class LearnedScale(Scale):
     def meaning(self) -> str:
         return "lsc"
 
-    def step(self, w, q, members, parameter):
+    def step(self, w, grid, members, parameter):
         if isinstance(members, int):
-            factor = 1 / math.sqrt(members * q)
+            factor = 1 / math.sqrt(members * grid.high)
         else:
-            factor = (members.to(w.dtype) * q).rsqrt().squeeze(1)
+            factor = (members.to(w.dtype) * grid.high).rsqrt().squeeze(1)
         s = _ScaleGradient.apply(parameter, factor)
         # a step below zero means the same grid; at zero (weights that start as zeros) it can still grow
         return (torch.where(s < 0, -s, s) + 2 * torch.finfo(w.dtype).tiny).unsqueeze(1)
 
-    def initial(self, w, q, members):
+    def initial(self, w, grid, members):
         w = w.detach()
         if self.init == "absmax":
-            s = AbsMax().step(w, q, members, None)
+            s = AbsMax().step(w, grid, members, None)
         elif self.init == "clip":
-            s = Clip().step(w, q, members, None)
+            s = Clip().step(w, grid, members, None)
         elif self.init == "lsq":
-            s = 2 * w.abs().sum(1, keepdim=True) / members / math.sqrt(q)
+            s = 2 * w.abs().sum(1, keepdim=True) / members / math.sqrt(grid.high)
         else:
             # scaled by the largest weight, so that squares neither overflow nor vanish
             largest = norm(w, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
             x = w / largest
             mean = x.sum(1, keepdim=True) / members
             variance = x.square().sum(1, keepdim=True) / members - mean.square()
-            s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / (q + 1) * largest
-        return self.parameter(w, q, s)
+            s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / -grid.low * largest
+        return self.parameter(w, grid, s)
 
-    def parameter(self, w, q, step):
+    def parameter(self, w, grid, step):
         return step.squeeze(1)
 
 
@@ -201,17 +201,17 @@ class Clip(Scale):
     def meaning(self) -> str:
         return plain(f"clip{float(self.a_min)}by{self.candidates}{self.error}")
 
-    def step(self, w, q, members, parameter):
-        return clip_search(w, q, self)
+    def step(self, w, grid, members, parameter):
+        return clip_search(w, grid, self)
 
 
 @rowwise
-def clip_search(w: Tensor, q: int, options: Clip, importance: Optional[Tensor] = None) -> Tensor:
+def clip_search(w: Tensor, grid: Grid, options: Clip, importance: Optional[Tensor] = None) -> Tensor:
     """The steps of `Clip`, (groups, 1).
 
     Args:
         w: (groups, members)
-        q: the largest code Q
+        grid: what is rounded to
         importance: factors on the weights' errors, (groups, members); None: all the same
     """
     largest = _norm(w, math.inf).clamp_(min=torch.finfo(w.dtype).tiny)
@@ -219,13 +219,13 @@ def clip_search(w: Tensor, q: int, options: Clip, importance: Optional[Tensor] =
     best = torch.ones_like(largest)
     least = torch.full_like(largest, math.inf)
     for a in torch.linspace(1, options.a_min, options.candidates).tolist():
-        step = torch.full_like(largest, a / q)
-        difference = round_to_grid(x, step, q).mul_(step).sub_(x)
+        step = torch.full_like(largest, grid.step(a))
+        difference = grid.nearest(x, step).sub_(x)
         error = difference.square_() if options.error == "squared" else difference.abs_()
         error = (error if importance is None else error.mul_(importance)).sum(1, keepdim=True)
         best = torch.where(error < least, a, best)
         least = torch.minimum(error, least)
-    return best * largest / q
+    return grid.step(best * largest)
 
 
 SCALES: Dict[str, Type[Scale]] = {

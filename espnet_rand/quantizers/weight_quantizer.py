@@ -1,14 +1,14 @@
 """The axes put together: weight -> fake-quantized weight, and weight -> (codes, scales)."""
 
-from dataclasses import dataclass
-from typing import Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Optional, Tuple, Type
 
 import torch
 from torch import Tensor
 
 from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import Granularity, PerChannel
-from espnet_rand.quantizers.grid import largest_code, round_to_grid
+from espnet_rand.quantizers.grid import Grid
 from espnet_rand.quantizers.precision import Precision
 from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 
@@ -36,6 +36,7 @@ class WeightQuantizer:
     granularity: Granularity = PerChannel()
     precision: Precision = Precision()
     start_step: int = 0
+    grid: Type[Grid] = field(default=Grid, repr=False)
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Optional[Tensor]:
         """Starting value of the learned scale's parameter, (groups,), for `bits`; None where there is none.
@@ -47,7 +48,7 @@ class WeightQuantizer:
         with torch.no_grad(), _no_autocast(weight):
             w, members = self._matrix(weight), self.granularity.members(weight)
             every = [bits] if bits else self.precision.all
-            initial = [self.scale.initial(w, largest_code(b), members) for b in every]
+            initial = [self.scale.initial(w, self.grid(b), members) for b in every]
             return torch.stack(initial).mean(0) if len(initial) > 1 else initial[0]
 
     def __call__(
@@ -71,10 +72,10 @@ class WeightQuantizer:
             bits: of this forward; None is the highest number of the precision
         """
         with _no_autocast(weight):
-            bits = bits or self.precision.highest
-            w, s = self._matrix_and_step(weight, parameter, bits)
+            grid = self.grid(bits or self.precision.highest)
+            w, s = self._matrix_and_step(weight, parameter, grid)
             estimator = self.estimator if training else StraightThrough()
-            value = estimator(w, s, largest_code(bits), generator)
+            value = estimator(w, s, grid, generator)
             return self.granularity.join(value, weight.shape).to(weight.dtype)
 
     @torch.no_grad()
@@ -83,45 +84,46 @@ class WeightQuantizer:
     ) -> Tuple[Tensor, Tensor]:
         """Integer codes, int8 in the weight's shape, and scales (step sizes), (groups,)."""
         with _no_autocast(weight):
-            bits = bits or self.precision.highest
-            w, s = self._matrix_and_step(weight, parameter, bits)
-            codes = round_to_grid(w, s, largest_code(bits))
-            return self.granularity.join(codes, weight.shape).to(torch.int8), s.squeeze(1)
+            grid = self.grid(bits or self.precision.highest)
+            w, s = self._matrix_and_step(weight, parameter, grid)
+            return self.granularity.join(grid.round(w, s), weight.shape).to(torch.int8), s.squeeze(1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scales: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-        """Codes (int8, (channels, ...)) times scales (groups,), in `dtype` (that of the scales)."""
+        """What codes (int8, (channels, ...)) with scales (groups,) stand for, in `dtype` (that of the scales)."""
+        levels = self.grid(self.precision.highest).levels(codes)  # the same at all numbers of bits
         with _no_autocast(codes):
-            return self.granularity.scaled(codes, scales).to(dtype or scales.dtype)
+            return self.granularity.scaled(levels, scales).to(dtype or scales.dtype)
 
+    @torch.no_grad()
     def spread(self, scales: Tensor, weight: Tensor) -> Tensor:
         """Of scales (groups,) each weight's own, in the weight's shape."""
-        return self.decode(torch.ones_like(weight, dtype=torch.int8), scales, weight.dtype)
+        return self.granularity.scaled(torch.ones_like(weight, dtype=torch.int8), scales).to(weight.dtype)
 
     @torch.no_grad()
     def searched(self, weight: Tensor, importance: Tensor, bits: int) -> Tensor:
         """Step sizes, (groups,), by clip search: least sum of `importance`, in the weight's shape, x squared error."""
         with _no_autocast(weight):
-            s = clip_search(self._matrix(weight), largest_code(bits), Clip(), self._matrix(importance))
+            s = clip_search(self._matrix(weight), self.grid(bits), Clip(), self._matrix(importance))
             return s.squeeze(1).clamp(min=torch.finfo(s.dtype).tiny)
 
     @torch.no_grad()
     def parameter(self, weight: Tensor, scales: Tensor, bits: int) -> Tensor:
         """The learned scale's parameter, (groups,), with which a weight has the step sizes `scales`, (groups,)."""
         with _no_autocast(weight):
-            return self.scale.parameter(self._matrix(weight), largest_code(bits), scales.unsqueeze(1))
+            return self.scale.parameter(self._matrix(weight), self.grid(bits), scales.unsqueeze(1))
 
     def _matrix(self, weight: Tensor) -> Tensor:
         wide = weight if weight.dtype == torch.float64 else weight.float()
         return self.granularity.split(wide)
 
-    def _matrix_and_step(self, weight: Tensor, parameter: Optional[Tensor], bits: int) -> Tuple[Tensor, Tensor]:
+    def _matrix_and_step(self, weight: Tensor, parameter: Optional[Tensor], grid: Grid) -> Tuple[Tensor, Tensor]:
         if parameter is None:
-            parameter = self.initial(weight, bits)
+            parameter = self.initial(weight, grid.bits)
         w = self._matrix(weight)
         if parameter is not None:
             parameter = parameter.to(w.dtype)
-        s = self.scale.step(w, largest_code(bits), self.granularity.members(weight), parameter)
+        s = self.scale.step(w, grid, self.granularity.members(weight), parameter)
         # a group of zeros: a tiny step, and no gradient through it
         return w, s.clamp(min=torch.finfo(w.dtype).tiny)
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from espnet_rand import OptionError, QuantizerConfig, disabled, quantize, set_eval_bits
 from espnet_rand.allocation import candidates, curvature, measured
+from espnet_rand.layers import quantized_weights
 
 X = torch.linspace(-1, 1, 60).view(10, 6)
 GRANULARITIES = [{}, {"granularity": "tensor"}, {"granularity": "column"}, {"granularity": "group", "group_size": 4}]
@@ -76,7 +77,8 @@ def test_curvature_is_exact_where_the_second_derivatives_are_diagonal(options):
         quantized = layer._quantized["weight"]
         traces = quantized.quantizer.granularity.split(quantized.rows(curvatures[name])).sum(1)
         with disabled(model):
-            costs = {b: (quantized.encode(layer, "weight", b)[1].square() * traces).sum().item() / 24 for b in (3, 8)}
+            steps = {b: quantized_weights(model)[name].step_sizes(b) for b in (3, 8)}
+        costs = {b: (steps[b].square() * traces).sum().item() / 24 for b in steps}
         assert found[name][3] == pytest.approx(costs[3] - costs[8], rel=1e-3)
         assert found[name][8] == 0
     assert found["a.weight"][2] > found["a.weight"][3]
@@ -91,7 +93,7 @@ def test_curvature_is_the_trace_in_the_mean():
         nn.functional.linear(X, model.a.weight).square().sum().backward()
 
     found = curvature(model, add_gradients, {"a.weight": [4, 8], "b.weight": [4, 8]}, probes=400)
-    steps = {bits: model.a._quantized["weight"].encode(model.a, "weight", bits)[1].item() for bits in (4, 8)}
+    steps = {bits: quantized_weights(model)["a.weight"].step_sizes(bits).item() for bits in (4, 8)}
     trace = 4 * 2 * X.square().sum().item()
     assert found["a.weight"][4] == pytest.approx(trace * (steps[4] ** 2 - steps[8] ** 2) / 24, rel=0.1)
     assert found["b.weight"][4] == 0

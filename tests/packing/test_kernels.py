@@ -12,6 +12,7 @@ from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.packing import load_into, pack_model
 from espnet_rand.packing.file import PackedWeight
 from espnet_rand.packing.kernels import Convolution, Int4WeightOnly, Int8Convolution, Int8Dynamic, Int8Matmul
+from espnet_rand.quantizers import Grid
 from espnet_rand.quantizers.granularity import PerChannel, PerGroup, PerTensor
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
@@ -113,7 +114,7 @@ def test_what_cudas_kernels_get(kernel, granularity, monkeypatch):
     with FakeTensorMode():
         scales = torch.rand(granularity.groups(torch.empty(48, 128)), device="cuda")
         packed = torch.zeros(48, 64, dtype=torch.uint8, device="cuda")
-        weight = PackedWeight(packed, scales, bits=4, shape=(48, 128), granularity=granularity)
+        weight = PackedWeight(packed, scales, grid=Grid(4), shape=(48, 128), granularity=granularity)
         if kernel is Int4WeightOnly:
             assert "8.0" in kernel.serves(weight, scales.device)
             monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))

@@ -28,6 +28,7 @@ from espnet_rand.packing import (
     weights_on_meta,
     write,
 )
+from espnet_rand.quantizers import Grid
 from espnet_rand.quantizers.granularity import PerChannel
 
 
@@ -221,7 +222,11 @@ def test_loading_takes_little_more_memory_than_the_file(tmp_path):
     for layers in (1, 48):
         weights = {
             f"{n}.weight": PackedWeight(
-                torch.randint(0, 256, (1024, 512)).to(torch.uint8), torch.ones(1024), 4, (1024, 1024), PerChannel()
+                torch.randint(0, 256, (1024, 512)).to(torch.uint8),
+                torch.ones(1024),
+                Grid(4),
+                (1024, 1024),
+                PerChannel(),
             )
             for n in range(layers)
         }

@@ -3,7 +3,7 @@ import reference
 import torch
 from torch.autograd import gradcheck
 
-from espnet_rand.quantizers import Noise, StraightThrough
+from espnet_rand.quantizers import Grid, Noise, StraightThrough
 
 NOISES = [Noise("uniform"), Noise("normal")]
 
@@ -17,11 +17,11 @@ def ws():
     return w.requires_grad_(), s.requires_grad_()
 
 
-@pytest.mark.parametrize("q", [1, 7])
-def test_straight_through_gradients_are_the_formula(q, ws):
+@pytest.mark.parametrize("grid, q", [(Grid(2), 1), (Grid(4), 7)])
+def test_straight_through_gradients_are_the_formula(grid, q, ws):
     w, s = ws
     grad = torch.randn_like(w)
-    to_w, to_s = torch.autograd.grad(StraightThrough()(w, s, q, None), ws, grad)
+    to_w, to_s = torch.autograd.grad(StraightThrough()(w, s, grid, None), ws, grad)
     for row in range(4):
         expected_s = 0.0
         for i in range(50):
@@ -36,15 +36,15 @@ def test_straight_through_gradients_are_the_formula(q, ws):
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
-@pytest.mark.parametrize("q", [1, 7])
-def test_noise_gradients_against_finite_differences(noise, q, ws):
-    assert gradcheck(lambda w, s: noise(w, s, q, torch.Generator().manual_seed(1)), ws)
+@pytest.mark.parametrize("grid, q", [(Grid(2), 1), (Grid(4), 7)])
+def test_noise_gradients_against_finite_differences(noise, grid, q, ws):
+    assert gradcheck(lambda w, s: noise(w, s, grid, torch.Generator().manual_seed(1)), ws)
 
 
-@pytest.mark.parametrize("q", [1, 7])
-def test_noise_clips_half_a_step_beyond_the_range(q, ws):
+@pytest.mark.parametrize("grid, q", [(Grid(2), 1), (Grid(4), 7)])
+def test_noise_clips_half_a_step_beyond_the_range(grid, q, ws):
     w, s = (x.detach() for x in ws)
-    moved = Noise()(w, s, q, None)
+    moved = Noise()(w, s, grid, None)
     bound = (q + 0.5) * s
     clipped = torch.minimum(torch.maximum(w, -bound), bound)
     assert (clipped != w).any() and ((moved - clipped).abs() <= s / 2 * (1 + 1e-9)).all()
@@ -53,7 +53,7 @@ def test_noise_clips_half_a_step_beyond_the_range(q, ws):
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_noise_has_mean_zero_and_the_variance_of_rounding(noise):
     n, s = 200_000, torch.tensor([[0.25], [4.0]])
-    u = (noise(torch.zeros(2, n), s, 7, torch.Generator().manual_seed(0)) / s).double()
+    u = (noise(torch.zeros(2, n), s, Grid(4), torch.Generator().manual_seed(0)) / s).double()
     assert u.mean(1).abs().max() < 5 * (1 / 12 / n) ** 0.5
     fourth = 1 / 80 if noise.noise == "uniform" else 3 / 144
     spread = ((fourth - 1 / 144) / n) ** 0.5
@@ -69,7 +69,7 @@ def test_noise_has_mean_zero_and_the_variance_of_rounding(noise):
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_noise_is_fresh_for_every_weight_and_forward(noise):
     n, generator = 100_000, torch.Generator().manual_seed(0)
-    rows = [noise(torch.zeros(2, n), torch.ones(2, 1), 7, generator) for _ in range(2)]
+    rows = [noise(torch.zeros(2, n), torch.ones(2, 1), Grid(4), generator) for _ in range(2)]
     correlation = torch.corrcoef(torch.cat([*rows, rows[0].roll(1, dims=1)])).fill_diagonal_(0)
     assert correlation.abs().max() < 5 / n**0.5
 
@@ -77,7 +77,7 @@ def test_noise_is_fresh_for_every_weight_and_forward(noise):
 def test_noise_comes_from_the_generator_alone():
     w, s = torch.zeros(1, 8), torch.ones(1, 1)
     before = torch.get_rng_state()
-    first, second = (Noise()(w, s, 7, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (Noise()(w, s, Grid(4), torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)
 
 
@@ -89,7 +89,7 @@ def test_noise_adds_the_curvature_of_the_loss():
     hessian = root @ root.T
     w = torch.randn(d, dtype=torch.float64)
     steps = torch.full((n, 1), s, dtype=torch.float64, requires_grad=True)
-    noisy = Noise()(w.expand(n, d), steps, 127, None)
+    noisy = Noise()(w.expand(n, d), steps, Grid(8), None)
     losses = ((noisy @ hessian) * noisy).sum(1) / 2
     (slopes,) = torch.autograd.grad(losses.sum(), steps)
     trace = hessian.trace()
@@ -105,4 +105,4 @@ def test_noise_adds_the_curvature_of_the_loss():
 def test_straight_through_agrees_with_detach(ws):
     w, s = ws
     expected = reference.straight_through(w, s, 7)
-    assert torch.equal(StraightThrough()(w, s, 7, None), expected)
+    assert torch.equal(StraightThrough()(w, s, Grid(4), None), expected)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from espnet_rand.quantizers import (
     AbsMax,
+    Grid,
     LearnedScale,
     Noise,
     PerChannel,
@@ -16,7 +17,6 @@ from espnet_rand.quantizers import (
     Rand,
     StraightThrough,
     WeightQuantizer,
-    largest_code,
 )
 
 BITS = range(2, 9)
@@ -69,7 +69,7 @@ def test_halves_round_to_even():
 def test_decoded_codes_equal_the_evaluation_forward(quantizer, weight):
     codes, scales = quantizer.encode(weight)
     assert torch.equal(quantizer.decode(codes, scales, weight.dtype), quantizer(weight, training=False))
-    q = largest_code(quantizer.precision.bits)
+    q = Grid(quantizer.precision.bits).high
     assert codes.dtype == torch.int8 and codes.shape == weight.shape
     assert codes.min() >= -q - 1 and codes.max() <= q
     assert scales.shape == (quantizer.granularity.groups(weight),) and (scales > 0).all()
@@ -131,7 +131,8 @@ def test_value_and_whole_gradient_are_those_of_plain_autograd(scale, granularity
     """Through scale and estimator together, to the weight and to the learned scale."""
     torch.manual_seed(0)
     weight = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
-    q = largest_code(3)
+    grid = Grid(3)
+    q = grid.high
     quantizer = WeightQuantizer(scale, estimator, granularity, Precision(3))
     parameter = quantizer.initial(weight)
     if parameter is not None:
@@ -140,7 +141,7 @@ def test_value_and_whole_gradient_are_those_of_plain_autograd(scale, granularity
     value = quantizer(weight, parameter, generator=torch.Generator().manual_seed(5))
     u = torch.zeros_like(granularity.split(weight))  # the same noise: of zeros, with steps of one
     if isinstance(estimator, Noise):
-        u = estimator(u, torch.ones(len(u), 1, dtype=u.dtype), q, torch.Generator().manual_seed(5))
+        u = estimator(u, torch.ones(len(u), 1, dtype=u.dtype), grid, torch.Generator().manual_seed(5))
     u = granularity.join(u, weight.shape).flatten()
     expected = torch.zeros_like(weight.flatten())
     for n, group in enumerate(reference.groups(weight.shape, granularity)):

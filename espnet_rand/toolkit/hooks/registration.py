@@ -222,10 +222,9 @@ def _build_quantized(original, config, args):
 def _check_deepspeed(model: torch.nn.Module) -> None:
     """DeepSpeed trains copies of the parameters, which a scale that is set from the weights later does not reach."""
     for name, weight in quantized_weights(model).items():
-        quantizer = weight.quantized.quantizer
-        if quantizer.scale.learned and quantizer.start_step > 0:
+        if weight.learned and weight.quantizer.start_step > 0:
             raise OptionError(
-                f"start_step: {quantizer.start_step} is not allowed for {name}: with DeepSpeed, "
+                f"start_step: {weight.quantizer.start_step} is not allowed for {name}: with DeepSpeed, "
                 "a learned scale (lsc, rand mode 3) must start with the training: set start_step to 0"
             )
 
