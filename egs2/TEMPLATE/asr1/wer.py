@@ -1,9 +1,7 @@
-"""A scorer of score.py: word and character error rates by jiwer, in percent."""
+"""The scorer of speech recognition: word and character error rates by jiwer."""
 
 import jiwer
 
-COLUMNS = ["WER %", "CER %"]
 
-
-def score(references: list, hypotheses: list) -> list:
-    return [100 * jiwer.wer(references, hypotheses), 100 * jiwer.cer(references, hypotheses)]
+def score(references: list, hypotheses: list) -> dict:
+    return {"WER %": 100 * jiwer.wer(references, hypotheses), "CER %": 100 * jiwer.cer(references, hypotheses)}

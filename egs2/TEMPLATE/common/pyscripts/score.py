@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 """Score the decoded systems; print one Markdown table, and write it to a file.
 
-What is measured, and how, is --scorer's: a Python file with COLUMNS, the names of the measures, and
-score(references, hypotheses), which returns the number of each. What the weights are comes from a
-system's packed file, and so does the size: the file's; in float, of all weights.
-Runs of one system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets,
-the lowest and the highest.
+What is measured is --scorer's: a Python file with score(references, hypotheses), which returns numbers by their names.
+What the weights are comes from a system's packed file, and so does the size: the file's; in float, of all weights. Runs
+of one system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets, the lowest and the highest.
 """
 
 import argparse
@@ -21,7 +19,7 @@ from espnet_rand.reporting import markdown, runs_of
 
 
 def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
-    """Return the number of sentences, and the list of what the scorer says of them."""
+    """Return the number of sentences, and what the scorer says of them."""
     try:
         references, hypotheses = read_lines(reference), read_lines(hypothesis)
     except DataError as e:
@@ -45,7 +43,7 @@ def weights_and_sizes(directories: list) -> tuple:
     return what, report(packed).totals["bytes_before"], mean(path.stat().st_size for path in paths)
 
 
-def spread(values: tuple) -> str:
+def spread(values: list) -> str:
     """Write one value, or the mean and the range of several."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
@@ -53,7 +51,7 @@ def spread(values: tuple) -> str:
 
 
 def make_rows(args, clean, score) -> list:
-    """Score everything: one row for each system and test set."""
+    """Score everything: one row for each system and test set, by the names of its columns."""
     runs = {name: [args.expdir / system for system in systems] for name, systems in runs_of(args.systems).items()}
     sizes = {name: weights_and_sizes(dirs) for name, dirs in runs.items()}
     # All systems are one architecture: any packed one knows the float model's size.
@@ -65,9 +63,10 @@ def make_rows(args, clean, score) -> list:
         for test_set in args.test_sets:
             reference = args.datadir / test_set / args.reference
             decoded = (d / f"decode_{test_set}{args.tag}/1best_recog/text" for d in dirs)
-            counts, numbers = zip(*(measure(reference, text, clean, score) for text in decoded))
-            kilobytes = f"{size / 1000:.0f}" if size else "-"
-            rows.append([name, weights, test_set, str(counts[0]), *map(spread, zip(*numbers)), kilobytes])
+            counts, scores = zip(*(measure(reference, text, clean, score) for text in decoded))
+            row = {"system": name, "weights": weights, "set": test_set, "sentences": str(counts[0])}
+            row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
+            rows.append({**row, "size kB": f"{size / 1000:.0f}" if size else "-"})
     return rows
 
 
@@ -91,9 +90,8 @@ def main():
         from espnet2.text.cleaner import TextCleaner
 
         clean = TextCleaner(args.cleaner)
-    scorer = runpy.run_path(str(args.scorer))
-    columns = ["system", "weights", "set", "sentences", *scorer["COLUMNS"], "size kB"]
-    table = markdown(columns, make_rows(args, clean, scorer["score"]))
+    rows = make_rows(args, clean, runpy.run_path(str(args.scorer))["score"])
+    table = markdown(list(rows[0]), [list(row.values()) for row in rows])
     path = args.expdir / f"{args.table}{args.tag}.md"
     write_text(path, table)
     print(f"{table}This table is in {path}")

@@ -5,7 +5,7 @@
 #   task      asr: of espnet2.bin.asr_train, espnet2.bin.asr_inference and their options
 #   inputs    what the model gets, FILE,NAME,TYPE of a data directory, one or more
 #   outputs   what the model is to say, likewise; the first is what is scored
-#   scorer    a Python file with COLUMNS, and score(references, hypotheses), which returns a number for each
+#   scorer    a Python file with score(references, hypotheses), which returns numbers by their names
 #   modules   Python packages that it needs
 #   decoding_step  what a log of decoding says of each utterance, a regular expression
 #
