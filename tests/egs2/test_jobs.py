@@ -75,6 +75,23 @@ def test_the_time_left_is_that_of_the_steps_of_this_run(jobs, tmp_path, monkeypa
         assert str(stage) == said
 
 
+def test_a_job_waits_for_all_that_it_names(tmp_path):
+    first, second, third = (tmp_path / f"{name}.log" for name in ("first", "second", "third"))
+    both = (third, 0, f"{first} {second}", f"cat {first.with_suffix('.done')} {second.with_suffix('.done')}")
+    assert run(both, (first, 0, "-", "true"), (second, 0, "-", "sleep 0.3")).returncode == 0
+    second.with_suffix(".done").unlink()
+    third.with_suffix(".done").unlink()
+    missing = run(both)
+    assert missing.returncode == 1 and f"{second} is not finished" in missing.stderr
+
+
+def test_the_utterances_that_a_decoder_names_are_steps(jobs):
+    decoding = jobs.Job.parse("decode.log\t4\t-\tcommand\n", "speech length: ")
+    decoding.reader = ["speech length: 16000", "of another length: 3", "speech length: 8000"]
+    decoding.follow()
+    assert (decoding.completed, decoding.remaining) == (2, 2)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_stops_its_jobs(sent, tmp_path):
     """Also when its terminal is closed: a training that goes on alone would meet the next one."""

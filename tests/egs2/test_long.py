@@ -148,6 +148,23 @@ def test_options_of_mini_long_reach_decoding(trained, tmp_path):
         assert option in said
 
 
+def test_the_decoder_chooses_the_windows_that_are_not_given(trained, tmp_path):
+    shutil.copytree(trained / "data/test", tmp_path / "data/long_test/6s")
+    copy_system(trained, tmp_path / "exp/float.1")
+    command = [
+        EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", tmp_path / "data", "--expdir", tmp_path / "exp",
+        "--systems", "float.1: {train: train.yaml}\nplans: {plan: float.1}", "--durations", "6", "--modes", "windows",
+        "--stage", "9", "--stop_stage", "9", "--python", "echo",
+    ]  # fmt: skip
+    log = tmp_path / "exp/float.1/windows_long_test/decode_6s.log"
+    for given in ([], ["--window", "4"]):
+        done = run([*command, *given])
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = log.read_text().splitlines()[-1]
+        assert said.partition(" --data_path")[0].endswith(" ".join(["--mode windows", *given, ""]))
+        log.with_suffix(".done").unlink()
+
+
 def test_the_float_weights_of_a_quantized_system(trained):
     exp = trained / "exp"
     config = yaml.safe_load((exp / "float.1/config.yaml").read_text())

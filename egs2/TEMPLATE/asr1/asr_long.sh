@@ -14,7 +14,7 @@ ngpu=0               # decoding takes one, if there are any
 python=espnet-rand   # python, or a launcher that behaves like it
 datadir=data         # data directories
 expdir=exp           # models and results
-systems=             # the list: see asr.sh
+systems=             # the list: see below
 
 # Test sets
 test_sets=test       # data directories whose utterances are joined
@@ -28,13 +28,15 @@ baseline=            # the system, without the number of a run, that the others 
 # Decoding
 modes="windows whole" # and vad
 whole_durations="utterance 30 60 120 300" # what is decoded whole, too: memory grows with the square
-window=30            # seconds
-overlap=6            # seconds
+window=              # seconds; default: that of asr_inference_long
+overlap=             # seconds, likewise
 inference_config=conf/decode_asr.yaml
 inference_model=valid.loss.ave.pth
 inference_args=      # more options for decoding
 
 template=$(cd "$(dirname "$0")" && pwd)
+task=asr
+modules=jiwer
 . "${template}/utils/jobs.sh"
 
 length() {  # <duration>: the directory of a long test set
@@ -75,24 +77,26 @@ $([ "${pipes}" = false ] || echo " --pipes")"
     run_jobs "long test sets" "${list}"
 fi
 
-decode_job() {  # <name> <mode> <config> <init> <options> <decoding mode> <set> <length> ...: in one process
-    local dir=${expdir}/$1/$6_$7 lengths=("${@:8}") type=sound files length lists= log
+decode_job() {  # <name> <mode> <init> <decoding mode> <set> <length> ...: in one process
+    local dir=${expdir}/$1/$4_$5 lengths=("${@:6}") type=sound files length lists= log windows=
     log=${dir}/decode_$(IFS=_; echo "${lengths[*]}").log
-    files=$(model_files "$1" "$2" "$4") || exit 1
+    files=$(model_files "$1" "$2" "$3") || exit 1
+    [ -z "${window}" ] || windows+=" --window ${window}"
+    [ -z "${overlap}" ] || windows+=" --overlap ${overlap}"
     [ "${pipes}" = false ] || type=kaldi_ark  # which may have commands
     for length in "${lengths[@]}"; do
-        [ -s "${datadir}/$7/${length}/wav.scp" ] || die "${datadir}/$7/${length} is not there: run stage 8 first"
-        outdated "${log}" "${dir}/${length}/1best_recog/text" "${datadir}/$7/${length}/wav.scp" "${inference_config}" \
+        [ -s "${datadir}/$5/${length}/wav.scp" ] || die "${datadir}/$5/${length} is not there: run stage 8 first"
+        outdated "${log}" "${dir}/${length}/1best_recog/text" "${datadir}/$5/${length}/wav.scp" "${inference_config}" \
             "${files##* }"
-        lists+=" --data_path_and_name_and_type ${datadir}/$7/${length}/wav.scp,speech,${type}"
+        lists+=" --data_path_and_name_and_type ${datadir}/$5/${length}/wav.scp,speech,${type}"
     done
     job "${log}" 0 - "${decode_cmd} ${python} -m espnet_rand.bin.asr_inference_long --config ${inference_config} \
---ngpu $((ngpu > 0)) --mode $6 --window ${window} --overlap ${overlap} ${lists} ${files} \
+--ngpu $((ngpu > 0)) --mode $4${windows} ${lists} ${files} \
 --output_dir ${dir}$([ ${#lengths[@]} -gt 1 ] || echo "/${lengths[0]}") ${inference_args}"
 }
 
-decode_jobs() {  # <name> <mode> <config> <init> <options>
-    for_sets decode_job "$@"
+decode_jobs() {  # <name> <mode> <config> <init> ...
+    [ "$2" = plan ] || for_sets decode_job "$1" "$2" "$4"
 }
 
 if selected 9; then
@@ -105,6 +109,6 @@ decoded() {  # <mode> <set> <length> ...
 }
 
 if selected 10; then
-    python3 "${template}/pyscripts/score_long.py" --expdir "${expdir}" --datadir "${datadir}" \
+    python3 "${template}/score_long.py" --expdir "${expdir}" --datadir "${datadir}" \
         --systems $(for_systems model_name) --decoded $(for_sets decoded) --baseline "${baseline}"
 fi

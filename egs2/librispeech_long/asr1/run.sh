@@ -15,7 +15,7 @@ set -euo pipefail
 librispeech_long=
 own=
 paths=librispeech_long
-script=asr_long.sh
+script=asr1/asr_long.sh
 local=$(cd "$(dirname "$0")" && pwd)/local
 . "$(dirname "$0")/../../librispeech/asr1/local/systems.sh"
 . ./path.sh

@@ -35,25 +35,25 @@ if [ "${corpus_size}" = tiny ]; then
     plan_args="--num_utterances 4"
 fi
 
-train="train conf/train_asr.yaml"
+config=conf/train_asr.yaml
 tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
 rand="--quantizer_config rand_m3_ste_w4"
 systems="
-    float ${train} -
-    float_tuned ${train} float ${tune}"
+float: {train: ${config}}
+float_tuned: {train: ${config}, from: float, options: ${tune}}"
 for bits in ${precisions}; do
     for granularity in ${granularities}; do
         conf="--quantizer_conf bits=${bits} --quantizer_conf granularity=${granularity}"
         systems+="
-            round_w${bits}_${granularity} round - float --quantizer absmax ${conf}
-            rand_w${bits}_${granularity} ${train} float ${rand} ${conf} ${tune}"
+round_w${bits}_${granularity}: {round: float, options: --quantizer absmax ${conf}}
+rand_w${bits}_${granularity}: {train: ${config}, from: float, options: ${rand} ${conf} ${tune}}"
     done
 done
 
 stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}")
 if [ "${curve}" = true ]; then
     data="--data_path_and_name_and_type ${datadir}/train"
-    stages=(../../TEMPLATE/asr1/curve.sh --float "${train}" --tune "${train#train } float ${tune}" "${few[@]}"
+    stages=(../../TEMPLATE/asr1/curve.sh --float "train ${config}" --tune "${config} float ${tune}" "${few[@]}"
         --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text ${plan_args}")
 fi
 "${stages[@]}" \

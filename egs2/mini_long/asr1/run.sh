@@ -57,20 +57,20 @@ durations=${durations:-utterance 30 60 120 300 600}
 
 config=../../mini/asr1/conf/train_asr.yaml
 tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
-system() {  # <name> <mode> <config> <init> <options>: a line of the list of systems, of one seed
-    local init=$4
-    [ "${init}" = - ] || init+=.${seed}
-    systems+="$1.${seed} $2 $3 ${init} --seed ${seed} ${*:5}"$'\n'
+tuned() {  # <name> <options>: adds a system of one seed, which begins with the float model
+    systems+="
+$1.${seed}: {train: ${config}, from: float.${seed}, options: --seed ${seed} ${tune} ${*:2}}"
 }
 
 systems=
 for seed in ${seeds}; do
-    system float train ${config} -
-    system float_tuned train ${config} float ${tune}
+    systems+="
+float.${seed}: {train: ${config}, options: --seed ${seed}}"
+    tuned float_tuned
     for method in ${methods}; do
         case ${method} in
-            weight_decay) system weight_decay train ${config} float ${tune} --optim_conf weight_decay=0.1 ;;
-            dropout) system dropout train ${config} float ${tune} --encoder_conf dropout_rate=0.2 ;;
+            weight_decay) tuned weight_decay --optim_conf weight_decay=0.1 ;;
+            dropout) tuned dropout --encoder_conf dropout_rate=0.2 ;;
             ste | pqn | noise | rand_m[123]) ;;
             *)
                 echo "$0: --methods: there is no ${method}" >&2
@@ -82,12 +82,13 @@ for seed in ${seeds}; do
             quantizer="--quantizer_config ${method/rand_m2/rand}_w4 --quantizer_conf bits=${bits}"
             case ${method} in
                 ste | pqn | rand_m[123])
-                    system "${method}_w${bits}" train ${config} float ${tune} ${quantizer} ;;
+                    tuned "${method}_w${bits}" ${quantizer} ;;
                 noise)
                     # variational noise of the size of pqn's, and no rounding: what pqn trained, in float
                     [[ " ${methods} " == *" pqn "* ]] \
                         || { echo "$0: --methods: noise is pqn's weights, and needs pqn" >&2; exit 1; }
-                    system "noise_w${bits}" float - "pqn_w${bits}" ;;
+                    systems+="
+noise_w${bits}.${seed}: {float: pqn_w${bits}.${seed}}" ;;
             esac
         done
     done

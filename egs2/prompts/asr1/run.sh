@@ -62,21 +62,25 @@ config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
 calibrated=$(options_of rand_m3_ste_w4_column)
 systems="
-float       dry  ${config}  -  --trailing_silence full
-float_w4    round  -  float  ${rounded}
-float_calibrated_w4  calibrate  -  float  ${calibrated}"
+float: {dry: ${config}, options: --trailing_silence full}
+float_w4: {round: float, options: ${rounded}}
+float_calibrated_w4: {calibrate: float, options: ${calibrated}}"
 for seed in ${seeds}; do
     systems+="
-tuned.${seed}      train  ${config}  -             --seed ${seed}
-tuned_w4.${seed}   round  -          tuned.${seed}  ${rounded}
-tuned_calibrated_w4.${seed}  calibrate  -  tuned.${seed}  ${calibrated}"
+tuned.${seed}: {train: ${config}, options: --seed ${seed}}
+tuned_w4.${seed}: {round: tuned.${seed}, options: ${rounded}}
+tuned_calibrated_w4.${seed}: {calibrate: tuned.${seed}, options: ${calibrated}}"
     for preset in ${presets}; do
         systems+="
-${preset}.${seed}  train  ${config}  -             --seed ${seed} $(options_of "${preset}")"
+${preset}.${seed}: {train: ${config}, options: --seed ${seed} $(options_of "${preset}")}"
     done
     for preset in ${taught}; do
         systems+="
-${preset}_taught.${seed}  teach  ${config}  tuned.${seed}  --seed ${seed} --optim_conf lr=0.00002 $(options_of "${preset}")"
+${preset}_taught.${seed}:
+    train: ${config}
+    from: tuned.${seed}
+    teacher: tuned.${seed}
+    options: --seed ${seed} --optim_conf lr=0.00002 $(options_of "${preset}")"
     done
 done
 

@@ -33,11 +33,11 @@ datadir=${datadir:-data/${train_set}}
 expdir=${expdir:-exp/${train_set}}
 tune="--max_epoch 15 --optim_conf lr=0.0002 --scheduler_conf warmup_steps=2000"
 systems="
-float     train  ${config}  -
-float_w4  round  -          float  --quantizer absmax --quantizer_conf bits=4"
+float: {train: ${config}}
+float_w4: {round: float, options: --quantizer absmax --quantizer_conf bits=4}"
 for preset in ${presets}; do
     quantizer="--quantizer_config ${preset}"
     systems+="
-${preset}_scratch  train  ${config}  -      ${quantizer}
-${preset}_tuned    train  ${config}  float  ${quantizer} ${tune}"
+${preset}_scratch: {train: ${config}, options: ${quantizer}}
+${preset}_tuned: {train: ${config}, from: float, options: ${quantizer} ${tune}}"
 done

@@ -1,29 +1,25 @@
 #!/usr/bin/env python3
 """Score the decoded systems; print one Markdown table, and write it to a file.
 
-Word and character error rates are jiwer's. What the weights are comes from a
-system's packed file, and so does the size: the file's; in float, of all weights.
-Runs of one system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets,
-the lowest and the highest.
+What is measured is --scorer's: a Python file with score(references, hypotheses), which returns numbers by their names.
+What the weights are comes from a system's packed file, and so does the size: the file's; in float, of all weights. Runs
+of one system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets, the lowest and the highest.
 """
 
 import argparse
+import runpy
 import sys
 from pathlib import Path
 from statistics import mean
-
-import jiwer
 
 from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.packing import read, report
 from espnet_rand.reporting import markdown, runs_of
 
-COLUMNS = ["system", "weights", "set", "sentences", "WER %", "CER %", "size kB"]
 
-
-def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
-    """Return the number of sentences, the WER and the CER in percent."""
+def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
+    """Return the number of sentences, and what the scorer says of them."""
     try:
         references, hypotheses = read_lines(reference), read_lines(hypothesis)
     except DataError as e:
@@ -33,9 +29,8 @@ def error_rates(reference: Path, hypothesis: Path, clean) -> tuple:
             f"score.py: {hypothesis} has {len(hypotheses)} of {len(references)} "
             "utterances. Mend: remove its directory and decode again"
         )
-    said = [clean(references[key]) for key in references]
-    heard = [clean(hypotheses[key]) for key in references]
-    return len(said), 100 * jiwer.wer(said, heard), 100 * jiwer.cer(said, heard)
+    wanted = [clean(references[key]) for key in references]
+    return len(wanted), score(wanted, [clean(hypotheses[key]) for key in references])
 
 
 def weights_and_sizes(directories: list) -> tuple:
@@ -55,8 +50,8 @@ def spread(values: list) -> str:
     return f"{mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def make_rows(args, clean) -> list:
-    """Score everything: one row for each system and test set."""
+def make_rows(args, clean, score) -> list:
+    """Score everything: one row for each system and test set, by the names of its columns."""
     runs = {name: [args.expdir / system for system in systems] for name, systems in runs_of(args.systems).items()}
     sizes = {name: weights_and_sizes(dirs) for name, dirs in runs.items()}
     # All systems are one architecture: any packed one knows the float model's size.
@@ -66,12 +61,12 @@ def make_rows(args, clean) -> list:
         weights, _, size = sizes[name]
         size = size or float_size
         for test_set in args.test_sets:
-            reference = args.datadir / test_set / "text"
-            count, wer, cer = zip(
-                *(error_rates(reference, d / f"decode_{test_set}{args.tag}/1best_recog/text", clean) for d in dirs)
-            )
-            kilobytes = f"{size / 1000:.0f}" if size else "-"
-            rows.append([name, weights, test_set, str(count[0])] + [spread(wer), spread(cer), kilobytes])
+            reference = args.datadir / test_set / args.reference
+            decoded = (d / f"decode_{test_set}{args.tag}/1best_recog/text" for d in dirs)
+            counts, scores = zip(*(measure(reference, text, clean, score) for text in decoded))
+            row = {"system": name, "weights": weights, "set": test_set, "sentences": str(counts[0])}
+            row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
+            rows.append({**row, "size kB": f"{size / 1000:.0f}" if size else "-"})
     return rows
 
 
@@ -81,6 +76,8 @@ def main():
     parser.add_argument("--datadir", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--test_sets", nargs="+", required=True)
+    parser.add_argument("--reference", default="text", help="the file of a test set with what is right")
+    parser.add_argument("--scorer", type=Path, required=True, help="a Python file: see above")
     parser.add_argument("--tag", default="", help="what the names of decoding directories and of the table end in")
     parser.add_argument("--table", default="RESULTS", help="the table's name in expdir")
     parser.add_argument("--cleaner", default="none", help="e.g. whisper_en")
@@ -93,7 +90,8 @@ def main():
         from espnet2.text.cleaner import TextCleaner
 
         clean = TextCleaner(args.cleaner)
-    table = markdown(COLUMNS, make_rows(args, clean))
+    rows = make_rows(args, clean, runpy.run_path(str(args.scorer))["score"])
+    table = markdown(list(rows[0]), [list(row.values()) for row in rows])
     path = args.expdir / f"{args.table}{args.tag}.md"
     write_text(path, table)
     print(f"{table}This table is in {path}")

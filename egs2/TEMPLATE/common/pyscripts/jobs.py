@@ -6,7 +6,7 @@ Standard input has one job a line, in four columns separated by tabs:
     log      the file for its output, e.g. exp/float/train.log
     steps    how many decoded utterances, batches or epochs to expect; 0: not known.
              (A training says itself how many epochs it has, once it runs)
-    after    the log of the job that must be finished first, or -
+    after    the logs of the jobs that must be finished first, separated by spaces, or -
     command  run by bash
 
 The progress is a bar for each job and one for all, with the time that is left; where there is no terminal, a line a
@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
-STEP = re.compile(r"speech length: |Niter: ")
+#: What ESPnet logs of a batch of statistics.
+NITER = "Niter: "
 #: Seconds between two lines, where there is no terminal.
 EVERY = 60
 
@@ -76,11 +77,12 @@ class Job:
     before: int = 0  # completed by an earlier run
     process: subprocess.Popen | None = None
     pace: Pace = field(default_factory=Pace)
+    step: str = NITER  # what its log says of each step
 
     @classmethod
-    def parse(cls, line: str):
+    def parse(cls, line: str, step: str = ""):
         log, steps, after, command = line.rstrip("\n").split("\t")
-        return cls(Path(log), int(steps), after, command)
+        return cls(Path(log), int(steps), after, command, step=f"{NITER}|{step}" if step else NITER)
 
     @property
     def done(self) -> Path:
@@ -90,8 +92,9 @@ class Job:
         """Of a finished job. (The file is empty where its command was not noted.)"""
         return self.done.read_text(encoding="utf-8") not in ("", self.command)
 
-    def ready(self) -> bool:
-        return self.after == "-" or Path(self.after).with_suffix(".done").exists()
+    def waits_for(self) -> list:
+        """The logs of those that must be finished first, and are not."""
+        return [log for log in self.after.split() if log != "-" and not Path(log).with_suffix(".done").exists()]
 
     def start(self, threads: int):
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +120,7 @@ class Job:
             if epoch := EPOCH.search(line):
                 self.completed, self.steps = int(epoch[1]) - 1, int(epoch[2])
                 self.before = self.completed if self.pace.first is None else self.before
-            elif STEP.search(line):
+            elif re.search(self.step, line):
                 self.completed += 1
             else:
                 continue
@@ -160,7 +163,7 @@ class Stage:
 
     def start(self, at_a_time: int) -> bool:
         """Start what can be; whether anything runs."""
-        ready = [job for job in self.waiting if job.ready()]
+        ready = [job for job in self.waiting if not job.waits_for()]
         # A job that has the machine for itself has all its cores.
         abreast = min(at_a_time, len(ready) + len(self.running))
         for job in ready[: at_a_time - len(self.running)]:
@@ -257,7 +260,7 @@ def run(jobs: list, at_a_time: int, title: str) -> Job | None:
                 if not stage.start(at_a_time):
                     missing = stage.waiting[0]
                     missing.log.parent.mkdir(parents=True, exist_ok=True)
-                    missing.log.write_text(f"{missing.after} is not finished\n")
+                    missing.log.write_text(f"{missing.waits_for()[0]} is not finished\n")
                     return missing
                 display.update([])
                 time.sleep(0.2)
@@ -275,11 +278,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nj", type=int, default=1, help="jobs at a time")
     parser.add_argument("--title", default="jobs")
+    parser.add_argument("--step", default="", help="what logs say of each step, a regular expression")
     args = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
-    jobs = [Job.parse(line) for line in sys.stdin if line.strip()]
+    jobs = [Job.parse(line, args.step) for line in sys.stdin if line.strip()]
     try:
         failed = run(jobs, args.nj, args.title)
     except KeyboardInterrupt:

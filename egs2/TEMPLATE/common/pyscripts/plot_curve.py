@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plot a table of score.py: size against word error rate, a line for each kind of system.
+"""Plot a table of score.py: size against its first measure, a line for each kind of system.
 
 Systems NAME_wBITS and NAME_bBITS are points of the line NAME; others (the float model) are horizontal lines.
 Where a system is several runs, its point is their mean, with a bar from the lowest to the highest.
@@ -17,24 +17,25 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-def read_table(path: Path) -> list:
-    """Return for each row of the table its name, whether it is a point of a line, the size in kB, and the WER.
+def read_table(path: Path) -> tuple:
+    """Return the first measure's name, and for each row its name, whether it is a point of a line, the size in kB.
 
-    The WER: mean, lowest and highest. Of several test sets each has lines of its own.
+    Then the measure: mean, lowest and highest. Of several test sets each has lines of its own.
     """
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text(encoding="utf-8").splitlines()
     ]
     header, _, *rows = rows
+    measure = header[header.index("sentences") + 1]
     rows = [dict(zip(header, row)) for row in rows]
     several = len({row["set"] for row in rows}) > 1
     points = []
     for row in rows:
-        rates = [float(number) for number in re.findall(r"[\d.]+", row["WER %"])]
+        numbers = [float(number) for number in re.findall(r"[\d.]+", row[measure])]
         match = re.fullmatch(r"(.+)_[wb][\dp]+", row["system"])
         name = (match[1] if match else row["system"]) + (f", {row['set']}" if several else "")
-        points.append((name, bool(match), float(row["size kB"]), rates[0], min(rates), max(rates)))
-    return points
+        points.append((name, bool(match), float(row["size kB"]), numbers[0], min(numbers), max(numbers)))
+    return measure, points
 
 
 def main():
@@ -44,8 +45,9 @@ def main():
     args = parser.parse_args()
 
     lines = {}
+    measure, rows = read_table(args.table)
     figure, axes = plt.subplots(figsize=(8, 5))
-    for name, of_a_line, *point in read_table(args.table):
+    for name, of_a_line, *point in rows:
         if of_a_line:
             lines.setdefault(name, []).append(point)
         else:
@@ -57,7 +59,7 @@ def main():
         mixed = name.partition(",")[0].endswith("mixed")
         axes.errorbar(sizes, means, errors, label=name, marker="s" if mixed else "o", capsize=2, markersize=4)
     axes.set_xlabel("size of the packed file, kB")
-    axes.set_ylabel("word error rate, %")
+    axes.set_ylabel(measure)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")

@@ -1,7 +1,14 @@
-# What asr.sh and asr_long.sh share: reading their options, jobs, systems, the files of trained systems. Sourced by
-# them, with their variables template, stage, stop_stage, nj, python, systems, expdir and inference_model.
+# What stages.sh and asr_long.sh share: reading options, jobs, systems, the files of trained systems. Sourced with the
+# variables template, task, modules (Python packages of its scripts), stage, stop_stage, nj, python, systems, expdir and
+# inference_model; --help has the options between `set` and `template` of the script, and those of the files in
+# shared_options.
 
-help_message=$(sed -n '2,/^$/s/^#* \?//p; /^# General/,/^template/p' "$0" | sed '$d')
+help_message=$(
+    sed -n '2,/^$/s/^#* \?//p' "$0"
+    cat ${shared_options:-/dev/null}
+    sed -n '/^set -/,/^template/p' "$0" | sed '1,2d; /^template/d'
+    sed '1d; /^"""$/,$d' "${template}/pyscripts/systems.py" | sed '1,2d'
+)
 . "${template}/utils/parse_options.sh"
 . ./path.sh
 . ./cmd.sh
@@ -16,14 +23,15 @@ job() {  # <log> <steps> <after> <command>: one line of a list of jobs
 }
 
 run_jobs() {  # <title> <list of jobs> [how many at a time]
-    python3 "${template}/pyscripts/jobs.py" --nj "${3:-${nj}}" --title "stage ${current}, $1" <<< "$2"
+    python3 "${template}/pyscripts/jobs.py" --nj "${3:-${nj}}" --title "stage ${current}, $1" \
+        --step "${decoding_step:-}" <<< "$2"
 }
 
-for_systems() {  # <function> ...: calls it with ... and the fields of each system
-    local name mode config init options
-    while read -r name mode config init options; do
-        [ -z "${name}" ] || "$@" "${name}" "${mode}" "${config}" "${init}" "${options}"
-    done <<< "${systems}"
+for_systems() {  # <function> ...: calls it with ... and <name> <mode> <config> <init> <teacher> <after> <options> of each
+    local name mode config init teacher after options
+    while IFS=$'\t' read -r name mode config init teacher after options; do
+        "$@" "${name}" "${mode}" "${config}" "${init}" "${teacher}" "${after}" "${options}"
+    done <<< "${system_list}"
 }
 
 model_name() {  # <name> <mode> ...: of a system, unless it is plans, which are no model
@@ -57,23 +65,24 @@ outdated() {  # <log> <output> <input> ...: a job is not done if its output is n
 model_files() {  # <name> <mode> <init>: the options of a decoder for a system; the packed file of what is quantized
     local dir=${expdir}/$1 system=$1 files
     case $2 in round|calibrate|pack) system=$3 ;; esac
-    files=$(config_and_model asr_ "${system}") || exit 1
+    files=$(config_and_model "${task}_" "${system}") || exit 1
     if [ "${system}" != "$1" ] || [ -e "${dir}/quantization.yaml" ]; then
         [ -e "${dir}/packed.safetensors" ] || die "${dir} is not packed: run stage 5 first"
-        files="--asr_train_config ${expdir}/${system}/config.yaml --asr_model_file ${dir}/packed.safetensors"
+        files="--${task}_train_config ${expdir}/${system}/config.yaml --${task}_model_file ${dir}/packed.safetensors"
     fi
     echo "${files}"
 }
 
-python3 - "$0" <<'EOF' || exit 1
+python3 - "$0" espnet2 rich ${modules} <<'EOF' || exit 1
 import importlib.util, sys
-missing = [m for m in ("espnet2", "jiwer", "rich") if not importlib.util.find_spec(m)]
+script, *modules = sys.argv[1:]
+missing = [m for m in modules if not importlib.util.find_spec(m)]
 if missing:
-    sys.exit(f"{sys.argv[1]}: {sys.executable} lacks {' '.join(missing)}. "
+    sys.exit(f"{script}: {sys.executable} lacks {' '.join(missing)}. "
              "Mend: run `make demo` in the repository, or pip install -e '.[train]' there")
 EOF
 command -v "${python%% *}" > /dev/null \
     || die "${python%% *} is not there. Mend: run \`make demo\` in the repository, or give --python"
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] \
     || die "--stage and --stop_stage must be numbers: ${stage}, ${stop_stage}"
-[ -n "${systems}" ] || die "--systems is empty; see --help"
+system_list=$(python3 "${template}/pyscripts/systems.py" <<< "${systems}") || exit 1

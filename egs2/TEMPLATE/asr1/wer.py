@@ -1,0 +1,7 @@
+"""The scorer of speech recognition: word and character error rates by jiwer."""
+
+import jiwer
+
+
+def score(references: list, hypotheses: list) -> dict:
+    return {"WER %": 100 * jiwer.wer(references, hypotheses), "CER %": 100 * jiwer.cer(references, hypotheses)}
