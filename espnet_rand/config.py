@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any, Dict, List, Mapping, Tuple, Type, Union
 
-from espnet_rand.options import Check, Options, a_precision, boolean, integer, one_of, option
+from espnet_rand.options import Check, OptionError, Options, a_precision, boolean, integer, one_of, option
 from espnet_rand.quantizers import (
     ESTIMATORS,
     GRANULARITIES,
     SCALES,
     DrawnPrecision,
-    OptionError,
     Precision,
     WeightQuantizer,
 )

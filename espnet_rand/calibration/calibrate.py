@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_rand.calibration.rounding import compensated
-from espnet_rand.layers import QuantizationError, disabled, quantized_layers, quantized_weights
+from espnet_rand.errors import QuantizationError
+from espnet_rand.layers import disabled, quantized_layers, quantized_weights
 from espnet_rand.quantizers import largest_code
 
 #: How near to the middle between two codes, in steps, a weight may stay.

@@ -10,7 +10,8 @@ from typing import Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Op
 
 from torch import Tensor
 
-from espnet_rand.quantizers import OptionError, WeightQuantizer
+from espnet_rand.options import OptionError
+from espnet_rand.quantizers import WeightQuantizer
 
 SCALE_SUFFIX = "_quantizer_scale"
 _KEY = re.compile(rf"(?P<weight>.+?)(__(?P<kind>[A-Za-z0-9]+_[A-Za-z0-9]+_w[2-8]+))?{SCALE_SUFFIX}")

@@ -1,6 +1,5 @@
 """The science, in plain torch: scale, estimator, granularity, precision, and the four together."""
 
-from espnet_rand.options import OptionError
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
 from espnet_rand.quantizers.grid import largest_code, wrong_steps
@@ -17,7 +16,6 @@ __all__ = [
     "DrawnPrecision",
     "LearnedScale",
     "Noise",
-    "OptionError",
     "PerChannel",
     "PerColumn",
     "PerGroup",

@@ -16,8 +16,9 @@ from espnet2.utils.types import str_or_none
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.distillation import Distillation
 from espnet_rand.environment import seconds
+from espnet_rand.options import OptionError
 from espnet_rand.presets import presets
-from espnet_rand.quantizers import SCALES, OptionError
+from espnet_rand.quantizers import SCALES
 from espnet_rand.toolkit.yaml_files import read_yaml
 
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")

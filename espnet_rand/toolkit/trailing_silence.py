@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
 from espnet_rand.environment import TRAILING_SILENCE, seconds
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 _RATE = 16000  # of Whisper, in Hz
 

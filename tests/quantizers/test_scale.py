@@ -5,7 +5,8 @@ import reference
 import torch
 from torch.autograd import gradcheck
 
-from espnet_rand.quantizers import AbsMax, Clip, LearnedScale, OptionError, Rand
+from espnet_rand.options import OptionError
+from espnet_rand.quantizers import AbsMax, Clip, LearnedScale, Rand
 
 Q = 7
 RAND = [Rand(mode=1), Rand(mode=2), Rand(mode=2, p=1), Rand(mode=2, p=3.5, k=4), Rand(mode=2, p=100)]

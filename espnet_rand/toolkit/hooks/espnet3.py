@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping
 from espnet2.tasks import abs_task
 
 from espnet_rand.context import setting
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import eval_bits, options, trailing_silence
 from espnet_rand.toolkit.hooks import init_param, resuming
 

@@ -27,7 +27,7 @@ from espnet_rand.context import setting
 from espnet_rand.environment import IMPORT
 from espnet_rand.errors import UserError, refuse_options
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import backend, context, eval_bits, options, search, trailing_silence, yaml_files
 from espnet_rand.toolkit.hooks import (
     espnet3,

@@ -9,7 +9,7 @@ from torch import nn
 
 from espnet_rand import distillation
 from espnet_rand.context import setting
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
