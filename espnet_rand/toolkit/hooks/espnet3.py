@@ -46,7 +46,7 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
             if config.get(name) not in (None, {}, ""):
                 raise OptionError(f"{name}: {config[name]!r} stands beside `model:` in the configuration: put it below")
         args = Namespace(**OmegaConf.to_container(config.model, resolve=True))
-        quantizer = options.resolve(args)
+        quantizer = options.write_resolved(args)
         checkpoint = (config.get("fit") or {}).get("ckpt_path")
         if checkpoint:
             for folder in {Path(output_dir), Path(str(checkpoint)).parent}:

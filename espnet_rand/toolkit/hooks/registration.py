@@ -171,7 +171,7 @@ def _build_model(original, args):
             return packed.build(original, args)
     if options.has_its_own(task):
         return original(args)
-    config = options.resolve(args)
+    config = options.write_resolved(args)
     if config is None:
         options.remove(args)
     if _building.get():
