@@ -18,12 +18,12 @@ def setting(variable: ContextVar, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(*replacements: Tuple[Any, str, Callable]) -> Iterator[None]:
+def patching(*replacements: Tuple[Any, str, Callable]) -> Iterator[None]:
     """Functions of classes and modules are others inside the block: (owner, name, function).
 
     Each is called with the original first. Other threads call the originals; those that enter such a block wait.
     """
-    with _replacing:
+    with _patching:
         originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
         try:
             for (owner, name, replacement), (_, _, original) in zip(replacements, originals):
@@ -34,7 +34,7 @@ def replacing(*replacements: Tuple[Any, str, Callable]) -> Iterator[None]:
                 setattr(owner, name, original)
 
 
-_replacing = threading.RLock()
+_patching = threading.RLock()
 
 
 def _in_this_thread(original: Callable, replacement: Callable) -> Callable:

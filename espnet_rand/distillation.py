@@ -39,9 +39,14 @@ class Distillation(Options):
 
 
 def teach(
-    model: nn.Module, teacher: nn.Module, weights: Distillation, outputs: Mapping[str, float], states: Sequence[str]
+    model: nn.Module,
+    teacher: nn.Module,
+    weights: Distillation,
+    outputs: Mapping[str, float],
+    states: Sequence[str],
+    lengths: Optional[str] = None,
 ) -> None:
-    """Let the training forwards of an ESPnet model return the loss of imitating a teacher.
+    """Let the training forwards of a model return the loss of imitating a teacher.
 
     The teacher computes with the same batch, in evaluation mode: without dropout or SpecAugment. The statistics get two
     more, `outputs` and `states`; those that there are stay. Evaluation forwards are left alone.
@@ -52,9 +57,10 @@ def teach(
         outputs: names of modules that give logits or log-probabilities, (batch, frames or tokens, ..., classes), alone
             or first in a tuple; and what their divergence counts
         states: names of modules that give hidden states, (batch, frames, features), in the same way
+        lengths: name of the argument, if any, by which modules are given the lengths of what they give
 
-    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given as
-    `ys_in_lens`, as ESPnet's decoders are; a module without either (CTC's, a joint network) has the encoder's.
+    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given in the
+    argument `lengths`; a module without either (CTC's, a joint network) has those of the states of its shape.
 
     Raises (in a forward):
         UserError: a module was not called, or its outputs have other shapes than the teacher's
@@ -67,7 +73,7 @@ def teach(
     def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if model.training:
             inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
-            calls.append(_unpacked(output, inputs.get("ys_in_lens")))
+            calls.append(_unpacked(output, inputs.get(lengths)))
 
     def forget(*_: Any) -> None:
         for calls in (*given.values(), *wanted.values()):

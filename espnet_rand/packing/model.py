@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from espnet_rand.context import replacing
+from espnet_rand.context import patching
 from espnet_rand.errors import NotFiniteError, QuantizationError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.eval_bits import NamedWeight, quantized_weights
@@ -107,7 +107,7 @@ def weights_on_meta() -> Iterator[None]:
     Other threads go on as ever; those that enter such a block wait.
     """
     layers = [kind for kind in registered() if kind.__module__.startswith("torch.")]
-    with replacing((nn.Module, "to", _stay), *((kind, "__init__", _init_on_meta) for kind in layers)):
+    with patching((nn.Module, "to", _stay), *((kind, "__init__", _init_on_meta) for kind in layers)):
         yield
 
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 import torch
 from torch.nn.modules.module import _IncompatibleKeys
 
-from espnet_rand.context import replacing, setting
+from espnet_rand.context import patching, setting
 from espnet_rand.errors import NotFiniteError
 from espnet_rand.packing import PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
 from espnet_rand.toolkit import backend
@@ -92,7 +92,7 @@ def without_weights() -> Iterator[None]:
     Models that load weights while they are built (Whisper) neither read nor keep them. Other threads go on as ever.
     """
     loading = ((torch, "load", _load_on_meta), (torch.nn.Module, "load_state_dict", _load_nothing))
-    with weights_on_meta(), replacing(*loading):
+    with weights_on_meta(), patching(*loading):
         yield
 
 

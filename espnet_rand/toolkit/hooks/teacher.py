@@ -57,7 +57,8 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             setattr(teacher, name, False)
     if getattr(teacher, "ctc", None) is not None:
         teacher.ctc.dropout_rate = 0.0  # which it applies in evaluation, too
-    distillation.teach(model, teacher, weights, outputs, states)
+    # decoders are given the lengths of their tokens
+    distillation.teach(model, teacher, weights, outputs, states, lengths="ys_in_lens")
     logging.info(f"espnet_rand: taught by {args.teacher}")
 
 
