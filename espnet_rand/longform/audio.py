@@ -18,7 +18,8 @@ import torch
 from torchaudio.functional import resample
 
 from espnet_rand.atomic import fingerprint
-from espnet_rand.longform.files import AudioError, open_sound
+from espnet_rand.longform.files import open_sound
+from espnet_rand.longform.sound import AudioError
 
 # a filter of torchaudio.functional.resample has so many values at most; odd rates such as 44101 Hz want gigabytes
 _LARGEST_FILTER = 4_000_000
