@@ -160,7 +160,7 @@ def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[
             f"bits: {[*parts['precision'].bits]} is not allowed, it must be one number for quantizer "
             f"{chosen['quantizer']}, whose learned step sizes belong to it; rand learns scales for all (mode: 3)"
         )
-    return WeightQuantizer(**parts)
+    return dataclasses.replace(layer, **parts)
 
 
 def _check_names(

@@ -95,7 +95,7 @@ def teach(
                     f"{type(model).__name__} can't be taught with these options"
                 )
         frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
-        terms = {
+        terms: Dict[str, Any] = {
             "outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())
         }
         if states:

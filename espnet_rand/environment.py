@@ -55,6 +55,6 @@ def bits_or_plan(name: str, given: Union[int, str]) -> Union[int, str]:
     if str(given).isdecimal():
         a_precision(name, int(given))
         return int(given)
-    if not Path(given).is_file():
+    if not Path(str(given)).is_file():
         raise OptionError(f"{name}: no such file: {given} (it must be a number from 2 to 8, or a plan file)")
     return given

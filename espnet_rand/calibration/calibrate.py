@@ -35,7 +35,7 @@ class Calibration:
 @torch.no_grad()
 def calibrate(
     model: nn.Module,
-    forward: Callable[[], None],
+    forward: Callable[[], object],
     follow: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> List[Calibration]:
     """Choose the steps and the codes of a quantized model by what its layers' outputs mind, in place.
@@ -107,7 +107,7 @@ def _energy(w: Tensor, h: Tensor) -> float:
     return ((w @ h) * w).sum().item()
 
 
-def _moments(model: nn.Module, forward: Callable[[], None]) -> Dict[nn.Parameter, Tensor]:
+def _moments(model: nn.Module, forward: Callable[[], object]) -> Dict[nn.Parameter, Tensor]:
     """Mean of x x' over the inputs x of each weight, (n, n), in float64; of all layers that share it."""
     sums: Dict[nn.Parameter, Tensor] = {}
     counts: Dict[nn.Parameter, int] = {}

@@ -136,7 +136,7 @@ class _Decoder:
         self.broken = ""
         self.tracks = 1
 
-    def add(self, content: BinaryIO) -> None:
+    def add(self, content: Parts) -> None:
         """Decode all of a file.
 
         Raises:

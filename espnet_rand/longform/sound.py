@@ -3,7 +3,7 @@
 import io
 import re
 from contextlib import ExitStack
-from typing import Any, BinaryIO, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import soundfile
 
@@ -98,7 +98,7 @@ class Parts(io.RawIOBase):
 
 
 def open_raw(
-    file: Union[BinaryIO, int], rate: int, channels: int, subtype: str, owned: ExitStack, endian: str = "LITTLE"
+    file: Union[io.RawIOBase, int], rate: int, channels: int, subtype: str, owned: ExitStack, endian: str = "LITTLE"
 ) -> soundfile.SoundFile:
     """A file of samples and nothing else."""
     options = {"format": "RAW", "subtype": subtype, "endian": endian, "closefd": False}

@@ -102,7 +102,10 @@ def find_wave(file: BinaryIO) -> Optional[Wave]:
             parts.append((start, _stop(file, start, length, size)))
             length = parts[-1][1] - start
         position = _next(file, start + length, length)
-    return Wave(*first, parts, stated, left) if parts else None
+    if not parts:
+        return None
+    rate, channels, subtype, width, speed = first
+    return Wave(rate, channels, subtype, width, speed, parts, stated, left)
 
 
 def _kind(form: bytes) -> Optional[Tuple[int, int, Optional[str], int, int]]:

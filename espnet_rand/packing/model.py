@@ -82,7 +82,7 @@ def _packed(weight: NamedWeight) -> PackedWeight:
     return made
 
 
-def _transposed(module: nn.Module) -> int:
+def _transposed(module: Any) -> int:
     """The number of groups of a transposed convolution, 0 for other layers."""
     return module.groups if getattr(module, "transposed", False) else 0
 
@@ -146,7 +146,7 @@ def load_into(
     clock = Clock(0)
     made: List[Tuple[PackedReader, nn.Module, str]] = []
     for module, names in _layers(model, packed):
-        readers: Dict[str, PackedReader] = {}
+        readers: Dict[str, Any] = {}
         for name, weight in names.items():
             weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device))
             readers[name] = PackedReader(weight, module, name, backend)
@@ -229,7 +229,8 @@ def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
 
 
 def _check(model: nn.Module, packed: PackedModel) -> None:
-    floats, weights = dict(packed.floats), dict(packed.weights)
+    floats: Dict[str, Any] = dict(packed.floats)
+    weights: Dict[str, Any] = dict(packed.weights)
     for alias, name in packed.aliases.items():
         of = floats if name in floats else weights
         of[alias] = of[name]

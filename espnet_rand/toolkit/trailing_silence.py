@@ -71,7 +71,7 @@ def apply(model: torch.nn.Module, trained: Any) -> None:
         _put(model, math.inf)
 
 
-def silence_behind(encoder: torch.nn.Module, samples: int) -> int:
+def silence_behind(encoder: Any, samples: int) -> int:
     """Samples of silence that an encoder hears behind a recording of so many, which has none of its own."""
     if (hook := getattr(encoder, "_trailing_silence", None)) is not None:
         return hook.fill.length(encoder, samples) - samples

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from typing import Callable, Dict
+from typing import Any, Callable, Dict
 
 import torch
 from torch import nn
@@ -55,8 +55,9 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             setattr(teacher, name, None)
         elif name.startswith("report_"):
             setattr(teacher, name, False)
-    if getattr(teacher, "ctc", None) is not None:
-        teacher.ctc.dropout_rate = 0.0  # which it applies in evaluation, too
+    ctc: Any = getattr(teacher, "ctc", None)
+    if ctc is not None:
+        ctc.dropout_rate = 0.0  # which it applies in evaluation, too
     # decoders are given the lengths of their tokens
     distillation.teach(model, teacher, weights, outputs, states, lengths="ys_in_lens")
     logging.info(f"espnet_rand: taught by {args.teacher}")
