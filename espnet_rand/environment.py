@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from espnet_rand.options import OptionError, a_precision, one_of
 
@@ -46,7 +46,7 @@ def seconds(name: str, given: Union[str, float]) -> float:
     return silence
 
 
-def bits_or_plan(name: str, given: Union[int, str]) -> Union[int, str]:
+def bits_or_plan(name: str, given: Any) -> Union[int, str]:
     """A number of bits, or the path of a plan file, which is there.
 
     Raises:
@@ -55,6 +55,6 @@ def bits_or_plan(name: str, given: Union[int, str]) -> Union[int, str]:
     if str(given).isdecimal():
         a_precision(name, int(given))
         return int(given)
-    if not Path(str(given)).is_file():
+    if not Path(given).is_file():
         raise OptionError(f"{name}: no such file: {given} (it must be a number from 2 to 8, or a plan file)")
     return given
