@@ -87,19 +87,8 @@ def teach(
         with torch.no_grad():
             like = next(model.parameters())
             teacher.to(like.device, like.dtype)(*args, **kwargs)
-        for name in given:
-            ours, theirs = ([tuple(tensor.shape) for tensor, _ in kept[name]] for kept in (given, wanted))
-            if not ours or ours != theirs:
-                raise UserError(
-                    f"teacher: {name} gave outputs of shapes {ours} in a forward, the teacher's {theirs}: "
-                    f"{type(model).__name__} can't be taught with these options"
-                )
-        frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
-        terms: Dict[str, Any] = {
-            "outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())
-        }
-        if states:
-            terms["states"] = sum(_mean(relative_error, given[name], wanted[name], frames) for name in states)
+        _check_shapes(given, wanted, type(model).__name__)
+        terms = _terms(given, wanted, outputs, states)
         forget()
         statistics = {**statistics, **{name: term.detach().reshape(1) for name, term in terms.items()}}
         total = sum(getattr(weights, name) * term for name, term in terms.items()).reshape(loss.shape)
@@ -110,6 +99,31 @@ def teach(
             whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
     model.register_forward_pre_hook(forget)  # what a forward that failed has left
     model.register_forward_hook(imitate)
+
+
+def _check_shapes(given: Mapping[str, List[Any]], wanted: Mapping[str, List[Any]], model: str) -> None:
+    """Raises UserError: a module gave nothing, or its outputs have other shapes than the teacher's."""
+    for name in given:
+        ours, theirs = ([tuple(tensor.shape) for tensor, _ in kept[name]] for kept in (given, wanted))
+        if not ours or ours != theirs:
+            raise UserError(
+                f"teacher: {name} gave outputs of shapes {ours} in a forward, the teacher's {theirs}: "
+                f"{model} can't be taught with these options"
+            )
+
+
+def _terms(
+    given: Mapping[str, List[Any]],
+    wanted: Mapping[str, List[Any]],
+    outputs: Mapping[str, float],
+    states: Sequence[str],
+) -> Dict[str, Any]:
+    """What counts of the teacher, by the names of Distillation, of what the modules gave in a forward."""
+    frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
+    terms = {"outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())}
+    if states:
+        terms["states"] = sum(_mean(relative_error, given[name], wanted[name], frames) for name in states)
+    return terms
 
 
 def _mean(
