@@ -9,6 +9,8 @@ demo: venv
 
 test: venv
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
 
 bench-packages: venv

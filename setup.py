@@ -35,7 +35,18 @@ setup(
             "tensorboard",
         ],
         # dask: ESPnet3 decodes with it
-        "test": ["dask[distributed]", "dask_jobqueue", "hypothesis", "lightning", "loralib", "pytest", "ruff"],
+        "test": [
+            "dask[distributed]",
+            "dask_jobqueue",
+            "hypothesis",
+            "lightning",
+            "loralib",
+            "mypy",
+            "pytest",
+            "ruff",
+            "types-PyYAML",
+            "types-psutil",
+        ],
         "bench": ["brevitas", "torchao"],
         # long recordings, --mode vad
         "vad": ["silero-vad"],

@@ -32,11 +32,12 @@ from table import circumstances
 import espnet_rand
 from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import read_lines
-from espnet_rand.packing import pack_model, weights_on_meta, write
+from espnet_rand.packing import pack_model, write
 from espnet_rand.reporting import markdown
 
 espnet_rand.register()
 from espnet_rand.toolkit.commands.checkpoints import find_task  # noqa: E402
+from espnet_rand.toolkit.hooks.packed import without_weights  # noqa: E402
 
 TOKENS = ["<blank>", "<unk>", *(f"t{n}" for n in range(4997)), "<sos/eos>"]
 RECIPE = Path(__file__).resolve().parents[1] / "egs2/mini/asr1"
@@ -170,7 +171,7 @@ def measure_memory(model: Model, variant: str, directory: Path, seconds: float) 
     The model is built once before, empty: what Python imports for that is not counted.
     """
     importlib.import_module(model.module)
-    with weights_on_meta():
+    with without_weights():
         find_task(model.task).build_model_from_file(directory / "config.yaml")
 
     def peak() -> int:

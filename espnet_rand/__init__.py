@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 # imported when they are first used: the launcher and pip need no torch
 _HOMES = {
-    "OptionError": "quantizers",
-    "QuantizationError": "layers",
+    "OptionError": "options",
+    "QuantizationError": "errors",
     "QuantizerConfig": "config",
     "Report": "layers",
     "UserError": "errors",

@@ -1,31 +1,20 @@
 """One typed description of a quantization: from YAML, checked once, to the model, and back."""
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Tuple, Type, Union
+import functools
+from typing import Any, Dict, Iterable, List, Mapping, Tuple, Type, Union
 
-from espnet_rand.options import BITS_RANGE, Check, Options, a_precision, boolean, integer, one_of, option
-from espnet_rand.quantizers import (
-    ESTIMATORS,
-    GRANULARITIES,
-    SCALES,
-    DrawnPrecision,
-    OptionError,
-    Precision,
-    WeightQuantizer,
-)
+from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_precision, boolean, integer, one_of
+from espnet_rand.quantizers import ESTIMATORS, GRANULARITIES, SCALES, DrawnPrecision, Precision, WeightQuantizer
 
 # option -> what it chooses from; each choice has options of its own, its fields
-AXES: Dict[str, Dict[str, Type[Options]]] = {
+AXES: Dict[str, Mapping[str, Type[Options]]] = {
     "quantizer": SCALES,
     "estimator": ESTIMATORS,
     "granularity": GRANULARITIES,
 }
-AXIS_DEFAULTS = {"quantizer": "rand", "estimator": "pqn", "granularity": "channel"}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Schedule(Options):
-    start_step: int = option(0, integer(0))
+# option -> the field of WeightQuantizer that has the choice
+_FIELDS = {"quantizer": "scale", "estimator": "estimator", "granularity": "granularity"}
 
 
 _patterns = Check(
@@ -83,7 +72,7 @@ class QuantizerConfig:
         self.overrides: Dict[str, Dict[str, Any]] = {
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
         }
-        self._layer = _resolve({}, {"quantizer": quantizer, **conf})
+        self._layer = _changed(WeightQuantizer(), {"quantizer": quantizer, **conf}, _MODEL_OPTIONS)
         for pattern in self.overrides:
             self._override(self._layer, pattern)
 
@@ -99,11 +88,11 @@ class QuantizerConfig:
             raise OptionError(f"quantizer_conf: {conf!r} is not allowed, it must be a mapping of options")
         if "quantizer" in conf:
             raise OptionError("quantizer_conf: quantizer stands beside quantizer_conf, not in it")
-        return cls(options.get("quantizer", AXIS_DEFAULTS["quantizer"]), **{str(k): v for k, v in conf.items()})
+        return cls(options.get("quantizer", "rand"), **{str(k): v for k, v in conf.items()})
 
     def to_dict(self) -> Dict[str, Any]:
         """Every option with its value, such that `from_dict` gives an equal configuration."""
-        conf = {name: list(value) if isinstance(value, tuple) else value for name, value in self._layer.items()}
+        conf = _options(self._layer)
         quantizer = conf.pop("quantizer")
         conf.update(
             include=list(self.include),
@@ -116,21 +105,11 @@ class QuantizerConfig:
 
     def weight_quantizer(self, patterns: List[str]) -> WeightQuantizer:
         """The quantizer of a layer that the keys `patterns` of `overrides` match."""
-        layer = self._layer
-        for pattern in patterns:
-            layer = self._override(layer, pattern)
-        made = {axis: _make(choices[layer[axis]], layer) for axis, choices in AXES.items()}
-        return WeightQuantizer(
-            scale=made["quantizer"],
-            estimator=made["estimator"],
-            granularity=made["granularity"],
-            precision=_make(_precision(layer["bits"]), layer),
-            start_step=layer["start_step"],
-        )
+        return functools.reduce(self._override, patterns, self._layer)
 
-    def _override(self, layer: Mapping[str, Any], pattern: str) -> Dict[str, Any]:
+    def _override(self, layer: WeightQuantizer, pattern: str) -> WeightQuantizer:
         try:
-            return _resolve(layer, self.overrides[pattern])
+            return _changed(layer, self.overrides[pattern], ["quantizer"])
         except OptionError as e:
             raise OptionError(f"overrides: {pattern}: {e}") from None
 
@@ -141,49 +120,65 @@ class QuantizerConfig:
         return f"QuantizerConfig({self.to_dict()})"
 
 
+def _choice(layer: WeightQuantizer, axis: str) -> str:
+    """The name of what a layer has on an axis."""
+    return next(name for name, kind in AXES[axis].items() if kind is type(getattr(layer, _FIELDS[axis])))
+
+
+def _options(layer: WeightQuantizer) -> Dict[str, Any]:
+    """Every option of a layer with its value, as YAML holds it."""
+    options: Dict[str, Any] = {axis: _choice(layer, axis) for axis in AXES}
+    options.update(dataclasses.asdict(layer.precision), start_step=layer.start_step)
+    for field in _FIELDS.values():
+        options.update(dataclasses.asdict(getattr(layer, field)))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[str]) -> WeightQuantizer:
+    """A layer with the options `given` in place of its own. What it newly chooses has its own defaults.
+
+    Args:
+        others: options that may stand beside them, for messages
+
+    Raises:
+        OptionError: an option that there is not, or a value that is not allowed
+    """
+    chosen = {axis: given.get(axis, _choice(layer, axis)) for axis in AXES}
+    for axis, choices in AXES.items():
+        one_of(*choices)(axis, chosen[axis])
+    kinds: Dict[str, Type[Options]] = {"precision": _precision(given.get("bits", layer.precision.bits))}
+    kinds.update({_FIELDS[axis]: choices[chosen[axis]] for axis, choices in AXES.items()})
+    _check_names(given, chosen, kinds, others)
+    parts: Dict[str, Any] = {"start_step": given.get("start_step", layer.start_step)}
+    integer(0)("start_step", parts["start_step"])
+    for field, kind in kinds.items():
+        now = getattr(layer, field)
+        own = {name: given[name] for name in _names(kind) if name in given}
+        parts[field] = dataclasses.replace(now, **own) if type(now) is kind else kind(**own)
+    if isinstance(parts["precision"], DrawnPrecision) and parts["scale"].tied:
+        raise OptionError(
+            f"bits: {[*parts['precision'].bits]} is not allowed, it must be one number for quantizer "
+            f"{chosen['quantizer']}, whose learned step sizes belong to it; rand learns scales for all (mode: 3)"
+        )
+    return dataclasses.replace(layer, **parts)
+
+
+def _check_names(
+    given: Mapping[str, Any], chosen: Mapping[str, str], kinds: Mapping[str, Type[Options]], others: Iterable[str]
+) -> None:
+    """Raises OptionError: one of the options `given` is neither of the choices `kinds` nor of every layer."""
+    precision, *axes = kinds.values()
+    known = [*_names(precision), "start_step", *(name for kind in axes for name in _names(kind))]
+    for name, value in given.items():
+        if name not in known and name not in AXES:
+            of = ", ".join(f"{axis} {choice}" for axis, choice in chosen.items())
+            of += ", one number of bits" if precision is Precision else ""
+            allowed = ", ".join([*list(AXES)[1:], *known, *others])
+            raise OptionError(f"{name}: {value!r} is given, but {of} have no such option; there are {allowed}")
+
+
 def _names(options: Type[Options]) -> List[str]:
     return [field.name for field in dataclasses.fields(options)]
-
-
-def _make(options: Type[Options], values: Mapping[str, Any]) -> Any:
-    return options(**{name: values[name] for name in _names(options)})
-
-
-def _resolve(base: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
-    """All options of a layer: those given, over those of `base`, over the defaults.
-
-    An option of `base` that belongs to a choice which `given` replaces is dropped.
-    """
-    layer: Dict[str, Any] = {}
-    precision = _precision(given.get("bits", base.get("bits")))
-    parts: List[Tuple[Type[Options], Mapping[str, Any]]] = [
-        (precision, base if precision is _precision(base.get("bits")) else {}),
-        (_Schedule, base),
-    ]
-    for axis, choices in AXES.items():
-        layer[axis] = given.get(axis, base.get(axis, AXIS_DEFAULTS[axis]))
-        one_of(*choices)(axis, layer[axis])
-        parts.append((choices[layer[axis]], base if layer[axis] == base.get(axis) else {}))
-    known = [name for part, _ in parts for name in _names(part)]
-    for name in given:
-        if name not in known and name not in AXES:
-            chosen = ", ".join(f"{axis} {layer[axis]}" for axis in AXES)
-            chosen += ", one number of bits" if precision is Precision else ""
-            others = ["quantizer"] if base else _MODEL_OPTIONS  # of `overrides`, and of the model
-            allowed = ", ".join([*list(AXES)[1:], *known, *others])
-            raise OptionError(
-                f"{name}: {given[name]!r} is given, but {chosen} have no such option; there are {allowed}"
-            )
-    for part, inherited in parts:
-        defaults = {field.name: field.default for field in dataclasses.fields(part)}
-        values = {name: given.get(name, inherited.get(name, default)) for name, default in defaults.items()}
-        layer.update(dataclasses.asdict(part(**values)))
-    if precision is DrawnPrecision and _make(SCALES[layer["quantizer"]], layer).tied:
-        raise OptionError(
-            f"bits: {[*layer['bits']]} is not allowed, it must be one number for quantizer {layer['quantizer']}, "
-            "whose learned step sizes belong to it; rand learns scales for all (mode: 3)"
-        )
-    return layer
 
 
 def _precision(bits: Any) -> Type[Precision]:

@@ -39,9 +39,14 @@ class Distillation(Options):
 
 
 def teach(
-    model: nn.Module, teacher: nn.Module, weights: Distillation, outputs: Mapping[str, float], states: Sequence[str]
+    model: nn.Module,
+    teacher: nn.Module,
+    weights: Distillation,
+    outputs: Mapping[str, float],
+    states: Sequence[str],
+    lengths: Optional[str] = None,
 ) -> None:
-    """Let the training forwards of an ESPnet model return the loss of imitating a teacher.
+    """Let the training forwards of a model return the loss of imitating a teacher.
 
     The teacher computes with the same batch, in evaluation mode: without dropout or SpecAugment. The statistics get two
     more, `outputs` and `states`; those that there are stay. Evaluation forwards are left alone.
@@ -52,9 +57,10 @@ def teach(
         outputs: names of modules that give logits or log-probabilities, (batch, frames or tokens, ..., classes), alone
             or first in a tuple; and what their divergence counts
         states: names of modules that give hidden states, (batch, frames, features), in the same way
+        lengths: name of the argument, if any, by which modules are given the lengths of what they give
 
-    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given as
-    `ys_in_lens`, as ESPnet's decoders are; a module without either (CTC's, a joint network) has the encoder's.
+    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given in the
+    argument `lengths`; a module without either (CTC's, a joint network) has those of the states of its shape.
 
     Raises (in a forward):
         UserError: a module was not called, or its outputs have other shapes than the teacher's
@@ -67,7 +73,7 @@ def teach(
     def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if model.training:
             inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
-            calls.append(_unpacked(output, inputs.get("ys_in_lens")))
+            calls.append(_unpacked(output, inputs.get(lengths)))
 
     def forget(*_: Any) -> None:
         for calls in (*given.values(), *wanted.values()):
@@ -81,19 +87,8 @@ def teach(
         with torch.no_grad():
             like = next(model.parameters())
             teacher.to(like.device, like.dtype)(*args, **kwargs)
-        for name in given:
-            ours, theirs = ([tuple(tensor.shape) for tensor, _ in kept[name]] for kept in (given, wanted))
-            if not ours or ours != theirs:
-                raise UserError(
-                    f"teacher: {name} gave outputs of shapes {ours} in a forward, the teacher's {theirs}: "
-                    f"{type(model).__name__} can't be taught with these options"
-                )
-        frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
-        terms = {
-            "outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())
-        }
-        if states:
-            terms["states"] = sum(_mean(relative_error, given[name], wanted[name], frames) for name in states)
+        _check_shapes(given, wanted, type(model).__name__)
+        terms = _terms(given, wanted, outputs, states)
         forget()
         statistics = {**statistics, **{name: term.detach().reshape(1) for name, term in terms.items()}}
         total = sum(getattr(weights, name) * term for name, term in terms.items()).reshape(loss.shape)
@@ -104,6 +99,31 @@ def teach(
             whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
     model.register_forward_pre_hook(forget)  # what a forward that failed has left
     model.register_forward_hook(imitate)
+
+
+def _check_shapes(given: Mapping[str, List[Any]], wanted: Mapping[str, List[Any]], model: str) -> None:
+    """Raises UserError: a module gave nothing, or its outputs have other shapes than the teacher's."""
+    for name in given:
+        ours, theirs = ([tuple(tensor.shape) for tensor, _ in kept[name]] for kept in (given, wanted))
+        if not ours or ours != theirs:
+            raise UserError(
+                f"teacher: {name} gave outputs of shapes {ours} in a forward, the teacher's {theirs}: "
+                f"{model} can't be taught with these options"
+            )
+
+
+def _terms(
+    given: Mapping[str, List[Any]],
+    wanted: Mapping[str, List[Any]],
+    outputs: Mapping[str, float],
+    states: Sequence[str],
+) -> Dict[str, Any]:
+    """What counts of the teacher, by the names of Distillation, of what the modules gave in a forward."""
+    frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
+    terms = {"outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())}
+    if states:
+        terms["states"] = sum(_mean(relative_error, given[name], wanted[name], frames) for name in states)
+    return terms
 
 
 def _mean(

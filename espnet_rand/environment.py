@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from espnet_rand.options import BITS_RANGE, OptionError, a_precision, one_of
 
@@ -46,7 +46,7 @@ def seconds(name: str, given: Union[str, float]) -> float:
     return silence
 
 
-def bits_or_plan(name: str, given: Union[int, str]) -> Union[int, str]:
+def bits_or_plan(name: str, given: Any) -> Union[int, str]:
     """A number of bits, or the path of a plan file, which is there.
 
     Raises:

@@ -65,6 +65,7 @@ def plain(text: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else f"x{ord(c):x}" for c in text)
 
 
+@dataclasses.dataclass(frozen=True)
 class Options:
     """Base of the frozen dataclasses whose fields are options.
 

@@ -130,6 +130,21 @@ def test_a_layer_that_runs_twice_counts_once_and_one_that_does_not_run_is_named(
     torch.testing.assert_close(model(SPEECH, LENGTHS)[1]["outputs"], wanted)
 
 
+class Tokens(nn.Linear):
+    def forward(self, x, lens):
+        return super().forward(x)
+
+
+def test_what_lies_behind_the_lengths_that_a_module_is_given_does_not_count():
+    model, teacher = (nn.ModuleDict({"out": Tokens(4, 5)}) for _ in range(2))
+    model.forward = lambda x, lengths: (model.out(x, lengths).sum(), {}, 1)
+    teacher.forward = lambda x, lengths: teacher.out(x, lengths)
+    teach(model, teacher, Distillation(states=0), {"out": 1.0}, [], lengths="lens")
+    padded = torch.where(torch.arange(7)[:, None] < LENGTHS[:, None, None], SPEECH, 9.0)
+    first, second = (float(model(x, LENGTHS)[1]["outputs"]) for x in (SPEECH, padded))
+    assert first == pytest.approx(second) != float(model(padded, LENGTHS + 1)[1]["outputs"])
+
+
 def test_labels_of_weight_zero_may_have_no_finite_loss():
     model, *_ = make()
     model.forward = lambda speech, lengths: (Net.forward(model, speech, lengths)[0] * torch.inf, {}, 1)

@@ -34,8 +34,12 @@ def test_found_by_name():
 
     assert sorted(presets()) == sorted(path.stem for path in PRESETS)
     args = argparse.Namespace(quantizer=None, quantizer_conf={"bits": 3}, quantizer_config="rand_m3_ste_w4")
-    conf = options.resolve(args).to_dict()["quantizer_conf"]
+    given = dict(vars(args))
+    config = options.resolve(args)
+    conf = config.to_dict()["quantizer_conf"]
     assert (conf["mode"], conf["estimator"], conf["bits"]) == (3, "ste", 3)
+    assert vars(args) == given, "asking changed what was asked about"
+    assert options.write_resolved(args) == config and args.quantizer_config is None and args.quantizer_conf == conf
 
 
 def test_installed_with_the_package(tmp_path):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from espnet_rand.allocation.solver import Table
 from espnet_rand.layers import NamedWeight, disabled, evaluating_at, quantized_weights
 from espnet_rand.layers.clock import telling
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 
 def candidates(model: nn.Module, bits: Sequence[int]) -> Dict[str, List[int]]:

@@ -6,7 +6,7 @@ from typing import Dict
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 #: By weight, by number of bits.
 Table = Dict[str, Dict[int, float]]

@@ -78,7 +78,7 @@ def _directories(output_dir: str, data: Sequence[Tuple[str, str, str]]) -> Dict[
     """Where each list is decoded into."""
     if len(data) == 1:
         return {Path(output_dir): data[0]}
-    directories = {Path(output_dir, Path(os.path.abspath(path)).parent.name): (path, *rest) for path, *rest in data}
+    directories = {Path(output_dir, Path(os.path.abspath(entry[0])).parent.name): entry for entry in data}
     if len(directories) < len(data):
         raise DataError("--data_path_and_name_and_type: two lists are in folders of the same name: decode them apart")
     return directories

@@ -7,7 +7,7 @@ from typing import List, Optional
 from espnet_rand.bin.command import run
 from espnet_rand.longform.audio import CommandError
 from espnet_rand.longform.data import GROUPS, join
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 
 def get_parser() -> argparse.ArgumentParser:

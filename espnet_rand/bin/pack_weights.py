@@ -4,7 +4,8 @@ import argparse
 
 from espnet_rand.bin.command import run
 from espnet_rand.bin.packed_file import save
-from espnet_rand.layers import QuantizationError, quantized_layers
+from espnet_rand.errors import QuantizationError
+from espnet_rand.layers import quantized_layers
 from espnet_rand.toolkit import eval_bits
 from espnet_rand.toolkit.commands import checkpoints
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError

@@ -4,7 +4,7 @@ import argparse
 
 from espnet_rand.bin.command import run
 from espnet_rand.bin.packed_file import save
-from espnet_rand.layers import QuantizationError
+from espnet_rand.errors import QuantizationError
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.commands import checkpoints
 

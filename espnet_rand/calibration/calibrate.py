@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_rand.calibration.rounding import compensated
-from espnet_rand.layers import NamedWeight, QuantizationError, disabled, quantized_layers, quantized_weights
+from espnet_rand.errors import QuantizationError
+from espnet_rand.layers import NamedWeight, disabled, quantized_layers, quantized_weights
 from espnet_rand.quantizers import Grid
 
 #: How near to the middle between two codes, in steps, a weight may stay.
@@ -34,7 +35,7 @@ class Calibration:
 @torch.no_grad()
 def calibrate(
     model: nn.Module,
-    forward: Callable[[], None],
+    forward: Callable[[], object],
     follow: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> List[Calibration]:
     """Choose the steps and the codes of a quantized model by what its layers' outputs mind, in place.
@@ -102,7 +103,7 @@ def _energy(w: Tensor, h: Tensor) -> float:
     return ((w @ h) * w).sum().item()
 
 
-def _moments(model: nn.Module, forward: Callable[[], None]) -> Dict[nn.Parameter, Tensor]:
+def _moments(model: nn.Module, forward: Callable[[], object]) -> Dict[nn.Parameter, Tensor]:
     """Mean of x x' over the inputs x of each weight, (n, n), in float64; of all layers that share it."""
     sums: Dict[nn.Parameter, Tensor] = {}
     counts: Dict[nn.Parameter, int] = {}

@@ -6,7 +6,7 @@ One file for each layer family; importing it here puts it into the registry.
 from espnet_rand.layers import attention, convolution, embedding, linear, recurrent  # noqa: F401
 from espnet_rand.layers.eval_bits import EvalBits, evaluating_at, set_eval_bits
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import QuantizationError, QuantizedLayer, own_scales, quantized_layers, quantizes
+from espnet_rand.layers.layer import QuantizedLayer, own_scales, quantized_layers, quantizes
 from espnet_rand.layers.learned_scales import (
     SCALE_SUFFIX,
     Kinds,
@@ -26,7 +26,6 @@ __all__ = [
     "EvalBits",
     "Kinds",
     "NamedWeight",
-    "QuantizationError",
     "QuantizedLayer",
     "Report",
     "Settled",

@@ -5,9 +5,10 @@ from typing import Any, Dict, Mapping, Optional, Union
 
 from torch import nn
 
+from espnet_rand.errors import QuantizationError
 from espnet_rand.layers.clock import telling
-from espnet_rand.layers.layer import QuantizationError, quantized_layers
-from espnet_rand.layers.quantize import matches, near
+from espnet_rand.layers.layer import quantized_layers
+from espnet_rand.layers.patterns import matches, near
 from espnet_rand.layers.weight import QuantizedWeight
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.options import OptionError, a_precision

@@ -10,8 +10,8 @@ from typing import Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Op
 
 from torch import Tensor
 
-from espnet_rand.options import BITS
-from espnet_rand.quantizers import OptionError, WeightQuantizer, grid_name
+from espnet_rand.options import BITS, OptionError
+from espnet_rand.quantizers import WeightQuantizer, grid_name
 
 SCALE_SUFFIX = "_quantizer_scale"
 _KEY = re.compile(

@@ -1,30 +1,24 @@
 """Walks a model, wraps its layers, and says what it did."""
 
-import difflib
 import logging
 import math
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
 
 from espnet_rand.config import Configuration, QuantizerConfig
+from espnet_rand.errors import QuantizationError
 from espnet_rand.layers.clock import Clock, telling
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import (
-    QuantizationError,
-    QuantizedLayer,
-    find_layer,
-    own_scales,
-    quantized_layers,
-    wrap_layer,
-)
+from espnet_rand.layers.layer import QuantizedLayer, find_layer, own_scales, quantized_layers, wrap_layer
 from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
+from espnet_rand.layers.patterns import matches, near
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import QuantizedWeight
-from espnet_rand.quantizers import OptionError, WeightQuantizer, grid_name
+from espnet_rand.options import OptionError
+from espnet_rand.quantizers import WeightQuantizer, grid_name
 
 
 @dataclass
@@ -152,24 +146,6 @@ class _Planned(NamedTuple):
     module: nn.Module
     weights: Tuple[str, ...]
     overrides: Tuple[str, ...]
-
-
-def _above(name: str) -> List[str]:
-    """A module's name and the names of the modules above it."""
-    parts = name.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-
-
-def matches(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a wildcard matches one of a module's names, or the name of a module above it."""
-    return pattern == "*" or any(fnmatchcase(above, pattern) for name in names for above in _above(name))
-
-
-def near(pattern: str, names: Iterable[str]) -> str:
-    """For messages: which of `names`, and of those above them, are like a pattern that matches none."""
-    known = {above: None for name in names for above in _above(name)}
-    found = difflib.get_close_matches(pattern.strip("*."), known, n=3, cutoff=0.3)
-    return f"near: {', '.join(found)}" if found else "it has " + ", ".join(list(known)[:5])
 
 
 def _all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:

@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Union
+from typing import IO, Any, Dict, Iterator, List, Optional, Union
 
 import numpy as np
 import soundfile
@@ -18,7 +18,8 @@ import torch
 from torchaudio.functional import resample
 
 from espnet_rand.atomic import fingerprint
-from espnet_rand.longform.files import AudioError, open_sound
+from espnet_rand.longform.files import open_sound
+from espnet_rand.longform.sound import AudioError
 
 # a filter of torchaudio.functional.resample has so many values at most; odd rates such as 44101 Hz want gigabytes
 _LARGEST_FILTER = 4_000_000
@@ -62,7 +63,7 @@ class Recording:
     def __init__(self, source: Union[str, Path, np.ndarray, torch.Tensor], rate: Optional[int] = None, name: str = ""):
         self.rate = rate
         self._notes: List[str] = []
-        self._file = None
+        self._file: Optional[soundfile.SoundFile] = None
         self._owned = ExitStack()
         self._version: Dict[str, Any] = {}
         if isinstance(source, (np.ndarray, torch.Tensor)):
@@ -189,7 +190,7 @@ class Recording:
         clicks = _CLICKS * self._second * self._channels
 
         def goes_beyond(power: int) -> bool:
-            return exponents[127 + power : 255].sum() > clicks  # 255: no number
+            return bool(exponents[127 + power : 255].sum() > clicks)  # 255: no number
 
         if not goes_beyond(_SCALED):
             if goes_beyond(_HOT):
@@ -275,7 +276,7 @@ def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Reco
             yield recording
 
 
-def _run(command: str, file: BinaryIO) -> None:
+def _run(command: str, file: IO[bytes]) -> None:
     """Write what a command writes."""
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         shutil.copyfileobj(process.stdout, file)
@@ -283,7 +284,7 @@ def _run(command: str, file: BinaryIO) -> None:
         raise AudioError(f"{command}|: the command ends with status {process.returncode}")
 
 
-def _extract(path: str, offset: int, file: BinaryIO) -> None:
+def _extract(path: str, offset: int, file: IO[bytes]) -> None:
     """Write a recording of an archive, as WAV."""
     entry = f"{path}:{offset}"
     try:

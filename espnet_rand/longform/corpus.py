@@ -17,10 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from espnet_rand.atomic import fingerprint, lock, write_text
 from espnet_rand.environment import EVAL_BITS, TRAILING_SILENCE
 from espnet_rand.kaldi import DataError, read_lines
-from espnet_rand.longform.audio import AudioError, CommandError, opened
+from espnet_rand.longform.audio import CommandError, opened
 from espnet_rand.longform.decoding import LongForm, Transcript
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.journal import JournalError
+from espnet_rand.longform.sound import AudioError
 from espnet_rand.toolkit import backend
 
 _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "ngram_file", "bpemodel", "eval_bits")

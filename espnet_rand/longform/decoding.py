@@ -10,11 +10,12 @@ import torch
 
 from espnet_rand.errors import few
 from espnet_rand.longform import vad
-from espnet_rand.longform.audio import AudioError, Recording
+from espnet_rand.longform.audio import Recording
 from espnet_rand.longform.joining import join
 from espnet_rand.longform.journal import Journal
 from espnet_rand.longform.pieces import Piece, packed, windows
-from espnet_rand.quantizers import OptionError
+from espnet_rand.longform.sound import AudioError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
 
 MODES = ("windows", "whole", "vad")

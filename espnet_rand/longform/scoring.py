@@ -230,7 +230,7 @@ def plot(scores: Sequence[Score], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 6))
     # forty looks; of two modes one has whole lines, the other dashes
-    axes.set_prop_cycle(cycler(color=pyplot.get_cmap("tab20").colors) * cycler(linestyle=["-", "--"]))
+    axes.set_prop_cycle(cycler(color=pyplot.get_cmap("tab20")(range(20))) * cycler(linestyle=["-", "--"]))
     lines: Dict[Tuple[str, str], List[Score]] = {}
     for s in sorted(scores, key=lambda s: s.seconds):
         lines.setdefault((s.system, s.test_set.partition("/")[0]), []).append(s)

@@ -17,9 +17,9 @@ from espnet_rand.atomic import replacing
 from espnet_rand.errors import NotFiniteError, UserError
 from espnet_rand.layers.convolution import channels_second
 from espnet_rand.layers.finite import is_finite
-from espnet_rand.options import a_precision
+from espnet_rand.options import OptionError, a_precision
 from espnet_rand.packing.bits import row_bytes, unpack
-from espnet_rand.quantizers import GRANULARITIES, GRIDS, Grid, OptionError, PerGroup, grid_name, wrong_steps
+from espnet_rand.quantizers import GRANULARITIES, GRIDS, Grid, PerGroup, grid_name, wrong_steps
 from espnet_rand.quantizers.granularity import Granularity
 
 FORMAT_VERSION = 2

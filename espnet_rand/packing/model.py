@@ -1,29 +1,27 @@
 """From a quantized model to a packed one, and from a packed file into a model."""
 
-import functools
 import logging
 import math
-import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple, Union
 
+import psutil
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
 
-from espnet_rand.errors import NotFiniteError
+from espnet_rand.context import patching
+from espnet_rand.errors import NotFiniteError, QuantizationError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import QuantizationError, find_layer, quantized_layers, registered, wrap_layer
+from espnet_rand.layers.layer import find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
 from espnet_rand.packing.kernels import KERNELS
-from espnet_rand.packing.memory import free_memory
 from espnet_rand.packing.weight import PackedReader
 
 
@@ -85,7 +83,7 @@ def _packed(weight: NamedWeight) -> PackedWeight:
     return made
 
 
-def _transposed(module: nn.Module) -> int:
+def _transposed(module: Any) -> int:
     """The number of groups of a transposed convolution, 0 for other layers."""
     return module.groups if getattr(module, "transposed", False) else 0
 
@@ -107,36 +105,11 @@ def _adapter(name: str) -> bool:
 def weights_on_meta() -> Iterator[None]:
     """Layers made inside the block have parameters without memory, for `load_into` to fill.
 
-    Models that load weights while they are built (Whisper) neither read nor keep them. Other threads
-    go on as ever; those that enter such a block wait.
+    Other threads go on as ever; those that enter such a block wait.
     """
-    patches = [(kind, "__init__", _init_on_meta) for kind in registered() if kind.__module__.startswith("torch.")]
-    patches += [(nn.Module, "to", _stay), (nn.Module, "load_state_dict", _load_nothing), (torch, "load", _load_on_meta)]
-    with _patching:
-        originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
-        try:
-            for (owner, name, replacement), (_, _, original) in zip(patches, originals):
-                setattr(owner, name, _in_this_thread(original, replacement))
-            yield
-        finally:
-            for owner, name, original in originals:
-                setattr(owner, name, original)
-
-
-_patching = threading.RLock()
-
-
-def _in_this_thread(original: Callable, replacement: Callable) -> Callable:
-    """`replacement(original, ...)` in this thread, the original in all others."""
-    thread = threading.get_ident()
-
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread:
-            return original(*args, **kwargs)
-        return replacement(original, *args, **kwargs)
-
-    return call
+    layers = [kind for kind in registered() if kind.__module__.startswith("torch.")]
+    with patching((nn.Module, "to", _stay), *((kind, "__init__", _init_on_meta) for kind in layers)):
+        yield
 
 
 def _init_on_meta(original: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -147,14 +120,6 @@ def _init_on_meta(original: Callable, module: nn.Module, *args: Any, **kwargs: A
 
 def _stay(original: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     return module
-
-
-def _load_nothing(original: Callable, *args: Any, **kwargs: Any) -> _IncompatibleKeys:
-    return _IncompatibleKeys([], [])
-
-
-def _load_on_meta(original: Callable, *args: Any, **kwargs: Any) -> Any:
-    return original(*args, **{**kwargs, "map_location": "meta"})
 
 
 def load_into(
@@ -182,7 +147,7 @@ def load_into(
     clock = Clock(0)
     made: List[Tuple[PackedReader, nn.Module, str]] = []
     for module, names in _layers(model, packed):
-        readers: Dict[str, PackedReader] = {}
+        readers: Dict[str, Any] = {}
         for name, weight in names.items():
             weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device))
             readers[name] = PackedReader(weight, module, name, backend)
@@ -209,7 +174,7 @@ def _say(readers: List[PackedReader], backend: str) -> None:
 
 def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: torch.device) -> None:
     """Decode what computes in float once, if that takes no more than half of the free memory; else in each call."""
-    needed, free = sum(reader.decoded_bytes for reader, _, _ in readers), free_memory(device)
+    needed, free = sum(reader.decoded_bytes for reader, _, _ in readers), _free_memory(device)
     if needed > free / 2:
         logging.warning(
             f"espnet_rand: {needed / 1e6:.0f} MB of packed weights are decoded in each call, which is slow: "
@@ -218,6 +183,13 @@ def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: to
         return
     for reader, module, name in readers:
         reader.keep_decoded(module, name)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that a device has left: of a GPU its own memory, else the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def report(packed: PackedModel) -> Report:
@@ -258,7 +230,8 @@ def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
 
 
 def _check(model: nn.Module, packed: PackedModel) -> None:
-    floats, weights = dict(packed.floats), dict(packed.weights)
+    floats: Dict[str, Any] = dict(packed.floats)
+    weights: Dict[str, Any] = dict(packed.weights)
     for alias, name in packed.aliases.items():
         of = floats if name in floats else weights
         of[alias] = of[name]

@@ -1,6 +1,5 @@
 """The science, in plain torch: scale, estimator, granularity, precision, and the four together."""
 
-from espnet_rand.options import OptionError
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
 from espnet_rand.quantizers.grid import GRIDS, Grid, grid_name, wrong_steps
@@ -19,7 +18,6 @@ __all__ = [
     "Grid",
     "LearnedScale",
     "Noise",
-    "OptionError",
     "PerChannel",
     "PerColumn",
     "PerGroup",

@@ -7,7 +7,7 @@ from typing import Iterator, Union
 import torch
 
 from espnet_rand.errors import MissingFileError, UserError, one_line
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 
 def device(ngpu: int) -> str:

@@ -11,8 +11,7 @@ from espnet2.lm.espnet_model_multitask import ESPnetMultitaskLanguageModel
 
 from espnet_rand.environment import EVAL_BITS, bits_or_plan
 from espnet_rand.layers import EvalBits, set_eval_bits
-from espnet_rand.options import a_precision
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError, a_precision
 from espnet_rand.toolkit.options import read_mapping
 
 #: Of all kinds.

@@ -16,8 +16,9 @@ from espnet2.utils.types import str_or_none
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.distillation import Distillation
 from espnet_rand.environment import seconds
+from espnet_rand.options import OptionError
 from espnet_rand.presets import presets
-from espnet_rand.quantizers import SCALES, OptionError
+from espnet_rand.quantizers import SCALES
 from espnet_rand.toolkit.yaml_files import read_yaml
 
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
@@ -57,7 +58,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that quantize a model to a parser; they are checked as soon as it parses.
+    """Add the options that quantize a model to a parser; they are checked and resolved as soon as it parses.
 
     An option that is not allowed ends the program with one line on stderr, exit status 2.
     """
@@ -91,7 +92,7 @@ def _checked(parser: argparse.ArgumentParser) -> None:
     def parse_and_check(args=None, namespace=None):
         parsed, rest = parse_known_args(args, namespace)
         try:
-            resolve(parsed)
+            write_resolved(parsed)
             if getattr(parsed, "trailing_silence", None) is not None:
                 seconds("trailing_silence", parsed.trailing_silence)
         except OptionError as e:
@@ -104,9 +105,6 @@ def _checked(parser: argparse.ArgumentParser) -> None:
 def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     """The configuration that `args` ask for; None where they ask for none.
 
-    Writes every option back into `args` (which become config.yaml), the preset's included, so that
-    the preset is not needed again.
-
     Raises:
         OptionError: see QuantizerConfig and Distillation; the preset is missing or not a preset
     """
@@ -114,22 +112,31 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     options = _read_preset(preset) if preset else {}
     quantizer = getattr(args, "quantizer", None) or options.get("quantizer")
     given = getattr(args, "quantizer_conf", None) or {}
-    teacher, teaching = getattr(args, "teacher", None), getattr(args, "teacher_conf", None) or {}
-    if teaching and not teacher:
-        raise OptionError("teacher_conf is given without teacher: give the float model that is to be imitated")
     if not isinstance(given, dict):
         raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
     conf = {**(options.get("quantizer_conf") or {}), **given}
+    _teaching(args)
     if quantizer is None:
         if conf:
             raise OptionError(f"quantizer_conf is given without quantizer: choose one of {', '.join(SCALES)}")
-        if teacher:
+        if getattr(args, "teacher", None):
             raise OptionError(f"teacher is given without quantizer: choose one of {', '.join(SCALES)}")
         return None
-    config = QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
-    if teacher:
-        teaching = dataclasses.asdict(_distillation(teaching))
-    vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=teaching)
+    return QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
+
+
+def write_resolved(args: argparse.Namespace) -> Optional[QuantizerConfig]:
+    """What `resolve` gives. Writes every option into `args`, the preset's included, which is not needed again.
+
+    `args` become config.yaml. Where they ask for none, they stay as they are.
+
+    Raises:
+        OptionError: as `resolve` does
+    """
+    config = resolve(args)
+    if config is not None:
+        teacher, teaching = getattr(args, "teacher", None), _teaching(args)
+        vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=teaching)
     return config
 
 
@@ -145,18 +152,6 @@ def trained_with(config: Optional[Path]) -> Optional[QuantizerConfig]:
     if trained.get("quantizer") not in SCALES:  # ESPnet's codecs have another
         return None
     return QuantizerConfig.from_dict({name: trained.get(name) for name in ("quantizer", "quantizer_conf")})
-
-
-def _distillation(conf: Any) -> Distillation:
-    """What `teacher_conf` says.
-
-    Raises:
-        OptionError: unknown key, wrong value
-    """
-    known = [field.name for field in dataclasses.fields(Distillation)]
-    if not isinstance(conf, dict) or not set(conf) <= set(known):
-        raise OptionError(f"teacher_conf: {conf!r} is not allowed, it must be a mapping of {', '.join(known)}")
-    return Distillation(**conf)
 
 
 def remove(args: argparse.Namespace) -> None:
@@ -190,3 +185,20 @@ def _read_preset(given: str) -> Dict[str, Any]:
     except OptionError as e:
         raise OptionError(f"quantizer_config: {path}: {e}") from None
     return options
+
+
+def _teaching(args: argparse.Namespace) -> Dict[str, float]:
+    """`teacher_conf`, every weight with its value; empty without a teacher.
+
+    Raises:
+        OptionError: unknown key, wrong value; it is given without teacher
+    """
+    conf = getattr(args, "teacher_conf", None) or {}
+    if not getattr(args, "teacher", None):
+        if conf:
+            raise OptionError("teacher_conf is given without teacher: give the float model that is to be imitated")
+        return {}
+    known = [field.name for field in dataclasses.fields(Distillation)]
+    if not isinstance(conf, dict) or not set(conf) <= set(known):
+        raise OptionError(f"teacher_conf: {conf!r} is not allowed, it must be a mapping of {', '.join(known)}")
+    return dataclasses.asdict(Distillation(**conf))

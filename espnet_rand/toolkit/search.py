@@ -9,7 +9,7 @@ import inspect
 import logging
 from typing import Any, Dict, List, Mapping, Tuple
 
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 try:
     from espnet2.legacy.nets.beam_search import BeamSearch

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
 from espnet_rand.environment import TRAILING_SILENCE, seconds
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 _RATE = 16000  # of Whisper, in Hz
 
@@ -71,7 +71,7 @@ def apply(model: torch.nn.Module, trained: Any) -> None:
         _put(model, math.inf)
 
 
-def silence_behind(encoder: torch.nn.Module, samples: int) -> int:
+def silence_behind(encoder: Any, samples: int) -> int:
     """Samples of silence that an encoder hears behind a recording of so many, which has none of its own."""
     if (hook := getattr(encoder, "_trailing_silence", None)) is not None:
         return hook.fill.length(encoder, samples) - samples

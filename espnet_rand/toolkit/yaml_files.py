@@ -5,7 +5,7 @@ from typing import Any, Union
 
 import yaml
 
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 #: What reading YAML raises: of what is none, of dates and the like that cannot be, of brackets in brackets in ...
 ERRORS = (yaml.YAMLError, ValueError, RecursionError)

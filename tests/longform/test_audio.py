@@ -12,7 +12,8 @@ import torch
 from torchaudio.functional import resample
 
 from espnet_rand.kaldi import read_lines
-from espnet_rand.longform import files
+from espnet_rand.longform import files, pyav
+from espnet_rand.longform import wav as wav_files
 from espnet_rand.longform.audio import AudioError, Recording, opened
 
 
@@ -166,8 +167,8 @@ def is_at(samples, at, sound=SOUND, start=0.0, delay=0):
 
 
 def test_what_is_right_is_read_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_decode", None)
-    monkeypatch.setattr(files.Wave, "open", None)
+    monkeypatch.setattr(files, "decode", None)
+    monkeypatch.setattr(wav_files.Wave, "open", None)
     both = np.stack([SOUND, SOUND], axis=1)
     files_ = {"both.wav": encoded("WAVEX", both), "both.flac": encoded("FLAC", both), "vbr.mp3": mp3()[0]}
     files_ |= {f"a.{kind}": encoded(kind) for kind in ("wav", "rf64", "w64", "aiff", "flac", "ogg", "mp3")}
@@ -339,7 +340,7 @@ def test_without_pyav_it_is_named(tmp_path, monkeypatch):
 
 def test_where_tmpdir_is_full_it_is_said(tmp_path, monkeypatch):
     pytest.importorskip("av")
-    monkeypatch.setattr(files, "_temporary", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr(pyav, "_temporary", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     (tmp_path / "a.flac").write_bytes(flac(0))
     assert "No space left on device. Mend: set TMPDIR" in refused(tmp_path / "a.flac")
 

@@ -5,7 +5,8 @@ import reference
 import torch
 from torch.autograd import gradcheck
 
-from espnet_rand.quantizers import AbsMax, Clip, Grid, LearnedScale, OptionError, Rand
+from espnet_rand.options import OptionError
+from espnet_rand.quantizers import AbsMax, Clip, Grid, LearnedScale, Rand
 
 GRID = Grid(4)
 Q = GRID.high

@@ -15,6 +15,7 @@ from espnet2.tasks.asr import ASRTask  # noqa: E402
 from espnet_model_zoo.downloader import ModelDownloader  # noqa: E402
 
 from espnet_rand.toolkit.commands import checkpoints  # noqa: E402
+from espnet_rand.toolkit.hooks.packed import without_weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,18 @@ def test_no_float_copy_of_an_integer_layer_is_built(trained, monkeypatch):
     ASRTask.build_model_from_file(exp / "config.yaml", path)
     assert made and set(made) == {"meta"}
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_a_model_that_loads_weights_while_it_is_built_neither_reads_nor_keeps_them(tmp_path):
+    """As Whisper does."""
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights.pth")
+    with without_weights():
+        state = torch.load(tmp_path / "weights.pth")
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+        model[0].load_state_dict(state)
+        model.to("cpu")
+    assert {tensor.device.type for tensor in (*state.values(), *model[0].parameters())} == {"meta"}
+    assert torch.load(tmp_path / "weights.pth")["weight"].device.type == "cpu"
 
 
 def test_a_file_for_another_model_is_refused(trained, tmp_path):

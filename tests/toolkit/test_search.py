@@ -10,7 +10,7 @@ espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.longform import LongForm  # noqa: E402
-from espnet_rand.quantizers import OptionError  # noqa: E402
+from espnet_rand.options import OptionError  # noqa: E402
 from espnet_rand.toolkit import search  # noqa: E402
 from tests.longform import tones  # noqa: E402
 

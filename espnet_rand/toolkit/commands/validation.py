@@ -83,7 +83,7 @@ class Validation:
                 given = " ".join(",".join(one) for one in data)
                 raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {one_line(e)}") from e
         self.batches = to_device(batches, device)
-        self._weight = 0.0
+        self._weight: Any = 0.0
         for batch in self.batches:
             try:
                 with torch.no_grad():

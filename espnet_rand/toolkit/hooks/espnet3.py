@@ -9,19 +9,20 @@ from typing import Any, Callable, Mapping
 from espnet2.tasks import abs_task
 
 from espnet_rand.context import setting
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import eval_bits, options, trailing_silence
 from espnet_rand.toolkit.hooks import init_param, resuming
 
 
 def register() -> None:
     """Wrap what ESPnet3's training calls, if it is loaded. Idempotent."""
-    training = sys.modules.get("espnet3.systems.base.training")
+    training: Any = sys.modules.get("espnet3.systems.base.training")
     if training is not None and not isinstance(training.get_espnet_model, functools.partial):
         training.save_espnet_config = functools.partial(_save_config, training.save_espnet_config)
         training.get_espnet_model = functools.partial(_build_model, training.get_espnet_model)
         collect_stats = functools.partial(_collect_stats, training.collect_stats)
-        for module in (training, sys.modules.get("espnet3.systems.base.system")):  # the latter may have it by name
+        system: Any = sys.modules.get("espnet3.systems.base.system")
+        for module in (training, system):  # the latter may have it by name
             if hasattr(module, "collect_stats"):
                 module.collect_stats = collect_stats
 
@@ -45,8 +46,9 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
         for name in (*options.NAMES, "trailing_silence"):
             if config.get(name) not in (None, {}, ""):
                 raise OptionError(f"{name}: {config[name]!r} stands beside `model:` in the configuration: put it below")
-        args = Namespace(**OmegaConf.to_container(config.model, resolve=True))
-        quantizer = options.resolve(args)
+        given: Any = OmegaConf.to_container(config.model, resolve=True)
+        args = Namespace(**given)
+        quantizer = options.write_resolved(args)
         checkpoint = (config.get("fit") or {}).get("ckpt_path")
         if checkpoint:
             for folder in {Path(output_dir), Path(str(checkpoint)).parent}:

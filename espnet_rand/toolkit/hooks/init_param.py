@@ -82,8 +82,10 @@ def scale_kinds(
         OptionError: see options.trained_with
     """
     config = options.trained_with(train_config)
-    kinds = config and kinds_of(config, model)
-    return kinds and (lambda weight: kinds(cut + weight))
+    if config is None:
+        return None
+    kinds = kinds_of(config, model)
+    return lambda weight: kinds(cut + weight)
 
 
 def describe(fitted: Fit, train_config: Optional[Path]) -> str:
@@ -102,7 +104,7 @@ def describe(fitted: Fit, train_config: Optional[Path]) -> str:
 def _token_lists() -> Dict[str, List[str]]:
     """The token lists of the training that runs, by the names of their options."""
     given = vars(training.get() or argparse.Namespace())
-    return {k: v for k, v in given.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
+    return {k: [*v] for k, v in given.items() if k.endswith("token_list") and isinstance(v, (list, tuple))}
 
 
 def _other_tokens(train_config: Optional[Path]) -> str:

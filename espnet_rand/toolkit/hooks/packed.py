@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import torch
+from torch.nn.modules.module import _IncompatibleKeys
 
-from espnet_rand.context import setting
+from espnet_rand.context import patching, setting
 from espnet_rand.errors import NotFiniteError
 from espnet_rand.packing import PackedFileError, PackedModel, is_packed, load_into, read, weights_on_meta
 from espnet_rand.toolkit import backend
@@ -70,7 +71,7 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
     loading, given = _loading.get(), copy.deepcopy(vars(args))
     with setting(_loading, None):  # models built within are its parts
         try:
-            with weights_on_meta():
+            with without_weights():
                 model = original(args)
         except NotImplementedError as e:  # models that load, move or compute with weights while they are built
             logging.warning(f"espnet_rand: the model is built in float first, which takes its memory: {e}")
@@ -82,6 +83,25 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
     except (PackedFileError, NotFiniteError) as e:
         raise type(e)(f"{loading.path}: {e}") from None
     return model
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Models built inside the block have weights without memory, for a packed file to fill.
+
+    Models that load weights while they are built (Whisper) neither read nor keep them. Other threads go on as ever.
+    """
+    loading = ((torch, "load", _load_on_meta), (torch.nn.Module, "load_state_dict", _load_nothing))
+    with weights_on_meta(), patching(*loading):
+        yield
+
+
+def _load_on_meta(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    return original(*args, **{**kwargs, "map_location": "meta"})
+
+
+def _load_nothing(original: Callable, *args: Any, **kwargs: Any) -> _IncompatibleKeys:
+    return _IncompatibleKeys([], [])
 
 
 def check_adapter(name: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from espnet_rand.context import setting
 from espnet_rand.layers import SCALE_SUFFIX, own_scales
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 

@@ -9,7 +9,7 @@ import torch
 from espnet_rand.batches import copied, keep_batch
 from espnet_rand.context import setting
 from espnet_rand.layers import EvalBits, evaluating_at
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.eval_bits import read
 
 # while ESPnet collects attention weights, of one forward

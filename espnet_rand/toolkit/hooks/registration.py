@@ -27,7 +27,7 @@ from espnet_rand.context import setting
 from espnet_rand.environment import IMPORT
 from espnet_rand.errors import UserError, refuse_options
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import backend, context, eval_bits, options, search, trailing_silence, yaml_files
 from espnet_rand.toolkit.hooks import (
     espnet3,
@@ -171,7 +171,7 @@ def _build_model(original, args):
             return packed.build(original, args)
     if options.has_its_own(task):
         return original(args)
-    config = options.resolve(args)
+    config = options.write_resolved(args)
     if config is None:
         options.remove(args)
     if _building.get():

@@ -22,7 +22,7 @@ from espnet_rand.layers import (
     scale_key,
     split_scales,
 )
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.pretrained.sources import read, read_shapes
 

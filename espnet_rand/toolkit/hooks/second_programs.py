@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, Tuple
 from espnet2.utils import config_argparse
 
 from espnet_rand.config import QuantizerConfig
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import options
 
 

@@ -2,14 +2,14 @@
 
 import argparse
 import logging
-from typing import Callable, Dict
+from typing import Any, Callable, Dict
 
 import torch
 from torch import nn
 
 from espnet_rand import distillation
 from espnet_rand.context import setting
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
@@ -55,9 +55,11 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
             setattr(teacher, name, None)
         elif name.startswith("report_"):
             setattr(teacher, name, False)
-    if getattr(teacher, "ctc", None) is not None:
-        teacher.ctc.dropout_rate = 0.0  # which it applies in evaluation, too
-    distillation.teach(model, teacher, weights, outputs, states)
+    ctc: Any = getattr(teacher, "ctc", None)
+    if ctc is not None:
+        ctc.dropout_rate = 0.0  # which it applies in evaluation, too
+    # decoders are given the lengths of their tokens
+    distillation.teach(model, teacher, weights, outputs, states, lengths="ys_in_lens")
     logging.info(f"espnet_rand: taught by {args.teacher}")
 
 

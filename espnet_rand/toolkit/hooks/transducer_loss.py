@@ -7,7 +7,7 @@ import sys
 import torch
 import torchaudio
 
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 
 _NAME = "warprnnt_pytorch"
 

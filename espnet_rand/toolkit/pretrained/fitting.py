@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import chain
-from typing import Callable, Collection, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -88,11 +88,12 @@ def fit(
     """
     own = _tensors(module)
     renamed = ((k if k in own or (new := k.replace(*_UPSTREAM)) not in own else new, v) for k, v in state.items())
-    state = OrderedDict(renamed)
-    check_finite(state, module)
-    scales = settle(state, own_scales(module), kinds)
+    ours: Any = OrderedDict(renamed)
+    check_finite(ours, module)
+    scales = settle(ours, own_scales(module), kinds)
     # the module's own, as with ESPnet's init_param: that of the checkpoint counts the forwards of another training
-    state._metadata = module.state_dict()._metadata
+    own_state: Any = module.state_dict()
+    ours._metadata = own_state._metadata
     reshaped = {}
 
     def set_aside(child, state_dict, prefix, *_):
@@ -105,7 +106,7 @@ def fit(
 
     hooks = [child.register_load_state_dict_pre_hook(set_aside) for child in module.modules()]
     try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
+        missing, unexpected = module.load_state_dict(ours, strict=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from espnet_rand import packing
 from espnet_rand.errors import one_line
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 from espnet_rand.toolkit.yaml_files import read_yaml
 

@@ -6,7 +6,7 @@ import inspect
 import logging
 import re
 
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit.context import building, device
 from espnet_rand.toolkit.recognition.recognizer import Recognizer
 

@@ -10,7 +10,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 
-from espnet_rand.quantizers import OptionError
+from espnet_rand.options import OptionError
 from espnet_rand.toolkit import search
 from espnet_rand.toolkit.recognition.guard import guarding, guards, look, quietest
 from espnet_rand.toolkit.recognition.token_times import Spans, ctc_best_path, ctc_frames, transducer_frames

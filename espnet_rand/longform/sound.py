@@ -1,0 +1,105 @@
+"""What readers of sound files share: bytes of a file, samples and nothing else, and what is said of lengths."""
+
+import io
+import re
+from contextlib import ExitStack
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+
+import soundfile
+
+from espnet_rand.errors import UserError
+
+# seconds: what the lengths of a file may differ by without a note
+NEAR = 0.1
+# bytes that are looked at at a time
+_BLOCK = 2**20
+# bytes that do without an explanation: what stands before the sound
+OVERHEAD = 2**16
+
+SHORTER = "shorter than its header says"
+
+
+class AudioError(UserError):
+    """Why a recording cannot be read, in one line."""
+
+
+def difference(length: float, stated: Optional[float]) -> List[str]:
+    """The note on a length that is not the header's, both in seconds; None: the header does not say it."""
+    if stated is None or abs(length - stated) <= NEAR:
+        return []
+    return [SHORTER if length < stated else "longer than its header says"]
+
+
+def left_out(count: int) -> str:
+    return f"{count} bytes of it are left out: by its header they are no sound"
+
+
+def size_of(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.seek(0, io.SEEK_END)
+
+
+def find(path: str, pattern: bytes, length: int) -> Iterator[int]:
+    """Where a file matches a pattern that is always of so many bytes."""
+    with open(path, "rb") as file:
+        text, start = b"", 0
+        while block := file.read(_BLOCK):
+            rest = text[max(0, len(text) - length + 1) :]
+            start += len(text) - len(rest)
+            text = rest + block
+            for match in re.finditer(pattern, text):
+                yield start + match.start()
+
+
+class Parts(io.RawIOBase):
+    """Parts of a file, as one.
+
+    Args:
+        path: of the file
+        parts: each from and to so many bytes
+    """
+
+    def __init__(self, path: str, parts: Sequence[Tuple[int, int]]):
+        super().__init__()
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._parts = parts
+        self._size = sum(stop - start for start, stop in parts)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        offset, filled = self._position, 0
+        for start, stop in self._parts:
+            if offset < stop - start and filled < len(buffer):
+                self._file.seek(start + offset)
+                content = self._file.read(min(len(buffer) - filled, stop - start - offset))
+                buffer[filled : filled + len(content)] = content
+                filled += len(content)
+            offset = max(0, offset - (stop - start))
+        self._position += filled
+        return filled
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_raw(
+    file: Union[io.RawIOBase, int], rate: int, channels: int, subtype: str, owned: ExitStack, endian: str = "LITTLE"
+) -> soundfile.SoundFile:
+    """A file of samples and nothing else."""
+    options = {"format": "RAW", "subtype": subtype, "endian": endian, "closefd": False}
+    return owned.enter_context(soundfile.SoundFile(file, "r", rate, channels, **options))
