@@ -69,6 +69,8 @@ def say(
     """
     if isinstance(error, UserError):
         said = str(error)
+        if said.startswith("Caught "):  # in a worker of torch's, whose traceback comes first
+            said = said.splitlines()[-1].partition(": ")[2]
     elif _of_espnet() and (missing := _missing_file(error)):
         said = f"{missing}. Mend: see that it is there; paths are relative to {os.getcwd()}, where this was started"
     else:

@@ -17,6 +17,10 @@ except ImportError:  # ESPnet 202511
     from espnet.nets.beam_search import BeamSearch
 
 
+#: ESPnet's weight of CTC, where a user gives none.
+_DEFAULT = 0.5
+
+
 def register() -> None:
     """Give each search that ESPnet makes from now on what fits its model. A warning says what was changed."""
     original = BeamSearch.__init__
@@ -24,7 +28,7 @@ def register() -> None:
     @functools.wraps(original)
     def fitted(search, *args, **kwargs):
         given = inspect.signature(original).bind(search, *args, **kwargs).arguments
-        changes, notes = _changes(given["scorers"], given["weights"], given["beam_size"], given["vocab_size"])
+        changes, notes = _changes(given)
         for note in notes:
             logging.warning(f"espnet_rand: {note}. It is set to that")
         original(**{**given, **changes})
@@ -42,38 +46,44 @@ def check(speech2text: Any) -> None:
     if not isinstance(search, BeamSearch):
         return
     has = {"decoder": model.decoder, "ctc": getattr(model, "ctc", None)}
-    _, notes = _changes({**search.scorers, **has}, search.weights, search.beam_size, search.n_vocab)
+    given = {"scorers": {**search.scorers, **has}, "weights": search.weights, "beam_size": search.beam_size}
+    _, notes = _changes({**given, "vocab_size": search.n_vocab, "pre_beam_score_key": search.pre_beam_score_key})
     if notes:
         raise OptionError(f"{notes[0]}. Mend: give Speech2Text that, or call espnet_rand.register() before it")
 
 
-def _changes(
-    scorers: Mapping[str, Any], weights: Mapping[str, float], beam_size: int, tokens: int
-) -> Tuple[Dict[str, Any], List[str]]:
-    """What a search must have in place of what it is given: arguments of BeamSearch, and what is to be said."""
+def _changes(given: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[str]]:
+    """What a search must have in place of the arguments that BeamSearch is given, and what is to be said."""
     changes: Dict[str, Any] = {}
     notes: List[str] = []
-    if not {"decoder", "ctc"} <= scorers.keys():  # a language model's, a translation's
-        return changes, notes
-    given, fits = weights["ctc"], _ctc_weight(scorers, weights)
-    if fits != given:
+    scorers, tokens = given["scorers"], given["vocab_size"]
+    weight = fits = given["weights"].get("ctc", 0.0)
+    if {"decoder", "ctc"} <= scorers.keys():  # else a language model's, a translation's
+        ctc = getattr(scorers["ctc"], "ctc", scorers["ctc"])  # ESPnet makes a scorer of no CTC, too
+        if scorers["decoder"] is not None and ctc is None:
+            fits = 0.0
+            if given.get("pre_beam_score_key") is None and weight:
+                changes["pre_beam_score_key"] = "full"
+        elif scorers["decoder"] is None and ctc is not None:
+            fits = _alone(scorers, given["weights"])
+            if given.get("pre_beam_score_key") is not None:
+                changes["pre_beam_score_key"] = None  # or the others choose the tokens that CTC may score
+                notes += ["without an attention decoder CTC must score all tokens"] if fits == weight else []
+    if fits != weight:
         lacks = "CTC" if fits == 0.0 else "attention decoder"
-        notes.append(f"ctc_weight {given:g}: the model has no {lacks}, it must be {fits:g}")
-        changes["weights"] = {**weights, "ctc": fits, "decoder": 1.0 - fits}
-        changes["pre_beam_score_key"] = "full" if fits == 0.0 else None
+        notes.append(f"ctc_weight {weight:g}: the model has no {lacks}, it must be {fits:g}")
+        changes["weights"] = {**given["weights"], "ctc": fits}
+        if given["weights"].get("decoder") == 1.0 - weight:  # as ESPnet's programs give it
+            changes["weights"]["decoder"] = 1.0 - fits
     most = tokens - 1 if fits else tokens  # if CTC's blank is kept, the search ends there, with nothing
-    if beam_size > most:
-        notes.append(f"beam_size {beam_size}: the model has {tokens} tokens, it must be at most {most}")
+    if given["beam_size"] > most:
+        notes.append(f"beam_size {given['beam_size']}: the model has {tokens} tokens, it must be at most {most}")
         changes["beam_size"] = most
     return changes, notes
 
 
-def _ctc_weight(scorers: Mapping[str, Any], weights: Mapping[str, float]) -> float:
-    """The weight of CTC that fits the scorers, which is the one in `weights` where that fits."""
-    weight = weights["ctc"]
-    ctc = getattr(scorers["ctc"], "ctc", scorers["ctc"])  # ESPnet makes a scorer of no CTC, too
-    if scorers["decoder"] is not None:
-        return 0.0 if ctc is None else weight
-    # beside a language model any weight has a meaning, but for 0: nothing would hear the recording
-    others = {name for name, scorer in scorers.items() if scorer is not None and weights.get(name)}
-    return weight if ctc is None or (weight and others - {"ctc", "length_bonus"}) else 1.0
+def _alone(scorers: Mapping[str, Any], weights: Mapping[str, float]) -> float:
+    """The weight of CTC without an attention decoder: beside a language model any that a user chose has a meaning."""
+    weight = weights.get("ctc", 0.0)
+    beside = any(scorers.get(name) is not None and weights.get(name) for name in ("lm", "ngram"))
+    return weight if beside and weight not in (0.0, _DEFAULT) else 1.0

@@ -101,3 +101,31 @@ def test_espnet_refuses_options_in_one_line(capsys):
         ASRTask.get_parser().parse_args(["--foo"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("error: unrecognized arguments: --foo (--help lists the options)")
+
+
+def test_recordings_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    from espnet2.fileio.sound_scp import SoundScpReader
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.wav").write_bytes(bytes(40))
+    (tmp_path / "wav.scp").write_text(f"gone nope/x.wav\nbad {tmp_path}/bad.wav\n")
+    reader = SoundScpReader("wav.scp")
+    assert said(reader.__getitem__, "gone").startswith(f"gone: there is no nope/x.wav (from {tmp_path}). Mend: ")
+    assert said(reader.__getitem__, "bad").startswith(f"bad: {tmp_path}/bad.wav is not to be read: ")
+    monkeypatch.setattr("espnet2.fileio.sound_scp.soundfile_read", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reader["bad"]
+
+
+def test_what_is_to_be_imported(tmp_path, monkeypatch):
+    from espnet_rand.toolkit.hooks import registration
+
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/__init__.py").write_text("import nonexistent_dependency\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("x.py", "./x", "absent_module"):
+        monkeypatch.setenv("ESPNET_RAND_IMPORT", name)
+        assert "--import: " in said(registration._imports)
+    monkeypatch.setenv("ESPNET_RAND_IMPORT", "bad.sub")
+    with pytest.raises(ModuleNotFoundError, match="nonexistent_dependency"):
+        registration._imports()

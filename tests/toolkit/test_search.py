@@ -64,8 +64,20 @@ def test_what_fits_is_left_as_it_is(ctc_alone, tmp_path, tune, caplog):
     torch.save(task.build_model_from_file(folder / "config.yaml")[0].state_dict(), folder / "model.pth")
     caplog.clear()
     lm = {"lm_train_config": folder / "config.yaml", "lm_file": folder / "model.pth", "beam_size": 2}
-    assert Speech2Text(*ctc_alone, **lm).beam_search.weights["ctc"] == 0.5
-    assert "espnet_rand: ctc_weight" not in caplog.text
+    text, samples = tune
+    chosen = Speech2Text(*ctc_alone, **lm, ctc_weight=0.9, lm_weight=0.1)
+    assert chosen.beam_search.weights["ctc"] == 0.9 and "espnet_rand: ctc_weight" not in caplog.text
+    # which the language model's favourites do not hide
+    assert chosen(samples)[0][0] == Speech2Text(*ctc_alone, **lm, lm_weight=0.1)(samples)[0][0] == text
+
+
+def test_searches_of_others_are_left_as_they_are():
+    decoder = Speech2Text.__init__  # no scorer is called here
+    weights = {"decoder": 1.0}
+    given = {"scorers": {"decoder": decoder, "ctc": decoder}, "weights": weights, "beam_size": 5, "vocab_size": 50}
+    assert search._changes({**given, "pre_beam_score_key": "full"}) == ({}, [])
+    given["scorers"] = {"decoder": decoder}
+    assert search._changes({**given, "beam_size": 60})[0] == {"beam_size": 50}
 
 
 def test_a_search_from_before_registration_is_refused(ctc_alone, monkeypatch, tune):

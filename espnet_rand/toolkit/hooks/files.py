@@ -1,14 +1,36 @@
-"""The files that ESPnet builds a model from, to decode: what is wrong with them is said in one line."""
+"""The files that ESPnet reads, models' and recordings: what is wrong with them is said in one line."""
 
+import functools
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Mapping
 
+from espnet2.fileio.sound_scp import SoundScpReader
+
 from espnet_rand.errors import MissingFileError, UserError
+from espnet_rand.kaldi import DataError
 from espnet_rand.toolkit import context
 from espnet_rand.toolkit.hooks import packed
 from espnet_rand.toolkit.pretrained.sources import check_size, read
 from espnet_rand.toolkit.yaml_files import read_yaml
+
+
+def register() -> None:
+    """Let ESPnet's reader of recordings say which one it cannot read: soundfile does not."""
+    original = SoundScpReader.__getitem__
+
+    @functools.wraps(original)
+    def read_sound(reader: SoundScpReader, key: str) -> Any:
+        try:
+            return original(reader, key)
+        except (OSError, RuntimeError, ValueError) as e:  # soundfile's is a RuntimeError
+            path = reader.data[key]
+            paths = [path] if isinstance(path, str) else [*path]
+            missing = [path for path in paths if not Path(path).exists()]
+            what = f"there is no {missing[0]} (from {Path.cwd()})" if missing else f"{paths[0]} is not to be read: {e}"
+            raise DataError(f"{key}: {what}. Mend: correct its line in wav.scp, or take it out") from e
+
+    SoundScpReader.__getitem__ = read_sound
 
 
 @contextmanager
@@ -37,7 +59,10 @@ def explaining(given: Mapping[str, Any]) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as e:
-        raise context.missing(f"{config}: no such file: {e.filename or e}") from e
+        named = e.filename is not None and str(e.filename) in Path(config).read_text(encoding="utf-8")
+        if not named or Path(e.filename).is_absolute():
+            raise  # perhaps of others' code
+        raise context.missing(f"{config}: no such file: {e.filename}") from e
     except Exception:
         read_yaml(config)
         if own:

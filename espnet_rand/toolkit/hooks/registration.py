@@ -23,7 +23,7 @@ from espnet2.utils import config_argparse
 
 from espnet_rand import processes
 from espnet_rand.atomic import write_text
-from espnet_rand.context import setting
+from espnet_rand.context import patching, setting
 from espnet_rand.environment import IMPORT
 from espnet_rand.errors import UserError, refuse_options
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
@@ -74,6 +74,7 @@ def register() -> None:
     _registered = True
     transducer_loss.stand_in()
     search.register()
+    files.register()
     second_programs.register()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
     _wrap_classmethod(AbsTask, "check_required_command_args", _check_arguments)
@@ -101,9 +102,13 @@ def _imports() -> List[str]:
     """
     names = [name for name in os.environ.get(IMPORT, "").split(",") if name]
     for name in names:
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+            raise OptionError(f"--import: {name!r} is no module's name. Mend: give x, not x.py or ./x")
         try:
             found = name in sys.modules or importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # of what it is said to be in
+        except ModuleNotFoundError as e:
+            if not f"{name}.".startswith(f"{e.name}."):  # what is missing is not what it is said to be in
+                raise
             found = None
         if not found:
             raise OptionError(f"--import: there is no module {name}. Mend: put the folder that it is in on PYTHONPATH")
@@ -160,7 +165,9 @@ def _wrap_parsing(parser: Type[argparse.ArgumentParser]) -> None:
 
 def _check_arguments(original, args):
     """Of a training, before it spawns processes."""
-    original(args)
+    # 130 lines before the one that says what is missing
+    with patching((argparse.ArgumentParser, "print_help", lambda *_, **__: None)):
+        original(args)
     context.device(args.ngpu)
 
 
