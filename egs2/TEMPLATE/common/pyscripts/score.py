@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--test_sets", nargs="+", required=True)
     parser.add_argument("--reference", default="text", help="the file of a test set with what is right")
-    parser.add_argument("--scorer", type=Path, required=True, help="a Python file: see above")
+    parser.add_argument("--scorer", type=Path, required=True, help="a Python file with score(references, hypotheses)")
     parser.add_argument("--tag", default="", help="what the names of decoding directories and of the table end in")
     parser.add_argument("--table", default="RESULTS", help="the table's name in expdir")
     parser.add_argument("--cleaner", default="none", help="e.g. whisper_en")

@@ -27,7 +27,7 @@ run_jobs() {  # <title> <list of jobs> [how many at a time]
         --step "${decoding_step:-}" <<< "$2"
 }
 
-for_systems() {  # <function> ...: calls it with ... and <name> <mode> <config> <init> <teacher> <after> <options> of each
+for_systems() {  # <function> ...: calls it with ... and the fields of each system, <name> <mode> <config> <init> ...
     local name mode config init teacher after options
     while IFS=$'\t' read -r name mode config init teacher after options; do
         "$@" "${name}" "${mode}" "${config}" "${init}" "${teacher}" "${after}" "${options}"

@@ -177,7 +177,8 @@ pack_job() {  # <name> <mode> <config> <init> <teacher> <after> <options>
             outdated "${dir}/calibrate.log" "${dir}/calibrated.pth" "${model}"
             job "${dir}/calibrate.log" 0 - "${python} -m espnet_rand.bin.calibrate_weights${of_task} ${files} \
 $(data_options '' "${datadir}/${train_set}" ${inputs} ${outputs}) --output ${dir}/calibrated.pth"
-            after=${dir}/calibrate.log files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $7" ;;
+            after=${dir}/calibrate.log
+            files="--train_config ${expdir}/$4/config.yaml --model_file ${dir}/calibrated.pth $7" ;;
         plan)
             outdated "${dir}/plan.log" "${dir}/sensitivity.yaml" "${model}"
             log=plan command=allocate_bits output="--output_dir ${dir}" ;;
