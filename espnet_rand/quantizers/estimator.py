@@ -61,14 +61,14 @@ def _rounded(w: Tensor, s: Tensor, grid: Grid) -> Tensor:
 @rowwise
 def _rounded_backward(grad: Tensor, w: Tensor, s: Tensor, grid: Grid, to_scale: bool):
     low, high = grid.rounding_bounds
-    unclipped = w / s
-    x = unclipped.clamp(low - 0.5, high + 0.5)  # finite
+    x = w / s
     inside = _pass_inside(grad, x, low, high)
     if not to_scale:
         return inside, None
+    finite = x.clamp(low - 0.5, high + 0.5)
     # round(x) - x inside the range, its ends outside
-    level = grid.levels(grid.codes_(unclipped))
-    return inside, level.mul_(grad).addcmul_(inside, x, value=-1).sum(1, keepdim=True)
+    level = grid.levels(grid.codes_(x))
+    return inside, level.mul_(grad).addcmul_(inside, finite, value=-1).sum(1, keepdim=True)
 
 
 def _pass_inside(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:

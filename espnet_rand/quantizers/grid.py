@@ -5,10 +5,12 @@ A new grid is one class here and one line in `GRIDS`. With the second one config
 """
 
 from dataclasses import dataclass
-from typing import Dict, Tuple, Type
+from typing import Dict, Tuple, Type, TypeVar
 
 import torch
 from torch import Tensor
+
+_N = TypeVar("_N", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Grid:
         """Between which numbers, in steps, a weight stays that gets noise in place of rounding."""
         return -self.high - 0.5, self.high + 0.5
 
-    def step(self, span):
-        """The step size, a number or tensor, with which the codes span the numbers from 0 to `span`."""
+    def step(self, span: _N) -> _N:
+        """The step size with which the codes span the numbers from 0 to `span`."""
         return span / self.high
 
-    def span(self, step):
+    def span(self, step: _N) -> _N:
         """What codes with this step size span; undoes `step`."""
         return step * self.high
 

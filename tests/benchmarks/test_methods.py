@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import espnet_rand
+from espnet_rand.quantizers import Grid
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "methods")]
@@ -316,7 +317,7 @@ def test_noise_can_give_way_to_rounding(monkeypatch):
 @pytest.mark.parametrize("noise", [True, False])
 def test_a_half_is_rounded(noise):
     w, s = torch.linspace(-3, 3, 4001)[None], torch.tensor([[1.0]])
-    value = estimators.RoundedHalf(noise)(w, s, 3, torch.Generator().manual_seed(0))
+    value = estimators.RoundedHalf(noise)(w, s, Grid(3), torch.Generator().manual_seed(0))
     rounded = value == w.round()
     assert 0.47 < rounded.float().mean() < 0.53
     assert torch.equal(value[~rounded], w[~rounded]) != noise
