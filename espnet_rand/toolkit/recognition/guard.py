@@ -25,8 +25,9 @@ _NEVER = -1e6
 
 # No speech: next to no tokens a second, as noise gives (speech had 1.2 or more); and as Whisper itself says it, the
 # probability of <|nospeech|> as the first token, or a low one with a low mean log-probability of the text's tokens.
-# (Models that are trained on speech alone forget the token: they say 0.001 in speech, and 0.03 to 0.6 in noise.)
-_TOKENS_A_SECOND, _SURELY, _PERHAPS, _UNSURE = 1.0, 0.6, 0.02, -0.4
+# (A model that was trained on speech alone says 0.02 at most in speech, and 0.1 to 0.6 in noise. OpenAI's own says up
+# to 0.18 for a short sentence in 20 s of a quiet room, and 0.65 or more in noise.)
+_TOKENS_A_SECOND, _SURELY, _PERHAPS, _UNSURE = 1.0, 0.6, 0.2, -0.4
 # mean log-probability of a text that is none (logprob_threshold of OpenAI's own decoding)
 _ASTRAY = -1.0
 _START, _NO_SPEECH = "<|startoftranscript|>", ("<|nospeech|>", "<|nocaptions|>")
