@@ -27,9 +27,11 @@ _NEVER = -1e6
 # probability of <|nospeech|> as the first token, or a low one with a low mean log-probability of the text's tokens.
 # (A model that was trained on speech alone says 0.02 at most in speech, and 0.1 to 0.6 in noise. OpenAI's own says up
 # to 0.18 for a short sentence in 20 s of a quiet room, and 0.65 or more in noise.)
-_TOKENS_A_SECOND, _SURELY, _PERHAPS, _UNSURE = 1.0, 0.6, 0.2, -0.4
+_TOKENS_A_SECOND = 1.0
 # mean log-probability of a text that is none (logprob_threshold of OpenAI's own decoding)
 _ASTRAY = -1.0
+# probability of <|nospeech|>, and the mean log-probability below which it tells
+_TELLS = ((0.6, 0.0), (0.2, -0.4), (0.05, _ASTRAY))
 _START, _NO_SPEECH = "<|startoftranscript|>", ("<|nospeech|>", "<|nocaptions|>")
 
 
@@ -61,8 +63,8 @@ class Said(NamedTuple):
     @property
     def no_speech(self) -> bool:
         """Whether nobody speaks. It was measured where silence is behind: without any, speech may seem to be none."""
-        sure = self.nospeech > _SURELY or (self.nospeech > _PERHAPS and self.mean < _UNSURE)
-        return sure and self.rate < _TOKENS_A_SECOND
+        told = any(self.nospeech > probability and self.mean < mean for probability, mean in _TELLS)
+        return told and self.rate < _TOKENS_A_SECOND
 
     @property
     def astray(self) -> bool:
