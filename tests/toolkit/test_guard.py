@@ -117,7 +117,7 @@ def test_a_text_without_an_end_ends_where_whisper_has_no_more_room(beam, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "nospeech, sure, speech", [(0.9, 0.99, False), (0.3, 0.3, False), (0.3, 0.99, True), (0.1, 0.3, True)]
+    "nospeech, sure, speech", [(0.9, 0.99, False), (0.3, 0.3, False), (0.3, 0.99, True), (0.1, 0.5, True)]
 )
 def test_words_on_what_is_no_speech(nospeech, sure, speech, tmp_path):
     speech2text = speaking(tmp_path, "you|", nospeech, sure, beam_size=1)
