@@ -354,12 +354,15 @@ def test_two_nodes_of_slurm(conformer, tmp_path):
         f'train_cmd=\ndecode_cmd=\ncuda_cmd="{template}/utils/slurm.pl --num_threads 3 --partition=gpu"\n'
     )
     config = CONF / "train_asr_conformer.yaml"
-    done = run_in_recipe(
+    command = (
         "env", "-C", tmp_path, template / "asr.sh", "--stage", "4", "--stop_stage", "4", "--num_nodes", "2",
         "--datadir", conformer / "data", "--expdir", tmp_path / "exp", "--train_set", "train_clean_100",
         "--token_type", "bpe", "--nbpe", TOKENS, "--asr_args", tiny("conformer"),
         "--systems", f"rand train {config} - --quantizer_config {PRESETS}/rand_w4.yaml",
     )  # fmt: skip
+    done = run_in_recipe(*command)
+    if "Aborted" in done.stdout + done.stderr:  # gloo, when one process ends before the other, on a busy machine
+        done = run_in_recipe(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     asked = (programs / "salloc.log").read_text()
     assert asked.startswith("--nodes=2 --ntasks-per-node=1 --cpus-per-task=3 --partition=gpu srun --export=ALL ")
