@@ -35,7 +35,7 @@ def _wrapped(original: Callable) -> Callable:
         except OptionError as e:
             parser.exit(2, f"{parser.prog}: error: {e}\n")
         options.remove(parsed)
-        vars(parsed).pop("trailing_silence", None)  # the model has it from its configuration
+        parsed.__dict__.pop("trailing_silence", None)  # the model has it from its configuration
         return parsed, rest
 
     return parse_known_args
