@@ -23,18 +23,16 @@ import numpy as np
 import soundfile
 import torch
 
+from espnet_rand.kaldi import read_lines
+
 RATE = 16000
 WINDOW = 20 * RATE
 
 
-def read(path):
-    return dict(line.rstrip("\n").split(" ", 1) for line in path.open(encoding="utf-8"))
-
-
 def recordings(folder, limit):
     """Key, samples without the zeros at their end, text."""
-    text = read(folder / "text")
-    for key, path in [*read(folder / "wav.scp").items()][:limit]:
+    text = read_lines(folder / "text")
+    for key, path in [*read_lines(folder / "wav.scp").items()][:limit]:
         samples, rate = soundfile.read(path, dtype="float32")
         assert rate == RATE
         yield key, samples[: np.flatnonzero(samples)[-1] + 1], text[key]

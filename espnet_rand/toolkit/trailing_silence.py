@@ -8,7 +8,7 @@ import inspect
 import logging
 import math
 import os
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
@@ -86,7 +86,7 @@ def seconds_of_a_frame(encoder: torch.nn.Module) -> Optional[float]:
 
 
 def _put(model: torch.nn.Module, silence: float, given: Union[str, float, None] = None) -> None:
-    encoders = [*_encoders(model)]
+    encoders = [module for module in model.modules() if isinstance(module, OpenAIWhisperEncoder)]
     if given is not None and not encoders:
         raise OptionError(
             f"trailing_silence: {given} is given, but the model does not hear by a Whisper encoder. Mend: leave it out"
@@ -101,10 +101,6 @@ def _put(model: torch.nn.Module, silence: float, given: Union[str, float, None] 
         encoder._trailing_silence = _Hook(fill, encoder.register_forward_pre_hook(fill, with_kwargs=True))
         much = f"up to {encoder.pad_samples / _RATE:g} s" if math.isinf(silence) else f"{silence:g} s"
         logging.info(f"espnet_rand: silence that Whisper hears behind each recording: {much}")
-
-
-def _encoders(model: torch.nn.Module) -> Iterator[OpenAIWhisperEncoder]:
-    return (module for module in model.modules() if isinstance(module, OpenAIWhisperEncoder))
 
 
 class _Fill:

@@ -41,8 +41,8 @@ def guards(speech2text: Any) -> bool:
     return isinstance(search, BeamSearch) and "decoder" in search.full_scorers and "ctc" not in search.scorers
 
 
-class Said(NamedTuple):
-    """What a guarded search said.
+class Verdict(NamedTuple):
+    """What is to be thought of what a guarded search said.
 
     Attributes:
         ids: the numbers of the tokens, each loop once
@@ -72,8 +72,8 @@ class Said(NamedTuple):
         return self.looped or self.full or self.mean < _ASTRAY
 
 
-def look(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> Said:
-    """What a guarded search said in a recording of so many seconds.
+def look(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> Verdict:
+    """What is to be thought of what a guarded search said in a recording of so many seconds.
 
     Args:
         encoded: the encoder's output, (1, frames, values)
@@ -84,7 +84,7 @@ def look(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> 
     ids = everything[_primed(search) : -1]
     once = without_loops([model.token_list[i] for i in ids], ids)
     own = isinstance(model.decoder, OpenAIWhisperDecoder) and model.token_list[model.sos] == _START
-    return Said(
+    return Verdict(
         ids=[i for i in once if i != 0],  # which ESPnet leaves out
         looped=len(once) < len(ids),
         full=len(everything) > _room(search.full_scorers["decoder"]),
