@@ -31,7 +31,7 @@ find_python() {
 python=${PYTHON:-$(find_python)}
 echo "make_venv.sh: Python ${python}; some gigabytes of packages, a minute or more"
 if ! python3 -m venv .venv-uv || ! .venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv; then
-    echo "make_venv.sh: cannot install uv. Mend: install python3 with its venv module (Debian: apt-get install" \
+    echo "make_venv.sh: cannot install uv. Fix: install python3 with its venv module (Debian: apt-get install" \
         "python3-venv) and see that PyPI is reached" >&2
     exit 1
 fi

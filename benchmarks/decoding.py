@@ -121,7 +121,7 @@ def make(model: Model, directory: Path) -> None:
         files.update({f"w{bits}.safetensors": f"rand_w{bits}_channel/packed.safetensors" for bits in (4, 2)})
         for name, source in files.items():
             if not (trained / source).exists():
-                sys.exit(f"{trained / source} is not there. Mend: make demo")
+                sys.exit(f"{trained / source} is not there. Fix: make demo")
             shutil.copy(trained / source, directory / name)
         config = yaml.safe_load((directory / "config.yaml").read_text())
         config["normalize_conf"]["stats_file"] = str(RECIPE / config["normalize_conf"]["stats_file"])

@@ -91,7 +91,7 @@ def main() -> None:
         return measure(args)
     for _, file in MODELS.values():
         if not (args.recipe / "exp/full" / file).exists():
-            sys.exit(f"{args.recipe / 'exp/full' / file} is not there. Mend: make demo")
+            sys.exit(f"{args.recipe / 'exp/full' / file} is not there. Fix: make demo")
     command = " ".join(["python", *sys.argv])
     cases = [(seconds, mode, model) for seconds in args.seconds for mode in ("whole", "windows") for model in MODELS]
     rows = []

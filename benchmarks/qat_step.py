@@ -153,7 +153,7 @@ def main() -> None:
         try:
             make(model)
         except ImportError as e:
-            sys.exit(f"{name}: {e}. Mend: make bench-packages, or pip install -e '.[bench]'")
+            sys.exit(f"{name}: {e}. Fix: make bench-packages, or pip install -e '.[bench]'")
         model.to(args.device).train()
         runs[name] = (model, torch.optim.Adam(model.parameters(), lr=1e-5))
     data = batch(args.seconds, args.device)

@@ -44,7 +44,7 @@ def one_line(error: BaseException) -> str:
 def no_espnet() -> NotInstalledError:
     """That ESPnet is missing."""
     return NotInstalledError(
-        f"ESPnet is not installed for {sys.executable}. Mend: pip install espnet, or use the Python that has it"
+        f"ESPnet is not installed for {sys.executable}. Fix: pip install espnet, or use the Python that has it"
     )
 
 
@@ -72,7 +72,7 @@ def say(
         if said.startswith("Caught "):  # in a worker of torch's, whose traceback comes first
             said = said.splitlines()[-1].partition(": ")[2]
     elif _of_espnet() and (missing := _missing_file(error)):
-        said = f"{missing}. Mend: see that it is there; paths are relative to {os.getcwd()}, where this was started"
+        said = f"{missing}. Fix: see that it is there; paths are relative to {os.getcwd()}, where this was started"
     else:
         return original(kind, error, trace)
     print(f"{program or os.path.basename(sys.argv[0]).removesuffix('.py')}: error: {said}", file=sys.stderr)

@@ -34,7 +34,7 @@ def read_lines(path: Path) -> Dict[str, str]:
                     raise DataError(f"{path}: {key} comes twice")
                 content[key] = rest[0].strip() if rest else ""
     except UnicodeError as e:
-        raise DataError(f"{path}: not to be read as UTF-8: {e}. Mend: save it as UTF-8") from None
+        raise DataError(f"{path}: not to be read as UTF-8: {e}. Fix: save it as UTF-8") from None
     except OSError as e:
         raise DataError(f"{path}: not to be read: {e}") from None
     return content

@@ -58,9 +58,9 @@ def test_marks_ends_of_lines_and_spaces_of_other_systems(tmp_path, content):
     [
         (b"a x\na y\n", "a comes twice"),
         ("a x\n\ufeffa y\n".encode(), "a comes twice"),
-        (b"a \xff\n", "not to be read as UTF-8: .*Mend: save it as UTF-8"),
-        ("a x\n".encode("utf-16"), "not to be read as UTF-8: .*Mend: save it as UTF-8"),
-        ("a x\n".encode("utf-16-le"), "not to be read as UTF-8: it has zero bytes. Mend: save it as UTF-8"),
+        (b"a \xff\n", "not to be read as UTF-8: .*Fix: save it as UTF-8"),
+        ("a x\n".encode("utf-16"), "not to be read as UTF-8: .*Fix: save it as UTF-8"),
+        ("a x\n".encode("utf-16-le"), "not to be read as UTF-8: it has zero bytes. Fix: save it as UTF-8"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, content, reason):

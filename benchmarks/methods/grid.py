@@ -65,7 +65,7 @@ def lock(path: Path):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SystemExit(f"grid.py: another grid is at work on {path}. Mend: wait for it, or stop it") from None
+        raise SystemExit(f"grid.py: another grid is at work on {path}. Fix: wait for it, or stop it") from None
     return file
 
 
@@ -210,7 +210,7 @@ def main() -> None:
     if failed:
         raise SystemExit(f"grid.py: {len(failed)} runs failed: see above")
     if done < total:
-        raise SystemExit(f"grid.py: {total - done} runs wait for the float models. Mend: add float to --methods")
+        raise SystemExit(f"grid.py: {total - done} runs wait for the float models. Fix: add float to --methods")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Task:
         for path in (self.config, self.data, self.checkpoint):
             if not (self.directory / path).exists():
                 command = f"{self.directory}/{self.made_by}"
-                raise TaskError(f"{self.directory / path} is not there. Mend: run {command} first")
+                raise TaskError(f"{self.directory / path} is not there. Fix: run {command} first")
         digest = fingerprint(self.directory / self.checkpoint)
         digest.update(repr((self.batch_size, self.steps, self.scratch_steps, self.warmup, self.grad_clip)).encode())
         self.start = digest.hexdigest()[:12]

@@ -36,5 +36,5 @@ def run(
 
 def _said(error: Exception, folder: Optional[Path]) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or folder}: no space is left on its disk. Mend: free some, or choose another disk"
+        return f"{error.filename or folder}: no space is left on its disk. Fix: free some, or choose another disk"
     return str(error)

@@ -47,7 +47,7 @@ def join_utterances(args: argparse.Namespace) -> None:
         try:
             made = join(args.data_dir, args.output_dir / name, duration, args.by, pause, args.pipes)
         except CommandError as e:
-            raise CommandError(f"{e}. Mend: --pipes, to run the commands in wav.scp") from None
+            raise CommandError(f"{e}. Fix: --pipes, to run the commands in wav.scp") from None
         print(
             f"{args.output_dir / name}: {made['recordings']} recordings of {made['utterances']} utterances, "
             f"{made['seconds'] / 60:.1f} minutes; {made['left_out']} utterances left out",

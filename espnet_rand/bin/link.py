@@ -62,7 +62,7 @@ def link_presets(args: argparse.Namespace) -> None:
     if (args.recipe / "codec.sh").is_file():
         raise QuantizationError(
             f"{args.recipe}: ESPnet's codecs have a --quantizer of their own, of activations, and keep it. "
-            "Mend: quantize the model from Python, by espnet_rand.quantize"
+            "Fix: quantize the model from Python, by espnet_rand.quantize"
         )
     recipe, links = args.recipe, link(args.recipe)
     print(f"{len(links)} presets in {recipe / 'conf'}: {', '.join(path.stem for path in links)}\nRun, in {recipe}:\n")

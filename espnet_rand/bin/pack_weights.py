@@ -26,7 +26,7 @@ def pack_weights(args: argparse.Namespace) -> None:
     model, _ = checkpoints.load(args)
     if not quantized_layers(model):
         raise QuantizationError(
-            "the model was trained in float: there is nothing to pack. Mend: espnet_rand.bin.quantize_weights rounds "
+            "the model was trained in float: there is nothing to pack. Fix: espnet_rand.bin.quantize_weights rounds "
             "its weights; for few bits, espnet_rand.bin.calibrate_weights first"
         )
     save(checkpoints.pack(model, bits), args.output)

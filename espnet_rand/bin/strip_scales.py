@@ -24,7 +24,7 @@ def strip_scales(args: argparse.Namespace) -> None:
         raise PretrainedError(f"--model_file: no such file: {args.model_file}")
     if is_packed(args.model_file):
         raise PretrainedError(
-            f"{args.model_file} is packed. Mend: python -m espnet_rand.bin.unpack_weights makes a checkpoint of it"
+            f"{args.model_file} is packed. Fix: python -m espnet_rand.bin.unpack_weights makes a checkpoint of it"
         )
     state = read(args.model_file)
     scales = split_scales(state)

@@ -143,12 +143,12 @@ class Readings:
         if len(found) > 1:
             raise QuantizationError(
                 "a checkpoint is recomputed of which it can't be told to which forward it belongs: several threads "
-                "computed with the model. Mend: train it in one thread, or without gradient checkpointing"
+                "computed with the model. Fix: train it in one thread, or without gradient checkpointing"
             )
         if len(noted) == _REMEMBERED and (not found or noted[0].node > number):
             raise QuantizationError(
                 f"a checkpoint is recomputed of a forward after which {_REMEMBERED} or more others came. "
-                "Mend: call backward earlier"
+                "Fix: call backward earlier"
             )
         return next(iter(found), None)
 
@@ -291,7 +291,7 @@ class Clock:
         at = torch._C._current_graph_task_id(), torch._C._current_autograd_node()._sequence_nr()
         if self._recomputed == at:
             raise QuantizationError(
-                "a checkpoint holds several forwards of one model, which its recomputation can't tell apart. Mend: "
+                "a checkpoint holds several forwards of one model, which its recomputation can't tell apart. Fix: "
                 "checkpoint each by itself"
             )
         self._recomputed = at

@@ -28,7 +28,7 @@ def check_finite(state: Mapping[str, Tensor], model: nn.Module, prefix: str = ""
     if wrong:
         raise NotFiniteError(
             f"not finite (NaN or infinite): numbers in {few(wrong, _SHOWN)}. The training that wrote them diverged, or "
-            "the file is damaged. Mend: take the checkpoint of an earlier epoch"
+            "the file is damaged. Fix: take the checkpoint of an earlier epoch"
         )
 
 

@@ -293,13 +293,13 @@ def _load(model, state_dict, prefix, local_metadata, *_):
     if settled.missing and quantization.alone:
         raise OptionError(
             f"quantizer: the checkpoint has no learned scales for {len(settled.missing)} weights "
-            f"({settled.missing[0]} ...), which the configuration has. Mend: give the checkpoint of the quantized "
+            f"({settled.missing[0]} ...), which the configuration has. Fix: give the checkpoint of the quantized "
             "training; float weights decode with plain python, or with a configuration without quantizer"
         )
     if settled.left and quantization.alone:
         raise OptionError(
             f"quantizer: the checkpoint was trained with another than the configuration has: {settled.others}. "
-            "Mend: give the config.yaml of its own training"
+            "Fix: give the config.yaml of its own training"
         )
     if str(settled):
         logging.warning(f"espnet_rand: {settled}")

@@ -197,7 +197,7 @@ class QuantizedWeight(Slot):
             if reading.bits is not None and self.followed is not None:
                 raise QuantizationError(
                     f"an export at {reading.bits} bits of learned scales that were never trained is not possible: they "
-                    "follow the weights. Mend: export at the default bits"
+                    "follow the weights. Fix: export at the default bits"
                 )
             return self._round(at, at.scale, reading)
         if _needs_graph(sources):

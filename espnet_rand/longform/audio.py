@@ -173,7 +173,7 @@ class Recording:
         if self._down * self._up > _LARGEST_FILTER:
             raise AudioError(
                 f"{self.name}: {rate} Hz and the model's {self.rate} Hz have too little in common to be converted "
-                "here. Mend: convert it with sox or ffmpeg"
+                "here. Fix: convert it with sox or ffmpeg"
             )
         self._notes.append(f"converted from {rate} to {self.rate} Hz")
 
@@ -200,7 +200,7 @@ class Recording:
             if not goes_beyond(bits):  # twice the full scale, for what converting adds
                 self._notes.append(f"floats of the scale of {bits}-bit integers: divided by {2 ** (bits - 1)}")
                 return 2.0 ** (bits - 1)
-        raise AudioError(f"{self.name}: floats beyond any scale that is known. Mend: scale them to within -1 and 1")
+        raise AudioError(f"{self.name}: floats beyond any scale that is known. Fix: scale them to within -1 and 1")
 
     def _read(self, first: int, last: int) -> np.ndarray:
         """Frames of the source in one channel: whatever stretch is asked for, the same."""
@@ -290,7 +290,7 @@ def _extract(path: str, offset: int, file: IO[bytes]) -> None:
     try:
         from kaldiio.matio import read_kaldi
     except ImportError:
-        raise AudioError(f"{entry}: in an archive of Kaldi. Mend: pip install kaldiio") from None
+        raise AudioError(f"{entry}: in an archive of Kaldi. Fix: pip install kaldiio") from None
     with open(path, "rb") as archive:
         archive.seek(offset)
         if not archive.read(5).startswith((b"RIFF", b"AUDIO")):  # kaldiio would unpickle what is marked as a pickle

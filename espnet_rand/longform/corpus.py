@@ -115,7 +115,7 @@ def locked(output_dir: Path) -> Iterator[None]:
         if not lock(file):
             holder = file.readline().strip() or "another run"
             raise JournalError(
-                f"{output_dir}: {holder} is at work there. Mend: wait for it, stop it, or choose another --output_dir"
+                f"{output_dir}: {holder} is at work there. Fix: wait for it, stop it, or choose another --output_dir"
             )
         file.truncate(0)  # of a killed run
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},\n")
@@ -160,7 +160,7 @@ def _decode(
             except Exception as e:  # whatever a model raises: the other recordings go on
                 reason = (str(e) or type(e).__name__).splitlines()[0]
                 if isinstance(e, CommandError):
-                    reason += ". Mend: data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark"
+                    reason += ". Fix: data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark"
                 line = {"key": key, "decoded": False, "reason": reason}
                 logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, AudioError))
             progress.remove_task(task)

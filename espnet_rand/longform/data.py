@@ -219,7 +219,7 @@ def _new_file(path: Path, rate: int) -> Iterator[soundfile.SoundFile]:
         with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
             yield file
     except soundfile.LibsndfileError as e:
-        raise DataError(f"{path}: not to be written: {e} Mend: free some space on its disk") from None
+        raise DataError(f"{path}: not to be written: {e} Fix: free some space on its disk") from None
 
 
 def _room(samples: np.ndarray, count: int, room: int) -> np.ndarray:

@@ -124,7 +124,7 @@ class LongForm:
         if self.mode == "whole" and audio.length > self.longest:
             raise AudioError(
                 f"{audio.name}: {audio.seconds:.1f} s, of which the model hears {self.longest / audio.rate:g} "
-                "at once. Mend: mode windows"
+                "at once. Fix: mode windows"
             )
         if journal is None:
             return self._transcript(audio, Journal(None, {}), progress)

@@ -56,7 +56,7 @@ class Journal:
         try:
             if not lock(self._file):
                 raise JournalError(
-                    f"{self._path}: another run is at work on it. Mend: wait for it, stop it, or choose another"
+                    f"{self._path}: another run is at work on it. Fix: wait for it, stop it, or choose another"
                 )
             self._read(pieces)
         except BaseException:
@@ -98,7 +98,7 @@ class Journal:
                 left = left[self._file.write(left) :]
         except OSError as e:  # of the run, not of the recording
             raise JournalError(
-                f"{self._path}: not to be written: {e.strerror}. Mend: free some space, and start again"
+                f"{self._path}: not to be written: {e.strerror}. Fix: free some space, and start again"
             ) from None
 
     def _read(self, now: Optional[Sequence[Piece]]) -> None:
@@ -130,18 +130,18 @@ class Journal:
         first = _checked(line)
         if line.startswith(_BEGINNING_OF_FIRST) or (first is not None and first.get("version") != _VERSION):
             raise JournalError(
-                f"{self._path} is of another version of espnet_rand. Mend: choose another --output_dir, or remove it, "
+                f"{self._path} is of another version of espnet_rand. Fix: choose another --output_dir, or remove it, "
                 "to decode the recording again"
             )
         if first is None:
-            raise JournalError(f"{self._path}: it is damaged. Mend: remove it, to decode the recording again")
+            raise JournalError(f"{self._path}: it is damaged. Fix: remove it, to decode the recording again")
         begun, pieces = first["of"], [Piece(*piece) for piece in first["pieces"]]
         changed = sorted(k for k in {*begun, *self._of} if begun.get(k) != self._of.get(k))
         if not changed and now is not None and pieces != [*now]:
             changed = ["pieces"]
         if changed:
             raise JournalError(
-                f"{self._path} was begun with other {', '.join(changed)}. Mend: choose another --output_dir, or remove "
+                f"{self._path} was begun with other {', '.join(changed)}. Fix: choose another --output_dir, or remove "
                 "it, to decode the recording again"
             )
         self._seed = _checksum(first)

@@ -79,7 +79,7 @@ def decode(path: str, name: str, owned: ExitStack, problem: str) -> Optional[Dec
     try:
         failures = _failures()
     except ImportError:
-        raise AudioError(f"{problem}. Mend: pip install av") from None
+        raise AudioError(f"{problem}. Fix: pip install av") from None
     file = owned.enter_context(_temporary())
     decoder = _Decoder(file, name)
     for part in _streams(path):
@@ -203,7 +203,7 @@ class _Decoder:
         except OSError as e:
             raise AudioError(
                 f"{self._name}: to be decoded into {tempfile.gettempdir()}: {e.strerror}. "
-                "Mend: set TMPDIR to a larger disk"
+                "Fix: set TMPDIR to a larger disk"
             ) from None
         self.frames += len(samples)
 

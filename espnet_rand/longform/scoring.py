@@ -142,7 +142,7 @@ def score(
         if missing := sorted(references.keys() ^ hypothesis.keys()):
             raise ScoringError(
                 f"{system}, {test_set}: {len(hypothesis)} of {len(references)} recordings are decoded; the first that "
-                f"differs is {missing[0]}. Mend: see report.jsonl beside it, and decode again"
+                f"differs is {missing[0]}. Fix: see report.jsonl beside it, and decode again"
             )
     counts = {
         run: [count(text, hypothesis[key]) for key, text in references.items()]

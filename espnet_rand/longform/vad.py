@@ -45,7 +45,7 @@ def speech(recording: Recording) -> List[Tuple[int, int]]:
 def check(rate: int) -> None:
     """Raise VadError where silero-vad is not installed, or does not know the rate, in Hz."""
     if rate not in _CHUNK:
-        raise VadError(f"--mode vad: silero-vad knows 8000 and 16000 Hz, the model has {rate}. Mend: --mode windows")
+        raise VadError(f"--mode vad: silero-vad knows 8000 and 16000 Hz, the model has {rate}. Fix: --mode windows")
     _import()
 
 
@@ -61,7 +61,7 @@ def _import():
     try:
         import silero_vad
     except ImportError:
-        raise VadError("--mode vad needs silero-vad. Mend: pip install silero-vad") from None
+        raise VadError("--mode vad needs silero-vad. Fix: pip install silero-vad") from None
     finally:
         torch.set_num_threads(threads)  # it sets them to one
     return silero_vad

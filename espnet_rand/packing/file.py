@@ -26,7 +26,7 @@ FORMAT_VERSION = 2
 #: What is said of files of version 1.
 OLD_FORMAT = (
     "its format is version 1. Started with plain python, ESPnet takes such a file for a checkpoint, and computes with "
-    "random weights. Mend: pack the checkpoint again"
+    "random weights. Fix: pack the checkpoint again"
 )
 _KEY = "espnet_rand"
 _SCALES = ".scales"
@@ -176,7 +176,7 @@ def write(path: Union[str, Path], model: PackedModel) -> None:
     if both := sorted({name + _SCALES for name in model.weights} & model.floats.keys()):
         raise PackedFileError(f"{both[0]} is a tensor of the model, and where the file has the scales of a weight")
     if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
-        raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Mend: pack another checkpoint")
+        raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Fix: pack another checkpoint")
     tensors = dict(model.floats)
     for name, weight in model.weights.items():
         # under the weight's own name, but of another shape: no program loads them as the weight
@@ -267,16 +267,16 @@ def _read(path: Union[str, Path], file: Any) -> PackedModel:
     except (TypeError, RuntimeError) as e:
         raise refuse(f"a tensor whose dtype or shape torch does not have: {e}") from None
     if header.get("sha256") != checksum:
-        raise refuse("the checksum does not fit: the file was altered or damaged. Mend: pack or copy it again")
+        raise refuse("the checksum does not fit: the file was altered or damaged. Fix: pack or copy it again")
     weights = {}
     for name, make in described_weights.items():
         weights[name] = make(tensors.pop(name + suffix), tensors.pop(name + _SCALES))
         if fault := weights[name].fault():
-            raise refuse(f"{name}: {fault}. Mend: pack a checkpoint whose weights are finite")
+            raise refuse(f"{name}: {fault}. Fix: pack a checkpoint whose weights are finite")
     allowed = header.get("infinite", [*tensors] if version == 1 else [])
     for name, tensor in tensors.items():
         if not is_finite(tensor) and (name not in allowed or tensor.isnan().any()):
-            raise refuse(f"{name}: not finite: numbers that are NaN or infinite. Mend: pack another checkpoint")
+            raise refuse(f"{name}: not finite: numbers that are NaN or infinite. Fix: pack another checkpoint")
     if version == 1:
         logging.warning(f"espnet_rand: {path}: {OLD_FORMAT}")
     info = {k: v for k, v in header.items() if k not in _OWN}

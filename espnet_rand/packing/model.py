@@ -42,7 +42,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
     quantized = quantized_weights(model)
     if not quantized:
         if quantized_layers(model):
-            raise QuantizationError(f"{type(model).__name__} is from a packed file. Mend: pack its checkpoint again")
+            raise QuantizationError(f"{type(model).__name__} is from a packed file. Fix: pack its checkpoint again")
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
     names = {id(weight.parameter): full for full, weight in quantized.items()}
     for module in model.modules():

@@ -212,7 +212,7 @@ class PackedReader(Slot):
         """The IntegerWeight, or the float tensor."""
         if layer.training:
             raise QuantizationError(
-                "a packed model decodes and does not train. Mend: call eval(); to train, unpack it "
+                "a packed model decodes and does not train. Fix: call eval(); to train, unpack it "
                 "(python -m espnet_rand.bin.unpack_weights)"
             )
         decoded = layer._buffers[name + "_decoded"]

@@ -17,14 +17,14 @@ def device(ngpu: int) -> str:
         OptionError: there are not so many GPUs
     """
     if ngpu > (found := torch.cuda.device_count()):
-        raise OptionError(f"--ngpu {ngpu}: torch finds {found or 'no'} GPU. Mend: --ngpu {found}")
+        raise OptionError(f"--ngpu {ngpu}: torch finds {found or 'no'} GPU. Fix: --ngpu {found}")
     return "cuda" if ngpu else "cpu"
 
 
 def missing(what: object) -> MissingFileError:
     """That a file is not there which a configuration names: `what` says which."""
     return MissingFileError(
-        f"{what}. Mend: start the command where the training was started: paths in its config.yaml are relative"
+        f"{what}. Fix: start the command where the training was started: paths in its config.yaml are relative"
     )
 
 
@@ -46,5 +46,5 @@ def building(task: str, config: Union[str, Path]) -> Iterator[None]:
         raise missing(f"{config}: {e}") from e
     except Exception as e:  # of whatever is in the files
         raise OptionError(
-            f"--task {task} cannot build the model of {config}: {one_line(e)}. Mend: --task, if it is of another"
+            f"--task {task} cannot build the model of {config}: {one_line(e)}. Fix: --task, if it is of another"
         ) from e

@@ -72,6 +72,6 @@ def refuse_in_training() -> None:
     """Raises OptionError: `espnet-rand --eval_bits` does nothing in training."""
     if os.environ.get(EVAL_BITS):
         raise OptionError(
-            "--eval_bits: espnet-rand was started with it for a training. Mend: leave it out; to validate at several "
+            "--eval_bits: espnet-rand was started with it for a training. Fix: leave it out; to validate at several "
             "precisions, list them in quantizer_conf: eval_bits"
         )

@@ -49,7 +49,7 @@ def check(speech2text: Any) -> None:
     given = {"scorers": {**search.scorers, **has}, "weights": search.weights, "beam_size": search.beam_size}
     _, notes = _changes({**given, "vocab_size": search.n_vocab, "pre_beam_score_key": search.pre_beam_score_key})
     if notes:
-        raise OptionError(f"{notes[0]}. Mend: give Speech2Text that, or call espnet_rand.register() before it")
+        raise OptionError(f"{notes[0]}. Fix: give Speech2Text that, or call espnet_rand.register() before it")
 
 
 def _changes(given: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[str]]:

@@ -32,7 +32,7 @@ def refuse_in_training() -> None:
     """Raises OptionError: `espnet-rand --trailing_silence` does nothing in training."""
     if os.environ.get(TRAILING_SILENCE):
         raise OptionError(
-            "--trailing_silence: espnet-rand was started with it for a training. Mend: give it behind the name of the "
+            "--trailing_silence: espnet-rand was started with it for a training. Fix: give it behind the name of the "
             "training's program, or in its configuration"
         )
 
@@ -89,7 +89,7 @@ def _put(model: torch.nn.Module, silence: float, given: Union[str, float, None] 
     encoders = [module for module in model.modules() if isinstance(module, OpenAIWhisperEncoder)]
     if given is not None and not encoders:
         raise OptionError(
-            f"trailing_silence: {given} is given, but the model does not hear by a Whisper encoder. Mend: leave it out"
+            f"trailing_silence: {given} is given, but the model does not hear by a Whisper encoder. Fix: leave it out"
         )
     for encoder in encoders:
         if encoder.do_pad_trim and given is None:

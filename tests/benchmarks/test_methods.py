@@ -208,7 +208,7 @@ def test_a_run_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys
 
 def test_rounding_without_float_models_is_refused(monkeypatch, tmp_path):
     run_grid(monkeypatch, tmp_path, "--rates", "0.1", "--methods", "round")
-    with pytest.raises(SystemExit, match="Mend: add float"):
+    with pytest.raises(SystemExit, match="Fix: add float"):
         grid.main()
 
 

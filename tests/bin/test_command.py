@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_no_half_file(full, tmp_path):
         (unpack_weights, ["--packed_file", str(PACKED)]),
         (strip_scales, ["--model_file", str(FIXTURES / "lsc_channel_3.pth")]),
     ):
-        with pytest.raises(SystemExit, match=f"{tmp_path}/out.pth: no space is left on its disk. Mend"):
+        with pytest.raises(SystemExit, match=f"{tmp_path}/out.pth: no space is left on its disk. Fix"):
             command.main([*given, *output])
     with pytest.raises(OSError, match="out.pth"):
         write(tmp_path / "out.pth", read(PACKED))
@@ -59,7 +59,7 @@ def test_without_espnet(run, tmp_path):
     without = {"PYTHONPATH": str(tmp_path), "check": False}
     message = "ESPnet is not installed for "
     (line,) = run("espnet-rand", "-m", "espnet2.bin.asr_train", **without).stderr.splitlines()
-    assert line.startswith(f"espnet-rand: error: {message}") and "Mend: pip install espnet" in line
+    assert line.startswith(f"espnet-rand: error: {message}") and "Fix: pip install espnet" in line
     (line,) = run("python", "-m", "espnet_rand.bin.pack_weights", **without).stderr.splitlines()
     assert line.startswith(f"pack_weights: error: {message}")
     (line,) = run("espnet-rand", "-c", "import espnet_rand; espnet_rand.register()", **without).stderr.splitlines()
@@ -81,4 +81,4 @@ def test_what_espnet_does_not_find_is_one_line(monkeypatch, capsys, program, lin
         errors.say("espnet-rand", lambda *error: others.append(error), type(error), error, None)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 * lines and len(others) == 4 - 3 * lines
-    assert [line.startswith(f"espnet-rand: error: {missing}. Mend") for line in said[:2]] == [True] * 2 * lines
+    assert [line.startswith(f"espnet-rand: error: {missing}. Fix") for line in said[:2]] == [True] * 2 * lines

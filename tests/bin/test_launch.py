@@ -61,7 +61,7 @@ def test_import_reaches_children(run, tmp_path):
     assert said(done) == ["mine", "True"]
     done = run("espnet-rand", "--import", "not_there", "-c", PROBE, check=False)
     last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("espnet-rand: error: --import: there is no module not_there. Mend")
+    assert done.returncode == 1 and last.startswith("espnet-rand: error: --import: there is no module not_there. Fix")
 
 
 def test_a_shadowed_sitecustomize_still_runs(run, tmp_path):

@@ -82,7 +82,7 @@ def test_a_copy_that_is_not_whole_is_an_error(corpus, tmp_path, lost, message):
     (broken / "test-clean/61/70968" / lost).unlink()
     done = make_data(tmp_path / "data", "--librispeech", broken)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert message in done.stderr and "Mend: " in done.stderr
+    assert message in done.stderr and "Fix: " in done.stderr
     assert not (tmp_path / "data").exists()
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_archive_is_not_unpacked(server, tmp_path, archive):
     done = make_data(tmp_path / "data", *options)
     name = archive.partition("/")[2]
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert f"{name}.part came damaged" in done.stderr and "Mend: run again" in done.stderr
+    assert f"{name}.part came damaged" in done.stderr and "Fix: run again" in done.stderr
     assert not list((tmp_path / "downloads").glob(f"{name}*")) and not (tmp_path / "data").exists()
     assert not (tmp_path / "downloads/LibriSpeech/test-other").exists() or archive.startswith("11")
     done = make_data(tmp_path / "data", *options)

@@ -69,10 +69,10 @@ def test_long_sets_decoding_scores(trained):
     # other durations are made beside those; what is missing is made by the stage that is named
     longer = [*command, "--durations", "6 12 utterance", "--whole_durations", "6 utterance"]
     assert "long_test/12s is not there: run stage 8 first" in run([*longer, "--stage", "9"]).stderr
-    assert "long_test/12s/manifest.jsonl'. Mend: run stage 8 first" in run([*longer, "--stage", "10"]).stderr
+    assert "long_test/12s/manifest.jsonl'. Fix: run stage 8 first" in run([*longer, "--stage", "10"]).stderr
     assert run([*longer, "--stop_stage", "8"]).returncode == 0
     assert len((trained / "data/long_test/12s/text").read_text().splitlines()) == 2
-    assert "12s/1best_recog/text'. Mend: run stage 9 first" in run([*longer, "--stage", "10"]).stderr
+    assert "12s/1best_recog/text'. Fix: run stage 9 first" in run([*longer, "--stage", "10"]).stderr
     # what was removed, or is of another state of the data, is made again
     shutil.rmtree(trained / "data/long_test/12s")
     assert run([*longer, "--stop_stage", "8"]).returncode == 0 and (trained / "data/long_test/12s/text").exists()
@@ -103,7 +103,7 @@ def test_decodings_of_other_recordings_are_not_scored(trained, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "data/long_test/join_12.done").unlink()
     done = run([*command, "--pause", "0.2"])
-    assert done.returncode == 1 and "was begun with other recording. Mend: choose another" in done.stderr
+    assert done.returncode == 1 and "was begun with other recording. Fix: choose another" in done.stderr
     shutil.rmtree(tmp_path / "exp/float.1/windows_long_test/12s")  # its mark is beside it
     done = run([*command, "--pause", "0.2"])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -117,7 +117,7 @@ def test_commands_in_wav_scp(trained, tmp_path):
         EGS2 / "TEMPLATE/asr1/asr_long.sh", "--datadir", tmp_path, "--expdir", trained / "exp", "--stop_stage", "8",
         "--systems", "float.1 train - -", "--by", "all", "--durations", "whole",
     ]  # fmt: skip
-    assert "Mend: --pipes" in run(command).stderr
+    assert "Fix: --pipes" in run(command).stderr
     done = run([*command, "--pipes", "true"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "long_test/whole/text").exists()

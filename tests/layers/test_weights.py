@@ -63,5 +63,5 @@ def test_a_packed_model_has_no_weights_to_choose_or_pack_again():
     load_into(packed := models.Net(), pack_model(stock))
     assert not quantized_weights(packed)
     assert "weight: packed, 4 bits, 8 scales" in repr(packed.conv)
-    with pytest.raises(QuantizationError, match="Net is from a packed file. Mend: pack its checkpoint again"):
+    with pytest.raises(QuantizationError, match="Net is from a packed file. Fix: pack its checkpoint again"):
         pack_model(packed)

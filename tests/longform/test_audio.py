@@ -333,7 +333,7 @@ def test_without_pyav_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     for content in (flac(0), b"no recording" * 100):
         (tmp_path / "a").write_bytes(content)
-        assert refused(tmp_path / "a").endswith(". Mend: pip install av")
+        assert refused(tmp_path / "a").endswith(". Fix: pip install av")
     heard(tmp_path / "a", flac(96000), 6, ["its length is what its header says (to have it checked: pip install av)"])
     heard(tmp_path / "a", wav(0), 6, [])
 
@@ -342,7 +342,7 @@ def test_where_tmpdir_is_full_it_is_said(tmp_path, monkeypatch):
     pytest.importorskip("av")
     monkeypatch.setattr(pyav, "_temporary", lambda: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
     (tmp_path / "a.flac").write_bytes(flac(0))
-    assert "No space left on device. Mend: set TMPDIR" in refused(tmp_path / "a.flac")
+    assert "No space left on device. Fix: set TMPDIR" in refused(tmp_path / "a.flac")
 
 
 def test_where_channels_cancel_one_is_heard(tmp_path, noise):
@@ -400,7 +400,7 @@ def test_floats_of_the_scale_of_integers_are_divided(tmp_path, noise, subtype):
         np.testing.assert_array_equal(read(samples)[0], samples[1000:])
         assert read(samples)[1] == expected
     assert read(30 * noise)[1] == ["floats beyond 2, where 1 is full scale: left as they are"]
-    with pytest.raises(AudioError, match="beyond any scale that is known. Mend: "):
+    with pytest.raises(AudioError, match="beyond any scale that is known. Fix: "):
         read(noise * np.float32(1e20))
 
 

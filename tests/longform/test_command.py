@@ -162,7 +162,7 @@ def test_where_another_run_is_at_work_nothing_is_done(model, tune, tmp_path):
     with corpus.locked(tmp_path / "out"):
         error = decode(model, tmp_path / "wav.scp", tmp_path / "out", "--key_file", tmp_path / "keys")
         holder = f"process {os.getpid()} on .*, since .*,"
-        assert re.fullmatch(f"asr_inference_long: error: {tmp_path}/out: {holder} is at work there. Mend: .*", error)
+        assert re.fullmatch(f"asr_inference_long: error: {tmp_path}/out: {holder} is at work there. Fix: .*", error)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.lock"]
     assert decode(model, tmp_path / "wav.scp", tmp_path / "out", "--key_file", tmp_path / "keys") is None
     assert texts(tmp_path / "out") == {"a": text}
@@ -294,7 +294,7 @@ def test_a_model_of_another_task_is_refused(model, tmp_path):
     (tmp_path / "wav.scp").write_text("a x.wav\n")
     options = ["--task", "asr_transducer", "--asr_train_config", model[0], "--output_dir", tmp_path / "out"]
     options += ["--asr_model_file", model[1], "--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
-    with pytest.raises(SystemExit, match="error: --task asr_transducer cannot build the model of .* Mend: --task"):
+    with pytest.raises(SystemExit, match="error: --task asr_transducer cannot build the model of .* Fix: --task"):
         asr_inference_long.main([*map(str, options)])
 
 
@@ -312,7 +312,7 @@ def test_model_files_that_are_no_good_are_said_in_a_line(model, tmp_path):
         error = decode((config, weights), tmp_path / "wav.scp", tmp_path / "out")
         assert re.match(f"asr_inference_long: error: .*{reason}", error) and "\n" not in error
     data = ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound", "--output_dir", str(tmp_path)]
-    with pytest.raises(SystemExit, match="no model is given. Mend: --asr_train_config"):
+    with pytest.raises(SystemExit, match="no model is given. Fix: --asr_train_config"):
         asr_inference_long.main(data)
     if not torch.cuda.is_available():
         assert "torch finds no GPU" in decode(model, tmp_path / "wav.scp", tmp_path / "out", "--ngpu", "1")

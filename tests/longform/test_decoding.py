@@ -81,7 +81,7 @@ def test_a_journal_of_other_options_is_refused(tmp_path):
     audio, journal = ramp(20), tmp_path / "key.jsonl"
     LongForm(Stub([]), window=10)(audio, journal, of={"beam_size": 2})
     for options, of, name in (({"window": 12}, 2, "overlap, window"), ({"window": 10}, 3, "beam_size")):
-        with pytest.raises(JournalError, match=f"other {name}.*Mend"):
+        with pytest.raises(JournalError, match=f"other {name}.*Fix"):
             LongForm(Stub([]), **options)(audio, journal, of={"beam_size": of})
     with pytest.raises(JournalError, match="other recording"):
         LongForm(Stub([]), window=10)(ramp(21), journal, of={"beam_size": 2})
@@ -122,7 +122,7 @@ def test_what_a_model_cannot_hear_at_once_is_refused():
         LongForm(stub, window=30.1)
     whole = LongForm(stub, mode="whole", window=40)
     whole(ramp(30))
-    with pytest.raises(AudioError, match="30.5 s, of which the model hears 30 at once.*Mend"):
+    with pytest.raises(AudioError, match="30.5 s, of which the model hears 30 at once.*Fix"):
         whole(ramp(30.5))
 
 

@@ -35,7 +35,7 @@ def refused(journal, *args, **options):
     before = journal.read_bytes()
     with pytest.raises(JournalError) as error:
         hear(journal, *args, **options)
-    assert journal.read_bytes() == before and "\n" not in str(error.value) and ". Mend: " in str(error.value)
+    assert journal.read_bytes() == before and "\n" not in str(error.value) and ". Fix: " in str(error.value)
     return str(error.value)
 
 
@@ -79,7 +79,7 @@ def test_an_altered_journal_gives_the_right_text_or_is_refused(journal, kind):
             assert hear(journal).text == " ".join(TEXT)
             assert journal.read_bytes().count(b"\n") == text.count(b"\n")
         except JournalError as e:
-            assert "Mend" in str(e)
+            assert "Fix" in str(e)
 
 
 def test_what_follows_damage_is_heard_again(journal, caplog):
@@ -145,7 +145,7 @@ def test_two_calls_with_a_journal_do_not_mix(tmp_path):
     thread = threading.Thread(target=lambda: reasons.append(refused(journal)))
     stub = Waits(SAID, lambda: (thread.start(), thread.join()))
     assert hear(journal, stub=stub).text == " ".join(TEXT)
-    assert reasons == [f"{journal}: another run is at work on it. Mend: wait for it, stop it, or choose another"]
+    assert reasons == [f"{journal}: another run is at work on it. Fix: wait for it, stop it, or choose another"]
     stub = Stub(SAID)
     assert hear(journal, stub=stub).text == " ".join(TEXT) and not stub.calls
 
@@ -223,7 +223,7 @@ def test_a_second_run_in_a_directory_is_refused_until_the_first_ends_or_dies(two
     os.read(begun, 1)
     try:
         files = {path: path.read_bytes() for path in two.rglob("*") if path.is_file()}
-        message = f"{two}/out: process {pid} on .*, since .*, is at work there. Mend: wait for it"
+        message = f"{two}/out: process {pid} on .*, since .*, is at work there. Fix: wait for it"
         with pytest.raises(JournalError, match=message):
             decode(two / "b.wav", two / "out")
         assert files == {path: path.read_bytes() for path in two.rglob("*") if path.is_file()}
@@ -258,7 +258,7 @@ def test_a_disk_that_gets_full_ends_the_run(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
     try:
-        with pytest.raises(JournalError, match="a.jsonl: not to be written: .*Mend: free some space"):
+        with pytest.raises(JournalError, match="a.jsonl: not to be written: .*Fix: free some space"):
             hear(tmp_path / "a.jsonl")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

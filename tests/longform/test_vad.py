@@ -21,7 +21,7 @@ def test_speech_is_packed_into_windows():
 
 
 @pytest.mark.parametrize(
-    "rate, message", [(16000, "pip install silero-vad"), (22050, "has 22050. Mend: --mode windows")]
+    "rate, message", [(16000, "pip install silero-vad"), (22050, "has 22050. Fix: --mode windows")]
 )
 def test_what_is_missing_is_said_before_any_recording(monkeypatch, rate, message):
     monkeypatch.setitem(sys.modules, "silero_vad", None)

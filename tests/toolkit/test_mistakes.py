@@ -110,7 +110,7 @@ def test_recordings_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     (tmp_path / "bad.wav").write_bytes(bytes(40))
     (tmp_path / "wav.scp").write_text(f"gone nope/x.wav\nbad {tmp_path}/bad.wav\n")
     reader = SoundScpReader("wav.scp")
-    assert said(reader.__getitem__, "gone").startswith(f"gone: there is no nope/x.wav (from {tmp_path}). Mend: ")
+    assert said(reader.__getitem__, "gone").startswith(f"gone: there is no nope/x.wav (from {tmp_path}). Fix: ")
     assert said(reader.__getitem__, "bad").startswith(f"bad: {tmp_path}/bad.wav is not to be read: ")
     monkeypatch.setattr("espnet2.fileio.sound_scp.soundfile_read", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):

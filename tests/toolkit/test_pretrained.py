@@ -157,7 +157,7 @@ def test_other_tokens_of_the_same_number_are_noticed(zoo, caplog):
     model = built(given, **RAND)
     with setting(init_param.training, Namespace(token_list=[*tasks.TOKENS[:2], "b", "a", *tasks.TOKENS[4:]])):
         with pytest.raises(
-            PretrainedError, match="token_list differs from that of .*config.yaml in 2 of 6 tokens. Mend"
+            PretrainedError, match="token_list differs from that of .*config.yaml in 2 of 6 tokens. Fix"
         ):
             LOAD(str(given.archive), model, False)
         LOAD(f"{given.archive}:::ctc,decoder.embed,decoder.output_layer", model, False)
@@ -185,7 +185,7 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(zoo, tmp_path, caplog):
     )
     with pytest.raises(PretrainedError) as error:
         LOAD(str(tmp_path / "other.pth"), model, False)
-    assert f"other.pth does not fit the model: {why}. Mend" in str(error.value)
+    assert f"other.pth does not fit the model: {why}. Fix" in str(error.value)
     with caplog.at_level(logging.INFO):
         LOAD(str(tmp_path / "other.pth"), model, True)
     assert why in caplog.text and f"{len(given.state) - 2} of {len(given.state)} tensors" in caplog.text
@@ -360,9 +360,7 @@ def test_a_tag_is_downloaded_by_the_model_zoo(zoo, monkeypatch):
         raise ConnectionError("no network\nmore")
 
     monkeypatch.setattr(ModelDownloader, "download_and_unpack", fail)
-    with pytest.raises(
-        PretrainedError, match=r"^me/model: .* cannot be downloaded: ConnectionError: no network\. Mend"
-    ):
+    with pytest.raises(PretrainedError, match=r"^me/model: .* cannot be downloaded: ConnectionError: no network\. Fix"):
         LOAD("me/model", built(given, **RAND), False)
 
 
@@ -388,7 +386,7 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypat
             pass
     monkeypatch.setattr(sources, "_MOST_TIMES", 10**9)
     monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    with pytest.raises(PretrainedError, match="has room for 1,000,000. Mend: make room there"), opened(bomb):
+    with pytest.raises(PretrainedError, match="has room for 1,000,000. Fix: make room there"), opened(bomb):
         pass
     assert not unpacked
 

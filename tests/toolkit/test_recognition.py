@@ -126,7 +126,7 @@ def test_the_rate_is_the_frontends(tmp_path):
 
 @pytest.mark.parametrize("kind", ["attention", "asr_transducer"])
 def test_greedy_decoding_wants_ctc(kind, tmp_path):
-    with pytest.raises(ValueError, match="has no CTC.*Mend"):
+    with pytest.raises(ValueError, match="has no CTC.*Fix"):
         Recognizer(build(kind, tmp_path), ctc_greedy=True)
 
 

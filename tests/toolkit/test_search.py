@@ -83,7 +83,7 @@ def test_searches_of_others_are_left_as_they_are():
 def test_a_search_from_before_registration_is_refused(ctc_alone, monkeypatch, tune):
     original = search.BeamSearch.__init__.__wrapped__
     monkeypatch.setattr(search.BeamSearch, "__init__", original)
-    with pytest.raises(OptionError, match="ctc_weight 0.5: the model has no attention decoder, it must be 1. Mend: "):
+    with pytest.raises(OptionError, match="ctc_weight 0.5: the model has no attention decoder, it must be 1. Fix: "):
         LongForm(Speech2Text(*ctc_alone, beam_size=2))
     text, samples = tune
     assert LongForm(Speech2Text(*ctc_alone, beam_size=2, ctc_weight=1.0))(samples).text == text

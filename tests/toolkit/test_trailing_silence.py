@@ -78,7 +78,7 @@ def test_espnet_rand_has_the_last_word(given, frames, tmp_path, monkeypatch):
     monkeypatch.setenv(TRAILING_SILENCE, given)
     for conf in ({}, {"do_pad_trim": True}):
         assert encode(build(tmp_path, conf, trailing_silence=1), *noise(1.0))[1] == [frames]
-    with pytest.raises(OptionError, match="for a training. Mend"):
+    with pytest.raises(OptionError, match="for a training. Fix"):
         trailing_silence.refuse_in_training()
 
 
@@ -91,12 +91,12 @@ def test_what_is_not_allowed(tmp_path, monkeypatch, capsys):
     assert "trailing_silence: 'long' is not allowed" in capsys.readouterr().err
     assert seconds("x", "full") == math.inf and seconds("x", "0.5") == 0.5
     task, made = write_config("asr", tmp_path / "conformer", trailing_silence=3)
-    with pytest.raises(OptionError, match="does not hear by a Whisper encoder. Mend"):
+    with pytest.raises(OptionError, match="does not hear by a Whisper encoder. Fix"):
         task.build_model_from_file(made / "config.yaml")
     task, made = write_config("asr", tmp_path / "another")
     task.build_model_from_file(made / "config.yaml")
     monkeypatch.setenv(TRAILING_SILENCE, "3")
-    with pytest.raises(OptionError, match="does not hear by a Whisper encoder. Mend"):
+    with pytest.raises(OptionError, match="does not hear by a Whisper encoder. Fix"):
         task.build_model_from_file(made / "config.yaml")
 
 

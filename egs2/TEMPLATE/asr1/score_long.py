@@ -27,7 +27,7 @@ def read(reader, path: Path, stage: int) -> dict:
     try:
         return reader(path)
     except (DataError, OSError) as e:
-        sys.exit(f"score_long.py: {e}. Mend: run stage {stage} first")
+        sys.exit(f"score_long.py: {e}. Fix: run stage {stage} first")
 
 
 def main():

@@ -28,7 +28,7 @@ def register() -> None:
             paths = [path] if isinstance(path, str) else [*path]
             missing = [path for path in paths if not Path(path).exists()]
             what = f"there is no {missing[0]} (from {Path.cwd()})" if missing else f"{paths[0]} is not to be read: {e}"
-            raise DataError(f"{key}: {what}. Mend: correct its line in wav.scp, or take it out") from e
+            raise DataError(f"{key}: {what}. Fix: correct its line in wav.scp, or take it out") from e
 
     SoundScpReader.__getitem__ = read_sound
 
@@ -49,7 +49,7 @@ def explaining(given: Mapping[str, Any]) -> Iterator[None]:
     config = given.get("config_file") or Path(model_file or "").parent / "config.yaml"
     for path, what in ((config, "a config.yaml"), (model_file, "a model file")):
         if path is not None and not Path(path).is_file():
-            raise MissingFileError(f"no such file: {path} (from {Path.cwd()}). Mend: give the path of {what}")
+            raise MissingFileError(f"no such file: {path} (from {Path.cwd()}). Fix: give the path of {what}")
     own = model_file is not None and not packed.left_to_others()
     if own:
         check_size(model_file)

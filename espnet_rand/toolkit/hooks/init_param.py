@@ -62,7 +62,7 @@ def load_pretrained_model(
         misfits = describe(fitted, None if keys else files.train_config)
     if misfits and not (ignore_init_mismatch and fitted.tensors[0]):
         raise PretrainedError(
-            f"--init_param {init_param} does not fit the model: {misfits}. Mend: take the parts that fit "
+            f"--init_param {init_param} does not fit the model: {misfits}. Fix: take the parts that fit "
             "(model:src_key:dst_key:exclude_keys), or start the others anew (--ignore_init_mismatch true)"
         )
     if misfits:

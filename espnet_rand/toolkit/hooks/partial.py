@@ -35,13 +35,13 @@ def check_training(model: nn.Module, args: argparse.Namespace) -> None:
         return
     if args.save_strategy == "adapter_only" and own_scales(model):
         raise OptionError(
-            "save_strategy: adapter_only does not save learned scales (lsc, rand with mode: 3). Mend: "
+            "save_strategy: adapter_only does not save learned scales (lsc, rand with mode: 3). Fix: "
             "--save_strategy required_grad_only"
         )
     if getattr(args, "resume", False) and Path(args.output_dir, "checkpoint.pth").exists():
         raise OptionError(
             f"save_strategy: {args.save_strategy} can't be resumed: ESPnet loads the adapter's base from init_param as "
-            "if the adapter were merged into it. Mend: train anew with --save_strategy all"
+            "if the adapter were merged into it. Fix: train anew with --save_strategy all"
         )
 
 
@@ -53,7 +53,7 @@ def warn_of_unsaved(model: nn.Module, args: Optional[argparse.Namespace]) -> Non
     if unsaved:
         logging.warning(
             f"espnet_rand: save_strategy: adapter_only saves the adapter alone. {len(unsaved)} other parameters train "
-            f"({', '.join(unsaved[:_SHOWN])}): what they learn is lost. Mend: --freeze_param, or "
+            f"({', '.join(unsaved[:_SHOWN])}): what they learn is lost. Fix: --freeze_param, or "
             "--save_strategy required_grad_only"
         )
 
@@ -113,6 +113,6 @@ def check_base(model: nn.Module, again: Callable[[], nn.Module], trained: argpar
     if random:
         raise PretrainedError(
             f"save_strategy {trained.save_strategy}: the checkpoint holds no more than what was trained, and nothing "
-            f"gives {len(random)} other tensors ({', '.join(random[:_SHOWN])}), which would be random. Mend: put what "
+            f"gives {len(random)} other tensors ({', '.join(random[:_SHOWN])}), which would be random. Fix: put what "
             "the training started from under init_param in its config.yaml, or train with save_strategy: all"
         )

@@ -103,7 +103,7 @@ def _imports() -> List[str]:
     names = [name for name in os.environ.get(IMPORT, "").split(",") if name]
     for name in names:
         if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
-            raise OptionError(f"--import: {name!r} is no module's name. Mend: give x, not x.py or ./x")
+            raise OptionError(f"--import: {name!r} is no module's name. Fix: give x, not x.py or ./x")
         try:
             found = name in sys.modules or importlib.util.find_spec(name)
         except ModuleNotFoundError as e:
@@ -111,7 +111,7 @@ def _imports() -> List[str]:
                 raise
             found = None
         if not found:
-            raise OptionError(f"--import: there is no module {name}. Mend: put the folder that it is in on PYTHONPATH")
+            raise OptionError(f"--import: there is no module {name}. Fix: put the folder that it is in on PYTHONPATH")
     return names
 
 
@@ -240,7 +240,7 @@ def _warn_of_scales(model, state_dict, *_):
     if any(key.endswith(SCALE_SUFFIX) for key in state_dict):
         logging.warning(
             "espnet_rand: the checkpoint has learned scales, and the configuration no quantizer: the model computes in "
-            "float. Mend: give the config.yaml of the quantized training, or a packed file"
+            "float. Fix: give the config.yaml of the quantized training, or a packed file"
         )
 
 

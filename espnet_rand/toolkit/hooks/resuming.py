@@ -148,4 +148,4 @@ def check_kind(folder: Path, old: Optional[QuantizerConfig], new: Optional[Quant
 
 def _mend(folder: Path) -> str:
     there = [folder / name for name in ("latest.pth", "checkpoint.pth") if (folder / name).exists()]
-    return "Mend: another --output_dir" + (f", and --init_param {there[0]}" if there else "")
+    return "Fix: another --output_dir" + (f", and --init_param {there[0]}" if there else "")

@@ -60,5 +60,5 @@ def _check(given: Optional[QuantizerConfig], config: Optional[str]) -> None:
     if given != trained:
         raise OptionError(
             f"quantizer: the model of {config} was trained with {trained or 'none'}, and not with {given}. "
-            "Mend: leave these options out, which the model has from its configuration, or train anew"
+            "Fix: leave these options out, which the model has from its configuration, or train anew"
         )

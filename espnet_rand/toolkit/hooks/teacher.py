@@ -31,7 +31,7 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
     if not args.teacher or getattr(args, "collect_stats", False):
         return
     if getattr(args, "use_deepspeed", False):
-        raise OptionError(f"teacher: {args.teacher} is not possible with DeepSpeed. Mend: train without")
+        raise OptionError(f"teacher: {args.teacher} is not possible with DeepSpeed. Fix: train without")
     outputs = _outputs(model)
     if not outputs:
         raise OptionError(

@@ -35,7 +35,7 @@ class RNNTLoss(torch.nn.Module):
         if fastemit_lambda != 0.0:
             raise OptionError(
                 f"fastemit_lambda: {fastemit_lambda} is not possible with torchaudio's rnnt_loss, which stands in for "
-                f"{_NAME}. Mend: set it to 0, or install {_NAME}"
+                f"{_NAME}. Fix: set it to 0, or install {_NAME}"
             )
         logging.warning(f"espnet_rand: {_NAME} is not installed: the transducer loss is torchaudio's rnnt_loss")
         self.blank = blank

@@ -106,12 +106,12 @@ def _check_contents(path: Path, directory: Union[str, Path]) -> None:
             if total > _MOST_TIMES * own:
                 raise PretrainedError(
                     f"{path}: {own:,} bytes that unpack to {total:,} or more, as those of no model do. "
-                    "Mend: if you trust it, unpack it yourself, and give the directory"
+                    "Fix: if you trust it, unpack it yourself, and give the directory"
                 )
             if total > free:
                 raise PretrainedError(
                     f"{path}: it unpacks to {total:,} bytes or more, and {directory} has room for {free:,}. "
-                    "Mend: make room there, or unpack it elsewhere and give the directory"
+                    "Fix: make room there, or unpack it elsewhere and give the directory"
                 )
 
 
@@ -126,7 +126,7 @@ def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
 def check_size(model_file: Union[str, Path]) -> None:
     """Raises PretrainedError: a file is so small that it is no model."""
     if (size := Path(model_file).stat().st_size) < _LEAST:
-        raise PretrainedError(f"{model_file}: a model has more than {size} bytes. Mend: copy or make it again")
+        raise PretrainedError(f"{model_file}: a model has more than {size} bytes. Fix: copy or make it again")
 
 
 def read(model_file: Path) -> Dict[str, Tensor]:
@@ -210,6 +210,6 @@ def _download(tag: str) -> Dict[str, Path]:
     except Exception as e:  # whatever the network and the services raise
         raise PretrainedError(
             f"{tag}: there is no such file, and as a tag of the model zoo it cannot be downloaded: {one_line(e)}. "
-            "Mend: download it where there is a network, and give the archive or directory"
+            "Fix: download it where there is a network, and give the archive or directory"
         ) from None
     return {name: Path(path) for name, path in files.items()}

@@ -53,14 +53,14 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
     for name in ("lm_file", "lm_train_config", "ngram_file"):
         if args.ctc_greedy and getattr(args, name, None):
             raise OptionError(
-                f"--{name} is of the search, which --ctc_greedy true leaves out. Mend: one without the other"
+                f"--{name} is of the search, which --ctc_greedy true leaves out. Fix: one without the other"
             )
     if args.ngpu > 1:
         raise OptionError("--ngpu: one GPU at most")
     on = device(args.ngpu)
     given = args.asr_train_config or args.asr_model_file or args.model_tag
     if given is None:
-        raise OptionError("no model is given. Mend: --asr_train_config and --asr_model_file, or --model_tag")
+        raise OptionError("no model is given. Fix: --asr_train_config and --asr_model_file, or --model_tag")
     if args.batch_size > 1:
         logging.info(f"espnet_rand: --batch_size {args.batch_size}: windows are decoded one by one")
     set_all_random_seed(args.seed)

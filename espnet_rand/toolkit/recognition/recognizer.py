@@ -53,7 +53,7 @@ class Recognizer:
         if ctc_greedy and getattr(self.model, "ctc", None) is None:
             raise OptionError(
                 f"ctc_greedy: {type(self.model).__name__} has no CTC: its model_conf has ctc_weight 0, or it is a "
-                "transducer. Mend: leave ctc_greedy out"
+                "transducer. Fix: leave ctc_greedy out"
             )
         if not ctc_greedy:
             search.check(speech2text)

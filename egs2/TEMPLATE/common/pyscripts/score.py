@@ -23,11 +23,11 @@ def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
     try:
         references, hypotheses = read_lines(reference), read_lines(hypothesis)
     except DataError as e:
-        sys.exit(f"score.py: {e}. Mend: remove it, if it is there, and run stages 1 to 6")
+        sys.exit(f"score.py: {e}. Fix: remove it, if it is there, and run stages 1 to 6")
     if references.keys() != hypotheses.keys():
         sys.exit(
             f"score.py: {hypothesis} has {len(hypotheses)} of {len(references)} "
-            "utterances. Mend: remove its directory and decode again"
+            "utterances. Fix: remove its directory and decode again"
         )
     wanted = [clean(references[key]) for key in references]
     return len(wanted), score(wanted, [clean(hypotheses[key]) for key in references])

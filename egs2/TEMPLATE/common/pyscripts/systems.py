@@ -60,9 +60,9 @@ def read_yaml(text: str) -> list:
         systems = yaml.compose(text)
     except yaml.YAMLError as e:
         reason = " ".join(str(e).split())
-        raise ListError(f"it is no YAML ({reason}). Mend: give options with , [ ] {{ }} a line of their own") from e
+        raise ListError(f"it is no YAML ({reason}). Fix: give options with , [ ] {{ }} a line of their own") from e
     if not isinstance(systems, yaml.MappingNode):
-        raise ListError("it is no YAML of systems. Mend: NAME: {train: CONFIG}")
+        raise ListError("it is no YAML of systems. Fix: NAME: {train: CONFIG}")
     return [(name.value, read_fields(name.value, fields)) for name, fields in systems.value]
 
 
@@ -73,10 +73,10 @@ def read_fields(name: str, fields: yaml.Node) -> dict:
         ListError: they are no texts with names
     """
     if not isinstance(fields, yaml.MappingNode):
-        raise ListError(f"system {name}: it says not what it is. Mend: {name}: {{train: CONFIG}}")
+        raise ListError(f"system {name}: it says not what it is. Fix: {name}: {{train: CONFIG}}")
     for key, value in fields.value:
         if not isinstance(value, yaml.ScalarNode):
-            raise ListError(f"system {name}: {key.value} is no text. Mend: put it in quotes")
+            raise ListError(f"system {name}: {key.value} is no text. Fix: put it in quotes")
     return {key.value: value.value for key, value in fields.value}
 
 
@@ -88,11 +88,11 @@ def read_line(line: str) -> tuple:
     """
     columns = line.split(maxsplit=4)
     if len(columns) < 4:
-        raise ListError(f"system {columns[0]}: a line is NAME MODE CONFIG INIT [options ...]. Mend: write - for none")
+        raise ListError(f"system {columns[0]}: a line is NAME MODE CONFIG INIT [options ...]. Fix: write - for none")
     name, mode, config, init, *options = columns
     if mode == "teach":
         if init == "-":
-            raise ListError(f"system {name}: who is to teach it? Mend: give the name of a system as its INIT")
+            raise ListError(f"system {name}: who is to teach it? Fix: give the name of a system as its INIT")
         return name, {"train": config, "from": init, "teacher": init, "options": "".join(options)}
     if mode in ("train", "dry"):
         return name, {mode: config, "from": init, "options": "".join(options)}
@@ -107,7 +107,7 @@ def columns(name: str, fields: dict) -> dict:
         ListError: it is none
     """
     if re.search(r"[\s/]", name) or not name:
-        raise ListError(f"system '{name}': a name has no spaces and no /. Mend: it is a directory's")
+        raise ListError(f"system '{name}': a name has no spaces and no /. Fix: it is a directory's")
     unknown = [key for key in fields if key not in KEYS]
     modes = [mode for mode in MODES if mode in fields]
     if unknown or len(modes) != 1:
@@ -116,10 +116,10 @@ def columns(name: str, fields: dict) -> dict:
     (mode,) = modes
     fields = {key: value for key, value in fields.items() if key == mode or value not in ("", "-")}
     for key in fields.keys() - FURTHER[mode] - {mode}:
-        raise ListError(f"system {name}: '{key}' does not go with '{mode}'. Mend: leave it out")
+        raise ListError(f"system {name}: '{key}' does not go with '{mode}'. Fix: leave it out")
     of_config = mode in ("train", "dry")
     if not of_config and fields[mode] in ("", "-"):
-        raise ListError(f"system {name}: {mode} which system? Mend: give the name of one")
+        raise ListError(f"system {name}: {mode} which system? Fix: give the name of one")
     return {
         "name": name,
         "mode": mode,
@@ -139,19 +139,19 @@ def read_systems(text: str) -> list:
     """
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
-        raise ListError("it is empty. Mend: NAME: {train: CONFIG}")
+        raise ListError("it is empty. Fix: NAME: {train: CONFIG}")
     in_yaml = lines[0].split()[0].endswith(":")
     systems = [columns(*system) for system in (read_yaml(text) if in_yaml else map(read_line, lines))]
     modes = {system["name"]: system["mode"] for system in systems}
     for number, system in enumerate(systems):
         name = system["name"]
         if name in (other["name"] for other in systems[:number]):
-            raise ListError(f"system {name}: it is there twice. Mend: give one of them another name")
+            raise ListError(f"system {name}: it is there twice. Fix: give one of them another name")
         for origin in (system["init"], system["teacher"]):
             if system["mode"] == "train" and modes.get(origin) == "dry":
                 raise ListError(
                     f"system {name}: {origin} has no weights of a training. "
-                    "Mend: begin with a system that is trained, or with none"
+                    "Fix: begin with a system that is trained, or with none"
                 )
     return systems
 

@@ -79,10 +79,10 @@ script, *modules = sys.argv[1:]
 missing = [m for m in modules if not importlib.util.find_spec(m)]
 if missing:
     sys.exit(f"{script}: {sys.executable} lacks {' '.join(missing)}. "
-             "Mend: run `make demo` in the repository, or pip install -e '.[train]' there")
+             "Fix: run `make demo` in the repository, or pip install -e '.[train]' there")
 EOF
 command -v "${python%% *}" > /dev/null \
-    || die "${python%% *} is not there. Mend: run \`make demo\` in the repository, or give --python"
+    || die "${python%% *} is not there. Fix: run \`make demo\` in the repository, or give --python"
 [[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] \
     || die "--stage and --stop_stage must be numbers: ${stage}, ${stop_stage}"
 system_list=$(python3 "${template}/pyscripts/systems.py" <<< "${systems}") || exit 1

@@ -77,13 +77,13 @@ def fetch(url: str, path: Path) -> None:
                 failures = 0 if more else failures + 1
                 if refused or failures == TRIES:
                     raise DownloadError(
-                        f"{url}: {e}. Mend: see that this address is reached (--base_url names another server) and run "
+                        f"{url}: {e}. Fix: see that this address is reached (--base_url names another server) and run "
                         "again, which goes on from here; or get it by other means, and give --librispeech DIR"
                     ) from None
                 print(f"{url}: {e}; trying again", flush=True)
                 time.sleep(0 if more else 2**failures)
             except OSError as e:
-                raise DownloadError(f"{path}: {e.strerror}. Mend that and run again, which goes on from here") from None
+                raise DownloadError(f"{path}: {e.strerror}. Fix that and run again, which goes on from here") from None
 
 
 def fetch_whole(url: str, path: Path, check) -> None:
@@ -115,7 +115,7 @@ def check_md5(wanted: str):
                 md5.update(chunk)
         if md5.hexdigest() != wanted:
             raise DownloadError(
-                f"{path} came damaged (MD5 {md5.hexdigest()}, not {wanted}) and is removed. Mend: run again, which "
+                f"{path} came damaged (MD5 {md5.hexdigest()}, not {wanted}) and is removed. Fix: run again, which "
                 "downloads it anew"
             )
 
@@ -133,7 +133,7 @@ def check_gzip(path: Path):
             raise zlib.error("it breaks off")
     except zlib.error as e:
         raise DownloadError(
-            f"{path} came damaged ({e}) and is removed. Mend: run again, which downloads it anew"
+            f"{path} came damaged ({e}) and is removed. Fix: run again, which downloads it anew"
         ) from None
 
 
@@ -143,7 +143,7 @@ def read_md5sums(base_url: str, downloads: Path) -> dict:
 
     def check(temporary: Path):
         if not parse_md5sums(temporary):
-            raise DownloadError(f"{base_url}/12/md5sum.txt has no MD5 sums. Mend: is --base_url right?")
+            raise DownloadError(f"{base_url}/12/md5sum.txt has no MD5 sums. Fix: is --base_url right?")
 
     fetch_whole(f"{base_url}/12/md5sum.txt", path, check)
     return parse_md5sums(path)
@@ -173,9 +173,9 @@ def unpack(archive: Path, corpus: Path, part: str) -> None:
             os.replace(text, corpus / text.name)
         os.replace(temporary / corpus.name / part, corpus / part)
     except (tarfile.TarError, EOFError, zlib.error, FileNotFoundError) as e:
-        raise DownloadError(f"{archive} cannot be unpacked: {e}. Mend: remove it and run again") from None
+        raise DownloadError(f"{archive} cannot be unpacked: {e}. Fix: remove it and run again") from None
     except OSError as e:
-        raise DownloadError(f"{corpus}: {e.strerror}. Mend that and run again") from None
+        raise DownloadError(f"{corpus}: {e.strerror}. Fix that and run again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -191,7 +191,7 @@ def get_parts(parts: list, base_url: str, downloads: Path) -> None:
     for part in missing:
         archive = downloads / f"{part}.tar.gz"
         if archive.name not in md5sums:
-            raise DownloadError(f"{downloads / 'md5sum.txt'} does not name {archive.name}. Mend: remove it, run again")
+            raise DownloadError(f"{downloads / 'md5sum.txt'} does not name {archive.name}. Fix: remove it, run again")
         print(f"{part}: {base_url}/12/{archive.name}", flush=True)
         fetch_whole(f"{base_url}/12/{archive.name}", archive, check_md5(md5sums[archive.name]))
         unpack(archive, corpus, part)
@@ -206,7 +206,7 @@ def main():
     what.add_argument("--lm_text", action="store_true", help=f"get 11/{LM_TEXT}")
     args = parser.parse_args()
     if not hasattr(tarfile, "data_filter"):
-        sys.exit("download.py: this Python cannot unpack archives safely. Mend: use 3.10.12, 3.11.4, 3.12 or later")
+        sys.exit("download.py: this Python cannot unpack archives safely. Fix: use 3.10.12, 3.11.4, 3.12 or later")
     try:
         args.downloads.mkdir(parents=True, exist_ok=True)
         if args.lm_text:

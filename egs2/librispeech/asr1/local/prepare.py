@@ -28,7 +28,7 @@ def read_chapter(transcripts: Path) -> list:
     for utterance in sorted(texts.keys() ^ recordings.keys()):
         lacks = "transcript" if utterance in recordings else "recording"
         raise DataError(
-            f"{transcripts.parent}: {utterance} has no {lacks}. Mend: this copy of LibriSpeech is not whole, get "
+            f"{transcripts.parent}: {utterance} has no {lacks}. Fix: this copy of LibriSpeech is not whole, get "
             f"{transcripts.parents[2].name} again"
         )
     return [(utterance, speaker, recordings[utterance], text) for utterance, text in texts.items()]
@@ -43,7 +43,7 @@ def read_part(part: Path) -> list:
     chapters = sorted(part.glob("*/*/*.trans.txt"))
     if not chapters:
         raise DataError(
-            f"{part} has no <speaker>/<chapter>/*.trans.txt. Mend: let --librispeech name the folder that holds "
+            f"{part} has no <speaker>/<chapter>/*.trans.txt. Fix: let --librispeech name the folder that holds "
             f"{part.name}, unpacked; --train_set train_clean_100 needs fewer parts"
         )
     shown = track(chapters, part.name, disable=not sys.stdout.isatty())

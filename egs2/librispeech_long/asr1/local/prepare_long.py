@@ -24,13 +24,13 @@ def read_part(part: Path) -> list:
     for flac in sorted(part.glob("*/*/*.flac")):
         transcript = flac.with_suffix(".txt")
         if not transcript.is_file():
-            sys.exit(f"prepare_long.py: {transcript} is not there. Mend: this copy is not whole, unpack it again")
+            sys.exit(f"prepare_long.py: {transcript} is not there. Fix: this copy is not whole, unpack it again")
         words = re.sub(r"[^A-Z' ]", " ", transcript.read_text(encoding="utf-8").upper()).split()
         speaker = flac.parents[1].name
         rows.append((f"{speaker}-{flac.stem}", speaker, flac, " ".join(words)))
     if not rows:
         sys.exit(
-            f"prepare_long.py: {part} has no <speaker>/<chapter>/*.flac. Mend: name the folder that holds {part.name}"
+            f"prepare_long.py: {part} has no <speaker>/<chapter>/*.flac. Fix: name the folder that holds {part.name}"
         )
     return rows
 

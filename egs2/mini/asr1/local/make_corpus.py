@@ -25,7 +25,7 @@ from espnet_rand.kaldi import write_data_dir
 try:
     import espeakng_loader
 except ImportError:
-    sys.exit("make_corpus.py: the package espeakng-loader is missing. Mend: pip install espeakng-loader")
+    sys.exit("make_corpus.py: the package espeakng-loader is missing. Fix: pip install espeakng-loader")
 
 SEED = 1
 SAMPLE_RATE = 16000
