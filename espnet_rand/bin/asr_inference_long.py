@@ -1,7 +1,7 @@
 """Decode long recordings: whole, in windows joined on what both saw, or in stretches with speech.
 
-Takes the options of espnet2.bin.asr_inference (or, with --task asr_transducer, asr_transducer_inference), and writes to
---output_dir, once all recordings are decoded
+Takes the options of espnet2.bin.asr_inference (or, with --task asr_transducer, asr_transducer_inference). Once all
+recordings are decoded, it writes to --output_dir
 
   1best_recog/text      Kaldi's text
   1best_recog/ctm       words with times
@@ -9,8 +9,8 @@ Takes the options of espnet2.bin.asr_inference (or, with --task asr_transducer, 
   report.jsonl          a line for each recording: decoded, or refused and why
   windows/              what is finished: the same command goes on from there
 
-Of several lists (--data_path_and_name_and_type more than once) each has a folder of its own in --output_dir, with the
-name of the folder that the list is in.
+Where there are several lists (--data_path_and_name_and_type more than once), each has a folder of its own in
+--output_dir, with the name of the folder that the list is in.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import espnet_rand
 from espnet_rand.bin.command import run
 from espnet_rand.errors import UserError
 from espnet_rand.kaldi import DataError
-from espnet_rand.longform import LongForm, corpus
+from espnet_rand.longform import LongForm, decode_list
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.toolkit import recognition
 
@@ -58,24 +58,24 @@ def asr_inference_long(args: argparse.Namespace) -> None:
     if args.key_file is not None and len(args.data_path_and_name_and_type) > 1:
         raise DataError("--key_file: it is for one list, not for several: decode them apart")
     lists = {
-        directory: corpus.read_entries(data, args.key_file)
+        directory: decode_list.read_entries(data, args.key_file)
         for directory, data in _directories(args.output_dir, args.data_path_and_name_and_type).items()
     }
     for directory in lists:
-        with corpus.locked(directory):
+        with decode_list.locked(directory):
             pass  # another run at work there is noticed before the model is built
     long_form = LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
-    of = corpus.identity(args)
+    belongs_to = decode_list.identity(args)
     refused = []
     for directory, (entries, pipes) in lists.items():
-        if number := corpus.decode(long_form, entries, directory, of, pipes, console):
+        if number := decode_list.decode(long_form, entries, directory, belongs_to, pipes, console):
             refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
     if refused:
         raise UserError("; ".join(refused))
 
 
 def _directories(output_dir: str, data: Sequence[Tuple[str, str, str]]) -> Dict[Path, Tuple[str, str, str]]:
-    """Where each list is decoded into."""
+    """The directory that each list is decoded into."""
     if len(data) == 1:
         return {Path(output_dir): data[0]}
     directories = {Path(output_dir, Path(os.path.abspath(entry[0])).parent.name): entry for entry in data}
@@ -85,6 +85,7 @@ def _directories(output_dir: str, data: Sequence[Tuple[str, str, str]]) -> Dict[
 
 
 def _log(level: str, console: Console) -> None:
+    """Set up the log."""
     if console.is_terminal:  # above the progress bar, which other lines would tear
         logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console)])
     else:
@@ -93,7 +94,7 @@ def _log(level: str, console: Console) -> None:
 
 
 def main(cmd: Optional[List[str]] = None) -> None:
-    """Exits with status 1 where a recording is refused or nothing can be decoded."""
+    """Run the command; exit with status 1 where a recording is refused or nothing can be decoded."""
     task = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     task.add_argument("--task", choices=recognition.TASKS, default="asr")
     run(asr_inference_long, get_parser(task.parse_known_args(cmd)[0].task), cmd)

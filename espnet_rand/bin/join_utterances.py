@@ -6,7 +6,7 @@ from typing import List, Optional
 
 from espnet_rand.bin.command import run
 from espnet_rand.longform.audio import CommandError
-from espnet_rand.longform.data import GROUPS, join
+from espnet_rand.longform.long_test_sets import GROUPS, join
 from espnet_rand.options import OptionError
 
 

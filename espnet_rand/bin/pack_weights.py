@@ -22,7 +22,7 @@ def pack_weights(args: argparse.Namespace) -> None:
     """Write the codes that the model evaluates with, and the rest of its checkpoint."""
     if args.model_file is None:
         raise PretrainedError("--model_file is not given: only a trained model is packed as it is")
-    bits = eval_bits.given(args)
+    bits = eval_bits.command_precision(args)
     model, _ = checkpoints.load(args)
     if not quantized_layers(model):
         raise QuantizationError(

@@ -21,7 +21,7 @@ def quantize_weights(args: argparse.Namespace) -> None:
     """Quantize a float checkpoint as the options say, and pack it."""
     if options.resolve(args) is None:
         raise QuantizationError("--quantizer is not given: absmax rounds to nearest, clip searches the best range")
-    bits = eval_bits.given(args)
+    bits = eval_bits.command_precision(args)
     model, _ = checkpoints.load_quantized(args)
     save(checkpoints.pack(model, bits), args.output)
 

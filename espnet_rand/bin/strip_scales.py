@@ -8,7 +8,7 @@ from espnet_rand.bin.command import run
 from espnet_rand.layers import split_scales
 from espnet_rand.packing import is_packed
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
-from espnet_rand.toolkit.pretrained.sources import read
+from espnet_rand.toolkit.pretrained.sources import read_weights
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,7 +26,7 @@ def strip_scales(args: argparse.Namespace) -> None:
         raise PretrainedError(
             f"{args.model_file} is packed. Fix: python -m espnet_rand.bin.unpack_weights makes a checkpoint of it"
         )
-    state = read(args.model_file)
+    state = read_weights(args.model_file)
     scales = split_scales(state)
     if not scales:
         raise PretrainedError(f"{args.model_file} has no learned scales: stock ESPnet takes it as it is")

@@ -1,4 +1,4 @@
-"""Recordings, read from disk a stretch at a time."""
+"""Reads recordings from disk, a stretch at a time."""
 
 import functools
 import math
@@ -23,12 +23,12 @@ from espnet_rand.longform.sound import AudioError
 
 # a filter of torchaudio.functional.resample has so many values at most; odd rates such as 44101 Hz want gigabytes
 _LARGEST_FILTER = 4_000_000
-# what a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
+# how far a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
 _REACH = 8
 # frames that are looked at at a time
 _BLOCK = 2**20
-# powers of two: floats beyond the first in many places are no sound of full scale 1, however hot; beyond the second
-# they are noted. Recorders of 32-bit floats exceed 1 by ten times
+# powers of two: floats that exceed the first in many places are no sound of full scale 1, however hot; those that
+# exceed the second are noted. Recorders of 32-bit floats exceed 1 by ten times
 _SCALED, _HOT = 5, 1
 # seconds of samples beyond these that are taken for clicks
 _CLICKS = 0.1
@@ -45,12 +45,12 @@ class CommandError(AudioError):
 class Recording:
     """A recording of one channel at the rate that is asked for.
 
-    Several channels are mixed, another rate is converted stretch by stretch: what `read` returns is, sample by sample,
-    a part of the whole recording converted.
+    Several channels are mixed, another rate is converted stretch by stretch. Whatever stretch `read` is asked for, its
+    samples are those of the whole recording converted.
 
     Args:
         source: a file that libsndfile or PyAV reads, or samples at `rate`, (samples,), within -1 and 1
-        rate: of what `read` returns, in Hz; default: the file's own
+        rate: the rate of the samples that `read` returns, in Hz; default: the file's own
         name: what messages call it; default: the file's
 
     Attributes:
@@ -87,7 +87,7 @@ class Recording:
 
     @property
     def notes(self) -> List[str]:
-        """What was done to it, and what its file lacks; of several channels, what was not read yet is read for it."""
+        """Say what was done to the recording, and what its file lacks. Channels are read to their end for this."""
         cancelled = self._cancelled_seconds()
         if not cancelled:
             return [*self._notes]
@@ -97,12 +97,12 @@ class Recording:
         ]
 
     def identity(self) -> Dict[str, Any]:
-        """What tells whether it is the same as in an earlier run: of a file its fingerprint, else what is heard in it.
+        """Describe it, so as to tell whether it is the same in another run: by its file's fingerprint, else its sound.
 
         Raises:
             AudioError: what a command wrote or an archive has is damaged
         """
-        if not self._version:  # not of the bytes: in a WAV of floats libsndfile notes the time
+        if not self._version:  # not by the bytes: libsndfile notes the time in a WAV of floats
             checksum = 0
             for first in range(0, self._frames, _BLOCK):
                 checksum = zlib.crc32(self._read(first, min(first + _BLOCK, self._frames)), checksum)
@@ -110,7 +110,7 @@ class Recording:
         return {"name": self.name, "length": self.length, **self._version}
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The samples from `start` to `stop` (in samples at `rate`; within the recording), float32.
+        """Read the samples from `start` to `stop` (in samples at `rate`; within the recording), float32.
 
         Raises:
             AudioError: the file is damaged there, or has values that are no numbers
@@ -127,6 +127,7 @@ class Recording:
         return samples[start - first * up : stop - first * up]
 
     def close(self) -> None:
+        """Close the file; nothing can be read from then on."""
         self._owned.close()
 
     def __enter__(self) -> "Recording":
@@ -136,6 +137,7 @@ class Recording:
         self.close()
 
     def _open(self, path: str) -> None:
+        """Open a file; close it again where it cannot be used."""
         try:
             if not os.path.isfile(path):
                 raise AudioError(f"{self.name}: there is no such file")
@@ -143,7 +145,7 @@ class Recording:
                 self._version = fingerprint(path)
             self._file, notes = open_sound(path, self.name, self._owned)
             self._set(self._file.samplerate, self._file.frames, self._file.channels)
-            self._rows(self._frames - 1, self._frames)
+            self._read_frames(self._frames - 1, self._frames)
             self._notes += notes
             if self._channels > 1:
                 self._notes.append(f"{self._channels} channels, mixed into one")
@@ -157,7 +159,7 @@ class Recording:
             raise
 
     def _set(self, rate: int, frames: int, channels: int) -> None:
-        """The length at both rates; `_down` frames of the source make `_up` samples."""
+        """Set the length at both rates. `_down` frames of the source make `_up` samples."""
         if frames == 0:
             raise AudioError(f"{self.name}: it is empty")
         self.rate = self.rate or rate
@@ -165,7 +167,7 @@ class Recording:
         self._frames, self._down, self._up = frames, rate // divisor, self.rate // divisor
         self._channels, self._scale = channels, 1.0
         self._second = rate
-        # of each second: 1 was mixed, 2 is one channel; 0: it was not read yet
+        # one entry a second: 1 was mixed, 2 is one channel, 0 was not read yet
         self._mixed = bytearray(-(-frames // rate))
         self.length = -(-frames * self._up // self._down)
         if rate == self.rate:
@@ -178,14 +180,14 @@ class Recording:
         self._notes.append(f"converted from {rate} to {self.rate} Hz")
 
     def _find_scale(self) -> float:
-        """What floats are to be divided by: 1, or the full scale of integers of 16, 24 or 32 bits.
+        """Find the number to divide floats by: 1, or the full scale of integers of 16, 24 or 32 bits.
 
-        All are looked at, so that every stretch is divided by the same. A few may be anything.
+        It looks at all, so that every stretch is divided by the same number. A few may be anything.
         """
         exponents = np.zeros(256, np.int64)
         for first in range(0, self._frames, _BLOCK):
-            rows = self._rows(first, min(first + _BLOCK, self._frames))
-            loud = rows[np.abs(rows) >= 2.0**_HOT]
+            frames = self._read_frames(first, min(first + _BLOCK, self._frames))
+            loud = frames[np.abs(frames) >= 2.0**_HOT]
             exponents += np.bincount(loud.view(np.int32) >> 23 & 255, minlength=256)  # 8 bits of a float32
         clicks = _CLICKS * self._second * self._channels
 
@@ -203,26 +205,27 @@ class Recording:
         raise AudioError(f"{self.name}: floats beyond any scale that is known. Fix: scale them to within -1 and 1")
 
     def _read(self, first: int, last: int) -> np.ndarray:
-        """Frames of the source in one channel: whatever stretch is asked for, the same."""
+        """Read frames of the source in one channel, which are the same whatever stretch they are read in."""
         if self._channels == 1:
-            return np.ascontiguousarray(self._rows(first, last)[:, 0])
+            return np.ascontiguousarray(self._read_frames(first, last)[:, 0])
         begin = first // self._second
-        rows = self._rows(begin * self._second, min(-(-last // self._second) * self._second, self._frames))
-        seconds = range(0, len(rows), self._second)
-        mixed = [self._mix(rows[at : at + self._second], begin + n) for n, at in enumerate(seconds)]
+        frames = self._read_frames(begin * self._second, min(-(-last // self._second) * self._second, self._frames))
+        seconds = range(0, len(frames), self._second)
+        mixed = [self._mix(frames[at : at + self._second], begin + n) for n, at in enumerate(seconds)]
         return np.concatenate(mixed)[first - begin * self._second :][: last - first]
 
-    def _mix(self, rows: np.ndarray, second: int) -> np.ndarray:
-        """The mean of the channels; where they cancel each other, the first of those that are about the loudest."""
+    def _mix(self, frames: np.ndarray, second: int) -> np.ndarray:
+        """Take the mean of the channels; where they cancel each other, the first of about the loudest ones."""
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = rows.mean(axis=1)
-            powers = np.square(rows).mean(axis=0)
+            mean = frames.mean(axis=1)
+            powers = np.square(frames).mean(axis=0)
             power = np.square(mean).mean() * self._channels**2
             cancelled = powers.max() > _SILENCE**2 and power < _CANCELLED * powers.max()
         self._mixed[second] = 1 + cancelled
-        return rows[:, np.argmax(powers > powers.max() / 4)] if cancelled else mean
+        return frames[:, np.argmax(powers > powers.max() / 4)] if cancelled else mean
 
     def _cancelled_seconds(self) -> int:
+        """Count the seconds in which channels cancel each other."""
         if self._channels == 1:
             return 0
         for second, seen in enumerate(self._mixed):
@@ -230,8 +233,8 @@ class Recording:
                 self._read(second * self._second, min((second + 1) * self._second, self._frames))
         return self._mixed.count(2)
 
-    def _rows(self, first: int, last: int) -> np.ndarray:
-        """Frames of the source, float32, (frames, channels)."""
+    def _read_frames(self, first: int, last: int) -> np.ndarray:
+        """Read frames of the source, float32, (frames, channels)."""
         if self._file is None:
             samples = self._samples[first:last, None]
             return samples if self._scale == 1 else samples / np.float32(self._scale)
@@ -249,10 +252,10 @@ class Recording:
 
 
 @contextmanager
-def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Recording]:
-    """The recording of an entry of wav.scp: a file; FILE:OFFSET of an archive; where `pipes` are allowed, `COMMAND |`.
+def open_entry(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Recording]:
+    """Open an entry of wav.scp: a file; FILE:OFFSET of an archive; where `pipes` are allowed, `COMMAND |`.
 
-    What a command writes, or an archive holds, is stored in $TMPDIR while it is read.
+    A recording that a command writes or an archive holds is stored in $TMPDIR while it is read.
 
     Raises:
         CommandError: it is a command, and `pipes` is False
@@ -277,7 +280,7 @@ def opened(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Reco
 
 
 def _run(command: str, file: IO[bytes]) -> None:
-    """Write what a command writes."""
+    """Run a command, and write its output to a file."""
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         shutil.copyfileobj(process.stdout, file)
     if process.returncode != 0:
@@ -285,7 +288,7 @@ def _run(command: str, file: IO[bytes]) -> None:
 
 
 def _extract(path: str, offset: int, file: IO[bytes]) -> None:
-    """Write a recording of an archive, as WAV."""
+    """Write a recording of an archive to a file, as WAV."""
     entry = f"{path}:{offset}"
     try:
         from kaldiio.matio import read_kaldi
@@ -297,7 +300,7 @@ def _extract(path: str, offset: int, file: IO[bytes]) -> None:
             raise AudioError(f"{entry}: no sound there: neither WAV nor what kaldiio marks as AUDIO")
         archive.seek(offset)
         try:
-            rate, samples = read_kaldi(archive)  # of a path kaldiio would run what ends with "|"
+            rate, samples = read_kaldi(archive)  # an open file: kaldiio would run a path that ends with "|"
             soundfile.write(file, samples, rate, "FLOAT" if samples.dtype.kind == "f" else "PCM_16", format="WAV")
         except Exception as e:  # of whatever is at that place
             raise AudioError(f"{entry}: no sound there: {(str(e) or type(e).__name__).splitlines()[0]}") from None

@@ -1,8 +1,9 @@
-"""What a call of ESPnet's is within: the device, the task that is said to be the model's."""
+"""The device of a model, and errors of building it in other words: ESPnet's name neither the file nor the option."""
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
 import torch
 
@@ -11,7 +12,7 @@ from espnet_rand.options import OptionError
 
 
 def device(ngpu: int) -> str:
-    """Of the model, as `--ngpu` says.
+    """The device of a model, as `--ngpu` says.
 
     Raises:
         OptionError: there are not so many GPUs
@@ -21,29 +22,37 @@ def device(ngpu: int) -> str:
     return "cuda" if ngpu else "cpu"
 
 
-def missing(what: object) -> MissingFileError:
-    """That a file is not there which a configuration names: `what` says which."""
+def missing_file(error: OSError, config: Union[str, Path], content: str) -> Optional[MissingFileError]:
+    """Say which file is missing, if it is one that a configuration names; None: it is not, or nothing is missing.
+
+    Args:
+        error: raised while the configuration was used; sentencepiece's has the file's name in its message alone
+        config: what the message calls the configuration
+        content: its text
+    """
+    in_message = re.search(r'"(.*)": No such file', str(error))
+    name = str(error.filename or (in_message[1] if in_message else ""))
+    if "No such file" not in str(error) or not name or name not in content:
+        return None
+    if Path(name).is_absolute():
+        return MissingFileError(f"{config}: no such file: {name}. Fix: put it there, or correct the configuration")
     return MissingFileError(
-        f"{what}. Fix: start the command where the training was started: paths in its config.yaml are relative"
+        f"{config}: no such file: {name}. Fix: start the command where the training was started: paths in its "
+        "config.yaml are relative"
     )
 
 
 @contextmanager
-def building(task: str, config: Union[str, Path]) -> Iterator[None]:
-    """Inside the block ESPnet builds the model of a configuration file, which may be of another task.
+def checking_task(task: str, config: Union[str, Path]) -> Iterator[None]:
+    """Let ESPnet build the model of a configuration inside the block, and say so if it may be of another task.
 
     Raises:
         OptionError: in place of what ESPnet raises then
-        MissingFileError: a file is not there that it needs
     """
     try:
         yield
-    except UserError:
+    except (OSError, UserError):
         raise
-    except OSError as e:
-        if "No such file" not in str(e):
-            raise
-        raise missing(f"{config}: {e}") from e
     except Exception as e:  # of whatever is in the files
         raise OptionError(
             f"--task {task} cannot build the model of {config}: {one_line(e)}. Fix: --task, if it is of another"

@@ -11,15 +11,16 @@ from espnet2.lm.espnet_model_multitask import ESPnetMultitaskLanguageModel
 
 from espnet_rand.environment import EVAL_BITS, bits_or_plan
 from espnet_rand.layers import EvalBits, set_eval_bits
-from espnet_rand.options import OptionError, a_precision
+from espnet_rand.options import a_precision
+from espnet_rand.toolkit import launcher
 from espnet_rand.toolkit.options import read_mapping
 
-#: Of all kinds.
+#: ESPnet's language models, of all kinds.
 LANGUAGE_MODELS = (ESPnetLanguageModel, ESPnetMultitaskLanguageModel)
 
 
-def read(given: Union[int, str]) -> EvalBits:
-    """What a user gives: a number of bits, or a plan file: YAML, names or wildcards -> bits.
+def read_precision(given: Union[int, str]) -> EvalBits:
+    """Read what a user gives as a precision: a number of bits, or a plan file: YAML, names or wildcards -> bits.
 
     Raises:
         OptionError: the number is not allowed; there is no such file, or it holds something else
@@ -42,15 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def given(args: argparse.Namespace) -> Optional[EvalBits]:
-    """What `--eval_bits` of a command gives, if anything. Raises OptionError as `read` does."""
-    return None if args.eval_bits is None else read(args.eval_bits)
+def command_precision(args: argparse.Namespace) -> Optional[EvalBits]:
+    """The precision that `--eval_bits` of a command gives, if any. Raises OptionError as `read_precision` does."""
+    return None if args.eval_bits is None else read_precision(args.eval_bits)
 
 
-def asked() -> Optional[EvalBits]:
-    """What `espnet-rand --eval_bits` asks for, if anything. Raises OptionError as `read` does."""
-    given = os.environ.get(EVAL_BITS)
-    return read(given) if given else None
+def launcher_precision() -> Optional[EvalBits]:
+    """The precision that `espnet-rand --eval_bits` gives, if any. Raises OptionError as `read_precision` does."""
+    return launcher.option(EVAL_BITS, read_precision)
 
 
 def apply(model: torch.nn.Module) -> None:
@@ -58,7 +58,7 @@ def apply(model: torch.nn.Module) -> None:
 
     Language models beside it stay as they are: a plan is about one model.
     """
-    bits = asked()
+    bits = launcher_precision()
     if bits is None:
         return
     if isinstance(model, LANGUAGE_MODELS):
@@ -66,12 +66,3 @@ def apply(model: torch.nn.Module) -> None:
         return
     set_eval_bits(model, bits)
     logging.info(f"espnet_rand: evaluated at {os.environ[EVAL_BITS]} bits")
-
-
-def refuse_in_training() -> None:
-    """Raises OptionError: `espnet-rand --eval_bits` does nothing in training."""
-    if os.environ.get(EVAL_BITS):
-        raise OptionError(
-            "--eval_bits: espnet-rand was started with it for a training. Fix: leave it out; to validate at several "
-            "precisions, list them in quantizer_conf: eval_bits"
-        )

@@ -4,6 +4,7 @@ Whisper learned from windows of 30 seconds, most of which end in silence. Where 
 over and over.
 """
 
+import functools
 import inspect
 import logging
 import math
@@ -18,23 +19,14 @@ from torch.utils.hooks import RemovableHandle
 
 from espnet_rand.environment import TRAILING_SILENCE, seconds
 from espnet_rand.options import OptionError
+from espnet_rand.toolkit import launcher
 
 _RATE = 16000  # of Whisper, in Hz
 
 
-def asked() -> Optional[float]:
-    """What `espnet-rand --trailing_silence` asks for, if anything. Raises OptionError as `seconds` does."""
-    given = os.environ.get(TRAILING_SILENCE)
-    return seconds(TRAILING_SILENCE, given) if given else None
-
-
-def refuse_in_training() -> None:
-    """Raises OptionError: `espnet-rand --trailing_silence` does nothing in training."""
-    if os.environ.get(TRAILING_SILENCE):
-        raise OptionError(
-            "--trailing_silence: espnet-rand was started with it for a training. Fix: give it behind the name of the "
-            "training's program, or in its configuration"
-        )
+def launcher_seconds() -> Optional[float]:
+    """The seconds that `espnet-rand --trailing_silence` gives, if any. Raises OptionError as `seconds` does."""
+    return launcher.option(TRAILING_SILENCE, functools.partial(seconds, TRAILING_SILENCE))
 
 
 def build(original: Any, args: Any) -> torch.nn.Module:
@@ -62,7 +54,7 @@ def apply(model: torch.nn.Module, trained: Any) -> None:
     Raises:
         OptionError: `espnet-rand --trailing_silence` is off, or the model hears by no Whisper encoder
     """
-    silence = asked()
+    silence = launcher_seconds()
     if silence is not None:
         _put(model, silence, os.environ[TRAILING_SILENCE])
     elif getattr(trained, "trailing_silence", None) is None and isinstance(

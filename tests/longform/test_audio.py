@@ -14,7 +14,7 @@ from torchaudio.functional import resample
 from espnet_rand.kaldi import read_lines
 from espnet_rand.longform import files, pyav
 from espnet_rand.longform import wav as wav_files
-from espnet_rand.longform.audio import AudioError, Recording, opened
+from espnet_rand.longform.audio import AudioError, Recording, open_entry
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_flac_whose_length_is_wrong_is_read_to_its_end(tmp_path):
         assert again.identity()["length"] == len(samples)
         np.testing.assert_array_equal(again.read(70000, 90001), samples[70000:90001])
         again.close()
-    with opened(f"cat {path} |", True, RATE) as recording:
+    with open_entry(f"cat {path} |", True, RATE) as recording:
         np.testing.assert_array_equal(recording.read(0, recording.length), samples)
     both = heard(path, whole + whole, 12, [LONGER])
     np.testing.assert_array_equal(both[:96000], both[96000:])
@@ -407,7 +407,7 @@ def test_floats_of_the_scale_of_integers_are_divided(tmp_path, noise, subtype):
 def test_commands_run_only_where_they_are_wanted(tmp_path, noise, monkeypatch):
     soundfile.write(tmp_path / "a.wav", noise, 16000, subtype="FLOAT")
     entry = f"cat {tmp_path}/a.wav |"
-    with opened(entry, True, 16000) as recording:
+    with open_entry(entry, True, 16000) as recording:
         np.testing.assert_array_equal(recording.read(5, 100), noise[5:100])
         assert recording.identity()["name"] == entry
     marked = tmp_path / "ran"
@@ -416,12 +416,12 @@ def test_commands_run_only_where_they_are_wanted(tmp_path, noise, monkeypatch):
         ("false |", True, "status 1"),
         ("true |", True, "not to be read"),
     ):
-        with pytest.raises(AudioError, match=reason), opened(entry, pipes, 16000):
+        with pytest.raises(AudioError, match=reason), open_entry(entry, pipes, 16000):
             pass
     # to kaldiio a path with such a name is a command
     soundfile.write(tmp_path / "touch ran|", noise, 16000, format="WAV")
     monkeypatch.chdir(tmp_path)
-    with opened("touch ran|:0", False, 16000) as recording:
+    with open_entry("touch ran|:0", False, 16000) as recording:
         np.testing.assert_allclose(recording.read(5, 100), noise[5:100], atol=1e-4)
     assert not marked.exists()
 
@@ -434,7 +434,7 @@ def test_recordings_in_archives(tmp_path, noise, kind):
         for key, part in keys.items():
             writer[key] = (16000, part)
     for key, entry in read_lines(tmp_path / "wav.scp").items():
-        with opened(entry, False) as recording:
+        with open_entry(entry, False) as recording:
             assert (recording.rate, recording.length) == (16000, len(keys[key]))
             np.testing.assert_array_equal(recording.read(10, 8000) * 2**15, keys[key][10:8000])
 
@@ -448,6 +448,6 @@ def test_archives_without_sound_are_refused_and_not_unpickled(tmp_path):
         ("all.ark:999", "no sound"),
         ("b.ark:2", "no such file"),
     ):
-        with pytest.raises(AudioError, match=reason), opened(f"{tmp_path}/{entry}", True, 16000):
+        with pytest.raises(AudioError, match=reason), open_entry(f"{tmp_path}/{entry}", True, 16000):
             pass
     assert not marked.exists()

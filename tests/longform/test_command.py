@@ -19,7 +19,7 @@ espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.bin import asr_inference_long  # noqa: E402
-from espnet_rand.longform import LongForm, corpus  # noqa: E402
+from espnet_rand.longform import LongForm, decode_list  # noqa: E402
 from espnet_rand.packing import pack_model, write  # noqa: E402
 
 from . import tones  # noqa: E402
@@ -159,7 +159,7 @@ def test_where_another_run_is_at_work_nothing_is_done(model, tune, tmp_path):
     soundfile.write(tmp_path / "a.wav", samples, 16000)
     (tmp_path / "wav.scp").write_bytes(f"\ufeffa {tmp_path}/a.wav\r\n".encode())
     (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfa\r\n")
-    with corpus.locked(tmp_path / "out"):
+    with decode_list.locked(tmp_path / "out"):
         error = decode(model, tmp_path / "wav.scp", tmp_path / "out", "--key_file", tmp_path / "keys")
         holder = f"process {os.getpid()} on .*, since .*,"
         assert re.fullmatch(f"asr_inference_long: error: {tmp_path}/out: {holder} is at work there. Fix: .*", error)

@@ -10,8 +10,9 @@ espnet_rand.register()
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_rand.toolkit import eval_bits, options  # noqa: E402
+from espnet_rand.toolkit.context import missing_file  # noqa: E402
 from espnet_rand.toolkit.hooks import init_param  # noqa: E402
-from espnet_rand.toolkit.pretrained.sources import opened, read  # noqa: E402
+from espnet_rand.toolkit.pretrained.sources import open_pretrained, read_weights  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
 
 DEEP = "{a: " * 3000 + "1" + "}" * 3000
@@ -61,6 +62,16 @@ def test_paths_of_a_configuration_from_elsewhere(tmp_path, more):
     assert line.startswith(f"{folder}/config.yaml: no such file: ") and "where the training was started" in line
 
 
+def test_what_is_missing_is_claimed_of_a_configuration_that_names_it():
+    sentencepiece = OSError('Not found: "data/bpe.model": No such file or directory Error #2')
+    line = str(missing_file(sentencepiece, "c.yaml", "bpemodel: data/bpe.model"))
+    assert line.startswith("c.yaml: no such file: data/bpe.model. Fix: start the command where the training was")
+    assert missing_file(sentencepiece, "c.yaml", "bpemodel: null") is None
+    assert missing_file(PermissionError(13, "Permission denied", "x"), "c.yaml", "x: x") is None
+    absolute = FileNotFoundError(2, "No such file or directory", "/no/s.npz")
+    assert "put it there" in str(missing_file(absolute, "c.yaml", "stats_file: /no/s.npz"))
+
+
 @pytest.mark.parametrize("size", [0, 8, 1000])
 @pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
 def test_files_cut_off(folder, tmp_path, size, name):
@@ -68,7 +79,7 @@ def test_files_cut_off(folder, tmp_path, size, name):
     path.write_bytes((folder / "model.pth").read_bytes()[:size])
     line = said(ASRTask.build_model_from_file, folder / "config.yaml", path)
     assert str(path) in line and ("copy or make it again" in line) == (size < 9)
-    assert str(path) in said(read, path)
+    assert str(path) in said(read_weights, path)
 
 
 def test_yaml_nested_too_deep(folder, tmp_path, capsys):
@@ -78,10 +89,10 @@ def test_yaml_nested_too_deep(folder, tmp_path, capsys):
     training = {"quantizer_config": path, "quantizer": None}
     lines = [
         said(ASRTask.build_model_from_file, path, folder / "model.pth"),
-        said(eval_bits.read, path),
+        said(eval_bits.read_precision, path),
         said(options.resolve, options.argparse.Namespace(**training)),
         said(options.trained_with, path),
-        said(opened(tmp_path).__enter__),
+        said(open_pretrained(tmp_path).__enter__),
         said(init_param._other_tokens, path),
     ]
     assert all("nested too deep" in line and str(tmp_path) in line for line in lines)
@@ -93,7 +104,7 @@ def test_yaml_nested_too_deep(folder, tmp_path, capsys):
 
 def test_bits_of_a_plan_are_refused_before_there_is_a_model(tmp_path):
     (tmp_path / "plan.yaml").write_text("'*': 9\n")
-    assert "eval_bits: *: 9 is not allowed" in said(eval_bits.read, tmp_path / "plan.yaml")
+    assert "eval_bits: *: 9 is not allowed" in said(eval_bits.read_precision, tmp_path / "plan.yaml")
 
 
 def test_espnet_refuses_options_in_one_line(capsys):
@@ -115,6 +126,22 @@ def test_recordings_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("espnet2.fileio.sound_scp.soundfile_read", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reader["bad"]
+
+
+@pytest.mark.parametrize("kind", ["multi_columns_sound", "variable_columns_sound", "kaldi_ark"])
+def test_recordings_of_other_types_are_named(tmp_path, monkeypatch, kind):
+    from espnet2.train.dataset import DATA_TYPES
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.wav").write_bytes(bytes(40))
+    (tmp_path / "wav.scp").write_text("gone nope/x.wav\nbad bad.wav\nold nope.ark:12\ncut bad.wav:12\nrun false |\n")
+    reader = DATA_TYPES[kind]["func"]("wav.scp")
+    assert said(reader.__getitem__, "gone").startswith("gone: there is no nope/x.wav (from ")
+    assert said(reader.__getitem__, "bad").startswith("bad: bad.wav is not to be read: ")
+    if kind == "kaldi_ark":
+        assert said(reader.__getitem__, "old").startswith("old: there is no nope.ark:12 (from ")
+        assert said(reader.__getitem__, "cut").startswith("cut: bad.wav:12 is not to be read: ")
+        assert said(reader.__getitem__, "run").startswith("run: false | is not to be read: ")
 
 
 def test_what_is_to_be_imported(tmp_path, monkeypatch):

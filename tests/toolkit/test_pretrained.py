@@ -26,7 +26,7 @@ from espnet_rand.context import setting  # noqa: E402
 from espnet_rand.toolkit.hooks import init_param  # noqa: E402
 from espnet_rand.toolkit.pretrained import sources  # noqa: E402
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit  # noqa: E402
-from espnet_rand.toolkit.pretrained.sources import opened  # noqa: E402
+from espnet_rand.toolkit.pretrained.sources import open_pretrained  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
 
 #: The contents that espnet2.bin.pack makes of a task (it has none for mt and slu: the names of their inference).
@@ -353,7 +353,7 @@ def test_a_tag_is_downloaded_by_the_model_zoo(zoo, monkeypatch):
     monkeypatch.setattr(ModelDownloader, "__init__", lambda self: None)
     monkeypatch.setattr(ModelDownloader, "download", lambda self, tag: str(given.folder))  # as of Hugging Face
     monkeypatch.setattr(ModelDownloader, "download_and_unpack", lambda self, tag: files if tag == "me/model@v1" else {})
-    with opened("me/model@v1") as found:
+    with open_pretrained("me/model@v1") as found:
         assert found == (given.folder / "model.pth", given.folder / "config.yaml")
 
     def fail(self, tag):
@@ -382,11 +382,14 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypat
     monkeypatch.setattr(ModelDownloader, "download", lambda self, tag: str(bomb))
     monkeypatch.setattr(ModelDownloader, "download_and_unpack", lambda self, tag: unpacked.append(tag))
     for given in (bomb, "me/model"):
-        with pytest.raises(PretrainedError, match=rf"{name}: .* bytes that unpack to 5,000,\d+ or more"), opened(given):
+        with (
+            pytest.raises(PretrainedError, match=rf"{name}: .* bytes that unpack to 5,000,\d+ or more"),
+            open_pretrained(given),
+        ):
             pass
     monkeypatch.setattr(sources, "_MOST_TIMES", 10**9)
     monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    with pytest.raises(PretrainedError, match="has room for 1,000,000. Fix: make room there"), opened(bomb):
+    with pytest.raises(PretrainedError, match="has room for 1,000,000. Fix: make room there"), open_pretrained(bomb):
         pass
     assert not unpacked
 

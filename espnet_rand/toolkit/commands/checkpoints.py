@@ -19,11 +19,11 @@ from espnet_rand.errors import QuantizationError
 from espnet_rand.layers import EvalBits, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
 from espnet_rand.toolkit import eval_bits, options
-from espnet_rand.toolkit.context import building
+from espnet_rand.toolkit.context import checking_task
 from espnet_rand.toolkit.hooks import init_param, partial
 from espnet_rand.toolkit.hooks.packed import check_adapter, empty_checkpoint
 from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
-from espnet_rand.toolkit.pretrained.sources import Pretrained, opened, read
+from espnet_rand.toolkit.pretrained.sources import Pretrained, open_pretrained, read_weights
 
 
 def task_names() -> list:
@@ -91,7 +91,7 @@ def load(
             "random ones unless it loads its own, as Whisper does"
         )
         return _build(args.task, args.train_config, quantizer)
-    with opened(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
+    with open_pretrained(args.model_file, language_model=args.task == "lm") as files, empty_checkpoint() as empty:
         config = args.train_config or files.train_config
         if config is None:
             raise PretrainedError(f"--train_config: there is no config.yaml beside {args.model_file}: give it")
@@ -108,7 +108,7 @@ def _load_from(
     quantizer: Optional[QuantizerConfig],
 ) -> Tuple[AbsESPnetModel, argparse.Namespace]:
     """A model that `build` builds, with the weights of `files`; `name` and `config` are what messages call them."""
-    packed, state = is_packed(files.model_file), read(files.model_file)
+    packed, state = is_packed(files.model_file), read_weights(files.model_file)
     if packed:
         logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
 
@@ -139,7 +139,7 @@ def _load_from(
 def _build(
     task: str, config: Path, quantizer: Optional[QuantizerConfig], model_file: Optional[str] = None
 ) -> Tuple[AbsESPnetModel, argparse.Namespace]:
-    with building(task, config):
+    with checking_task(task, config):
         model, trained = find_task(task).build_model_from_file(config, model_file)
     if quantizer is not None:
         if quantized_layers(model):

@@ -13,11 +13,12 @@ from espnet2.utils.types import str2triple_str
 from espnet_rand.batches import copied
 from espnet_rand.errors import one_line
 from espnet_rand.kaldi import read_lines
+from espnet_rand.toolkit.context import missing_file
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which data: `--data_path_and_name_and_type`, `--num_utterances`, `--batch_size`, `--ngpu`."""
+    """Add the options that say which data: `--data_path_and_name_and_type`, `--num_utterances` and others."""
     parser.add_argument(
         "--data_path_and_name_and_type",
         type=str2triple_str,
@@ -48,6 +49,7 @@ class Validation:
 
     Raises:
         PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data, or the model use it
+        MissingFileError: a file is not there that the training's configuration names, such as a BPE model
     """
 
     def __init__(self, args: argparse.Namespace, task: Type[AbsTask], model: torch.nn.Module, trained: Any):
@@ -79,6 +81,8 @@ class Validation:
                     allow_variable_data_keys=True,
                 )
                 batches = [{**batch, "utt_id": names} for names, batch in loader]
+            except OSError as e:  # as of a BPE model, which is not opened before there is a text
+                raise missing_file(e, args.train_config or "config.yaml", str(vars(trained))) or e from None
             except (RuntimeError, ValueError, LookupError) as e:
                 given = " ".join(",".join(one) for one in data)
                 raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {one_line(e)}") from e
@@ -94,11 +98,11 @@ class Validation:
 
     @torch.no_grad()
     def loss(self) -> float:
-        """Of the model as it stands."""
+        """The loss of the model as it stands."""
         return float(sum(loss * weight for loss, weight in map(self._forward, self.batches)) / self._weight)
 
     def add_gradients(self) -> None:
-        """Of `loss`, to the parameters' `grad`."""
+        """Add the gradients of `loss` to the parameters' `grad`."""
         for batch in self.batches:
             loss, weight = self._forward(batch)
             (loss * weight / self._weight).backward()

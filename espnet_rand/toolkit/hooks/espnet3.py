@@ -10,7 +10,7 @@ from espnet2.tasks import abs_task
 
 from espnet_rand.context import setting
 from espnet_rand.options import OptionError
-from espnet_rand.toolkit import eval_bits, options, trailing_silence
+from espnet_rand.toolkit import launcher, options
 from espnet_rand.toolkit.hooks import init_param, resuming
 
 
@@ -37,8 +37,7 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
         OptionError: see options.resolve and resuming.check_kind; an option stands beside `model:`, where the model does
             not get it; espnet-rand was started with --eval_bits or --trailing_silence, which do nothing in training
     """
-    eval_bits.refuse_in_training()
-    trailing_silence.refuse_in_training()
+    launcher.refuse_in_training()
     from espnet3.utils.task_utils import get_task_class
     from omegaconf import OmegaConf, open_dict
 

@@ -1,44 +1,68 @@
-"""The files that ESPnet reads, models' and recordings: what is wrong with them is said in one line."""
+"""The files that ESPnet reads, of models and recordings: errors that name the file, in one line."""
 
 import functools
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, List, Mapping
 
 from espnet2.fileio.sound_scp import SoundScpReader
+from espnet2.train.dataset import AdapterForSoundScpReader
 
 from espnet_rand.errors import MissingFileError, UserError
 from espnet_rand.kaldi import DataError
 from espnet_rand.toolkit import context
-from espnet_rand.toolkit.hooks import packed
-from espnet_rand.toolkit.pretrained.sources import check_size, read
+from espnet_rand.toolkit.loading import current
+from espnet_rand.toolkit.pretrained.sources import check_size, read_weights
 from espnet_rand.toolkit.yaml_files import read_yaml
+
+#: ESPnet's readers of recordings. The second is around the first, and around those of all other types.
+_READERS = (SoundScpReader, AdapterForSoundScpReader)
+#: What libraries of sound raise of files. soundfile's error is a RuntimeError.
+_UNREADABLE = (AssertionError, EOFError, OSError, RuntimeError, ValueError)
 
 
 def register() -> None:
-    """Let ESPnet's reader of recordings say which one it cannot read: soundfile does not."""
-    original = SoundScpReader.__getitem__
+    """Let ESPnet's readers of recordings say which one they cannot read. The libraries below them do not."""
+    for reader in _READERS:
+        reader.__getitem__ = _naming(reader.__getitem__)
 
+
+def _naming(original: Any) -> Any:
     @functools.wraps(original)
-    def read_sound(reader: SoundScpReader, key: str) -> Any:
+    def read_recording(reader: Any, key: str) -> Any:
         try:
             return original(reader, key)
-        except (OSError, RuntimeError, ValueError) as e:  # soundfile's is a RuntimeError
-            path = reader.data[key]
-            paths = [path] if isinstance(path, str) else [*path]
-            missing = [path for path in paths if not Path(path).exists()]
-            what = f"there is no {missing[0]} (from {Path.cwd()})" if missing else f"{paths[0]} is not to be read: {e}"
+        except _UNREADABLE as e:
+            entries = _entries(reader, key)
+            if missing := [entry for entry in entries if _is_missing(entry)]:
+                what = f"there is no {missing[0]} (from {Path.cwd()})"
+            else:
+                what = f"{entries[0]} is not to be read: {(str(e) or type(e).__name__).splitlines()[0]}"
             raise DataError(f"{key}: {what}. Fix: correct its line in wav.scp, or take it out") from e
 
-    SoundScpReader.__getitem__ = read_sound
+    return read_recording
+
+
+def _entries(reader: Any, key: str) -> List[str]:
+    """The files of a recording, as wav.scp names them: several where each has some of the channels."""
+    loader = getattr(reader, "loader", reader)
+    entry = (loader.data if hasattr(loader, "data") else loader._dict)[key]  # the latter: of Kaldi's archives
+    return [entry] if isinstance(entry, str) else [*entry]
+
+
+def _is_missing(entry: str) -> bool:
+    """Whether the file of an entry of wav.scp is not there. A command and FILE:OFFSET of an archive are no paths."""
+    archive = re.sub(r":\d+(\[.*\])?$", "", entry)
+    return not (entry.endswith("|") or Path(entry).exists() or Path(archive).exists())
 
 
 @contextmanager
 def explaining(given: Mapping[str, Any]) -> Iterator[None]:
-    """Inside the block ESPnet builds a model.
+    """Let ESPnet build a model inside the block, and name the file or the option that is wrong.
 
     Args:
-        given: of `AbsTask.build_model_from_file`: config_file, model_file, device
+        given: arguments of `AbsTask.build_model_from_file`: config_file, model_file, device
 
     Raises:
         OptionError: there is no GPU; the configuration is not YAML
@@ -50,7 +74,7 @@ def explaining(given: Mapping[str, Any]) -> Iterator[None]:
     for path, what in ((config, "a config.yaml"), (model_file, "a model file")):
         if path is not None and not Path(path).is_file():
             raise MissingFileError(f"no such file: {path} (from {Path.cwd()}). Fix: give the path of {what}")
-    own = model_file is not None and not packed.left_to_others()
+    own = model_file is not None and not current().others_load
     if own:
         check_size(model_file)
     context.device(int(str(given.get("device", "cpu")).startswith("cuda")))
@@ -58,13 +82,11 @@ def explaining(given: Mapping[str, Any]) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError as e:
-        named = e.filename is not None and str(e.filename) in Path(config).read_text(encoding="utf-8")
-        if not named or Path(e.filename).is_absolute():
-            raise  # perhaps of others' code
-        raise context.missing(f"{config}: no such file: {e.filename}") from e
-    except Exception:
+    except Exception as e:
+        content = Path(config).read_text(encoding="utf-8", errors="replace")
+        if isinstance(e, OSError) and (missing := context.missing_file(e, config, content)):
+            raise missing from e
         read_yaml(config)
         if own:
-            read(Path(model_file))
+            read_weights(Path(model_file))
         raise

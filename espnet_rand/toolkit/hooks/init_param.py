@@ -12,7 +12,7 @@ from espnet_rand.layers import Kinds, kinds_of, split_scales
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
-from espnet_rand.toolkit.pretrained.sources import is_checkpoint, opened, read, read_shapes
+from espnet_rand.toolkit.pretrained.sources import is_checkpoint, open_pretrained, read_shapes, read_weights
 from espnet_rand.toolkit.yaml_files import read_yaml
 
 #: The options of the training that runs.
@@ -29,7 +29,7 @@ def load_pretrained_model(
     """ESPnet's function of this name, which is `original`: float checkpoints in a float training are left to it.
 
     Args:
-        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see `opened` of pretrained/sources.py
+        init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see `open_pretrained` of sources.py
         ignore_init_mismatch: only warn where keys or shapes do not fit: those weights start anew
 
     Raises:
@@ -47,8 +47,8 @@ def load_pretrained_model(
         raise PretrainedError(f"--init_param {init_param}: the model has no {target}: {e}") from None
     prefix, left_out = source and f"{source}.", tuple(filter(None, excluded.split(",")))
     adapter = {key.removeprefix(f"{target}.") for key in getattr(model, "_adapter_keys", ())}
-    with opened(given, isinstance(model, LANGUAGE_MODELS)) as files:
-        state = read(files.model_file)
+    with open_pretrained(given, isinstance(model, LANGUAGE_MODELS)) as files:
+        state = read_weights(files.model_file)
         wanted = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and not k.startswith(left_out)}
         fitted = fit(
             module,

@@ -10,7 +10,7 @@ from espnet_rand.batches import copied, keep_batch
 from espnet_rand.context import setting
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.options import OptionError
-from espnet_rand.toolkit.eval_bits import read
+from espnet_rand.toolkit.eval_bits import read_precision
 
 # while ESPnet collects attention weights, of one forward
 _plotting: ContextVar[bool] = ContextVar("plotting", default=False)
@@ -26,14 +26,14 @@ def validate_at(model: torch.nn.Module, given: Sequence[Union[int, str]]) -> Non
         given: numbers of bits and plan files
 
     Raises:
-        OptionError: as `read` and `set_eval_bits`; two of one name
+        OptionError: as `read_precision` and `set_eval_bits`; two of one name
     """
     precisions: Dict[str, EvalBits] = {}
     for one in given:
         name = f"w{one}" if isinstance(one, int) else Path(one).stem
         if name in precisions:
             raise OptionError(f"eval_bits: {[*given]} is not allowed, two of its curves would be called loss_{name}")
-        precisions[name] = read(one)
+        precisions[name] = read_precision(one)
         with evaluating_at(model, precisions[name]):
             pass  # it fits the model, or raises now
     if not precisions:

@@ -10,9 +10,8 @@ import logging
 import multiprocessing
 import os
 import sys
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, List, Optional, Type
+from typing import Any, List, Type
 
 import torch
 import yaml
@@ -28,7 +27,7 @@ from espnet_rand.environment import IMPORT
 from espnet_rand.errors import UserError, refuse_options
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.options import OptionError
-from espnet_rand.toolkit import backend, context, eval_bits, options, search, trailing_silence, yaml_files
+from espnet_rand.toolkit import context, eval_bits, launcher, loading, options, search, trailing_silence, yaml_files
 from espnet_rand.toolkit.hooks import (
     espnet3,
     files,
@@ -41,13 +40,9 @@ from espnet_rand.toolkit.hooks import (
     teacher,
     transducer_loss,
 )
-from espnet_rand.toolkit.pretrained.sources import read
+from espnet_rand.toolkit.pretrained.sources import read_weights
 
 _registered = False
-# inside a task's build_model that will quantize what it gets: models built within it are its parts
-_building: ContextVar[bool] = ContextVar("building", default=False)
-# the model file of a model that is built to be decoded or packed; empty where others load its weights
-_loading: ContextVar[Optional[str]] = ContextVar("loading", default=None)
 
 
 def register() -> None:
@@ -67,9 +62,9 @@ def register() -> None:
     processes.register_children()
     if _registered:
         return
-    backend.asked()
-    eval_bits.asked()
-    trailing_silence.asked()
+    launcher.packed_backend()
+    eval_bits.launcher_precision()
+    trailing_silence.launcher_seconds()
     imports = _imports()
     _registered = True
     transducer_loss.stand_in()
@@ -173,17 +168,17 @@ def _check_arguments(original, args):
 
 def _build_model(original, args):
     task, original = original.__self__, functools.partial(trailing_silence.build, original)
-    if packed.building():
-        with setting(_building, True):
-            return packed.build(original, args)
+    build = loading.current()
+    if build.packed is not None:
+        return packed.build(original, args)
     if options.has_its_own(task):
         return original(args)
     config = options.write_resolved(args)
     if config is None:
         options.remove(args)
-    if _building.get():
+    if build.part:
         return original(args)
-    return (_build_to_train if _loading.get() is None else _build_to_load)(original, config, args)
+    return (_build_to_load if build.to_load else _build_to_train)(original, config, args)
 
 
 def _build_to_load(original, config, args):
@@ -192,8 +187,9 @@ def _build_to_load(original, config, args):
     if config is None:
         model.register_load_state_dict_pre_hook(_warn_of_scales)
     else:
-        beside = Path(_loading.get()).parent / "config.yaml" if _loading.get() else None
-        believe(model, options.trained_with(beside) or config, alone=bool(_loading.get()))
+        file = loading.current().model_file
+        beside = None if file is None else file.parent / "config.yaml"
+        believe(model, options.trained_with(beside) or config, alone=file is not None)
     return model
 
 
@@ -208,7 +204,7 @@ def _build_to_train(original, config, args):
     if getattr(args, "use_deepspeed", False):
         _check_deepspeed(model)
     precisions.validate_at(model, config.eval_bits)
-    with setting(_building, True):
+    with loading.building(part=True):
         teacher.teach(model, again, args)
     if getattr(args, "dist_rank", None) in (None, 0):
         _write(report, args)
@@ -217,7 +213,7 @@ def _build_to_train(original, config, args):
 
 def _build_quantized(original, config, args):
     """A model, and the report of its quantization; None where there is no `config`."""
-    with setting(_building, config is not None):  # parts of a float model may be quantized by files of their own
+    with loading.building(part=config is not None):  # parts of a float model may be quantized by files of their own
         model = original(args)
     if config is None:
         return model, None
@@ -247,24 +243,25 @@ def _warn_of_scales(model, state_dict, *_):
 def _build_model_from_file(original, *args, **kwargs):
     files_given = inspect.signature(original).bind(*args, **kwargs).arguments
     with files.explaining(files_given):
-        model, trained = _built_from_file(original, files_given.get("model_file"), *args, **kwargs)
+        model, trained = _build_with_weights(original, files_given.get("model_file"), *args, **kwargs)
     eval_bits.apply(model)
     if not isinstance(model, eval_bits.LANGUAGE_MODELS):
         trailing_silence.apply(model, trained)
     return model, trained
 
 
-def _built_from_file(original, given, *args, **kwargs):
-    """What `_build_model_from_file` builds of the model file `given`, with its weights."""
+def _build_with_weights(original, model_file, *args, **kwargs):
+    """The model of `_build_model_from_file` with the weights of its model file, and the options of its training."""
+    others_load = loading.current().others_load
+    own_file = Path(model_file) if model_file and not others_load else None
 
     def build():
-        with setting(_loading, "" if packed.left_to_others() else str(given or "")):
+        with loading.building(to_load=True, model_file=own_file):
             model, trained = packed.build_model_from_file(original, *args, **kwargs)
         if hasattr(model, "_quantization"):
             believe(model, model._quantization.believed)  # what is loaded from now on may be others' weights
-        lacks_base = given and hasattr(model, "_quantization") and partial.is_partial(trained)
-        if lacks_base and not packed.left_to_others():
-            state = read(Path(given))
+        if own_file is not None and hasattr(model, "_quantization") and partial.is_partial(trained):
+            state = read_weights(own_file)
             with partial.completing(model, trained, state):
                 model.load_state_dict(state, strict=False)
             return model, trained, True
@@ -286,7 +283,7 @@ def _write(report: Report, args: Any) -> None:
 
 def _create_adapter(original, model, adapter, *args, **kwargs):
     """Adapters put new layers in the place of quantized ones: quantize these as well."""
-    if packed.building():
+    if loading.current().packed is not None:
         return packed.check_adapter(adapter)  # a packed model has it in its weights
     before = model.state_dict().keys()
     original(model, adapter, *args, **kwargs)
@@ -309,8 +306,7 @@ class _MainWorker:
 def _main_worker(task: Type[AbsTask], args: Any) -> None:
     try:
         register()
-        eval_bits.refuse_in_training()
-        trailing_silence.refuse_in_training()
+        launcher.refuse_in_training()
         if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         with setting(init_param.training, args), setting(resuming.before, resuming.look(args)):

@@ -24,7 +24,7 @@ from espnet_rand.layers import (
 )
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import options
-from espnet_rand.toolkit.pretrained.sources import read, read_shapes
+from espnet_rand.toolkit.pretrained.sources import read_shapes, read_weights
 
 
 class Before(NamedTuple):
@@ -125,7 +125,7 @@ def _name_scales(folder: Path, kinds: Kinds) -> None:
     for path in sorted(folder.glob("[0-9]*epoch.pth")):
         scales = {key: weight for key, (weight, kind) in split_scales(read_shapes(path)).items() if not kind}
         if scales:
-            state = read(path)
+            state = read_weights(path)
             for key, weight in scales.items():
                 state[scale_key(weight, kinds(weight))] = state.pop(key)
             write_tensors(path, state)

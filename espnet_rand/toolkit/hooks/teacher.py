@@ -13,7 +13,7 @@ from espnet_rand.options import OptionError
 from espnet_rand.toolkit.eval_bits import LANGUAGE_MODELS
 from espnet_rand.toolkit.hooks import init_param
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
-from espnet_rand.toolkit.pretrained.sources import opened, read
+from espnet_rand.toolkit.pretrained.sources import open_pretrained, read_weights
 
 
 def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Namespace) -> None:
@@ -46,8 +46,8 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
         )
     with torch.random.fork_rng(devices=[]):
         teacher = again()
-    with opened(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files, setting(init_param.training, args):
-        misfits = init_param.describe(fit(teacher, read(files.model_file)), files.train_config)
+    with open_pretrained(args.teacher, isinstance(model, LANGUAGE_MODELS)) as files, setting(init_param.training, args):
+        misfits = init_param.describe(fit(teacher, read_weights(files.model_file)), files.train_config)
     if misfits:
         raise PretrainedError(f"--teacher {args.teacher} does not fit the model: {misfits}")
     for name in vars(teacher):  # it need not search for words and count errors, as ESPnet's models do in evaluation

@@ -54,8 +54,8 @@ def is_checkpoint(given: Union[str, Path]) -> bool:
 
 
 @contextmanager
-def opened(given: Union[str, Path], language_model: bool = False) -> Iterator[Pretrained]:
-    """The files of what a user gives; they are there within the block.
+def open_pretrained(given: Union[str, Path], language_model: bool = False) -> Iterator[Pretrained]:
+    """Find the files of a pretrained model that a user gives; they are there within the block.
 
     Args:
         given: a .pth or packed file, an archive of espnet2.bin.pack or the directory of one, or a tag of the model zoo
@@ -116,7 +116,7 @@ def _check_contents(path: Path, directory: Union[str, Path]) -> None:
 
 
 def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
-    """The weights of a checkpoint on the meta device, so without their numbers; empty where `read` would raise."""
+    """Read the weights of a checkpoint without their numbers (meta device); nothing where `read_weights` would raise."""
     try:
         return _weights(safe_torch_load(checkpoint, map_location="meta")) or {}
     except Exception:  # whatever is in the file: it is not for this function to say it
@@ -129,7 +129,7 @@ def check_size(model_file: Union[str, Path]) -> None:
         raise PretrainedError(f"{model_file}: a model has more than {size} bytes. Fix: copy or make it again")
 
 
-def read(model_file: Path) -> Dict[str, Tensor]:
+def read_weights(model_file: Path) -> Dict[str, Tensor]:
     """The float weights of a checkpoint, or of a packed file, on the CPU.
 
     Raises:

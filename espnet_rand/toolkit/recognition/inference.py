@@ -7,7 +7,7 @@ import logging
 import re
 
 from espnet_rand.options import OptionError
-from espnet_rand.toolkit.context import building, device
+from espnet_rand.toolkit.context import checking_task, device
 from espnet_rand.toolkit.recognition.recognizer import Recognizer
 
 #: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
@@ -42,7 +42,7 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
 
     Raises:
         OptionError: an option wants what decoding long recordings does not do, or another leaves it unused;
-            see also context.building
+            see also context.checking_task
     """
     from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 
@@ -69,6 +69,6 @@ def build(task: str, args: argparse.Namespace) -> Recognizer:
     options.update(device=on, nbest=1)
     if "batch_size" in names:
         options["batch_size"] = 1
-    with building(task, given):
+    with checking_task(task, given):
         speech2text = module.Speech2Text.from_pretrained(model_tag=args.model_tag, **options)
     return Recognizer(speech2text, args.ctc_greedy, args.guard)

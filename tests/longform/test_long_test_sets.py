@@ -8,7 +8,7 @@ import soundfile
 
 from espnet_rand.bin.join_utterances import main
 from espnet_rand.kaldi import DataError, read_lines
-from espnet_rand.longform.data import join
+from espnet_rand.longform.long_test_sets import join
 
 RATE = 8000
 

@@ -1,4 +1,4 @@
-"""A list of recordings, decoded into a directory."""
+"""Decodes a list of recordings into a directory."""
 
 import argparse
 import hashlib
@@ -17,28 +17,28 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from espnet_rand.atomic import fingerprint, lock, write_text
 from espnet_rand.environment import EVAL_BITS, TRAILING_SILENCE
 from espnet_rand.kaldi import DataError, read_lines
-from espnet_rand.longform.audio import CommandError, opened
+from espnet_rand.longform.audio import CommandError, open_entry
 from espnet_rand.longform.decoding import LongForm, Transcript
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.journal import JournalError
 from espnet_rand.longform.sound import AudioError
-from espnet_rand.toolkit import backend
+from espnet_rand.toolkit import launcher
 
 _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "ngram_file", "bpemodel", "eval_bits")
 # options that do not change what is decoded
 _FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
 _FREE |= {"key_file", "data_path_and_name_and_type"}
-_FREE |= {"mode", "window", "overlap"}  # of which LongForm says what its mode depends on
+_FREE |= {"mode", "window", "overlap"}  # LongForm says which of these its mode depends on
 
-# bytes; a file's name has 255, of which endings and numbers of processes take some
+# bytes; a file's name has 255, and endings and numbers of processes take some
 _LONGEST_NAME = 200
 
 
 def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:
-    """The entries of wav.scp that are asked for, by their keys, and whether they may be commands.
+    """Read the entries of wav.scp that are to be decoded, by their keys, and whether they may be commands.
 
     Args:
-        data: of `--data_path_and_name_and_type`: path, name and type of a list
+        data: `--data_path_and_name_and_type`: path, name and type of a list
         key_file: its first words are the keys; None: all
 
     Raises:
@@ -61,9 +61,9 @@ def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> 
 
 
 def identity(args: argparse.Namespace) -> Dict[str, Any]:
-    """What journals belong to: all options, those of `espnet-rand` too, and the files of the model."""
+    """Describe what journals belong to: all options, those of `espnet-rand` too, and the files of the model."""
     options = {name: value for name, value in vars(args).items() if name not in _FREE}
-    options.update(eval_bits=os.environ.get(EVAL_BITS), packed_backend=backend.asked())
+    options.update(eval_bits=os.environ.get(EVAL_BITS), packed_backend=launcher.packed_backend())
     options.update(trailing_silence=os.environ.get(TRAILING_SILENCE))
     for name in _FILES:
         path = options.get(name)
@@ -76,16 +76,16 @@ def decode(
     long_form: LongForm,
     entries: Mapping[str, str],
     output_dir: Path,
-    of: Optional[Dict[str, Any]] = None,
+    belongs_to: Optional[Dict[str, Any]] = None,
     pipes: bool = False,
     console: Optional[Console] = None,
 ) -> int:
-    """Decode recordings into a directory; what cannot be decoded is refused in report.jsonl, and the others go on.
+    """Decode recordings into a directory; one that cannot be decoded is refused in report.jsonl, the others go on.
 
     Args:
-        entries: of wav.scp, by their keys
+        entries: recordings as wav.scp names them, by their keys
         output_dir: gets 1best_recog/{text,ctm}, srt/, vtt/, json/, report.jsonl, and windows/ with the journals
-        of: what the journals belong to besides the recording; see LongForm
+        belongs_to: what the journals belong to besides the recording; see `of` of LongForm
         pipes: whether entries may be commands
         console: where progress is shown, if it is a terminal; default: stderr
 
@@ -98,12 +98,12 @@ def decode(
         OSError: output_dir cannot be written to
     """
     with locked(output_dir):
-        return _decode(long_form, entries, output_dir, of, pipes, console)
+        return _decode(long_form, entries, output_dir, belongs_to, pipes, console)
 
 
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Keep other runs out of a directory, which is made, by its run.lock, which says who is at work.
+    """Keep other runs out of a directory, which is made. Its run.lock says who is at work.
 
     Raises:
         JournalError: another run is at work there
@@ -130,10 +130,11 @@ def _decode(
     long_form: LongForm,
     entries: Mapping[str, str],
     output_dir: Path,
-    of: Optional[Dict[str, Any]],
+    belongs_to: Optional[Dict[str, Any]],
     pipes: bool,
     console: Optional[Console],
 ) -> int:
+    """Decode recordings into a directory that is locked; return how many were refused."""
     for directory in ("1best_recog", "windows", "srt", "vtt", "json"):
         (output_dir / directory).mkdir(parents=True, exist_ok=True)
     transcripts: Dict[str, Transcript] = {}
@@ -150,8 +151,8 @@ def _decode(
             begun = time.perf_counter()
             try:
                 journal = output_dir / "windows" / f"{_file_name(key)}.jsonl"
-                with opened(entry, pipes, long_form.recognizer.rate) as recording:
-                    transcript = transcripts[key] = long_form(recording, journal, of, show)
+                with open_entry(entry, pipes, long_form.recognizer.rate) as recording:
+                    transcript = transcripts[key] = long_form(recording, journal, belongs_to, show)
                 line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
                 line["took"] = round(time.perf_counter() - begun, 3)
                 logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
@@ -177,12 +178,13 @@ def _decode(
 
 
 def _progress(console: Console) -> Progress:
+    """The bars of a run, which are shown on a terminal alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} s"))
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
 
 def _file_name(key: str) -> str:
-    """A name for a file, one for each key, whatever is in it and however long it is."""
+    """The name of a key's files: one for each key, whatever is in it and however long it is."""
     name = key.replace("%", "%25").replace("/", "%2F")
     text = name.encode()
     if len(text) <= _LONGEST_NAME:

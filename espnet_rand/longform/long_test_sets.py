@@ -10,17 +10,17 @@ import soundfile
 
 from espnet_rand.atomic import replacing_directory
 from espnet_rand.kaldi import DataError, read_lines, write_data_dir
-from espnet_rand.longform.audio import Recording, opened
+from espnet_rand.longform.audio import Recording, open_entry
 
 #: What utterances are joined by: the recording that they are segments of; the speaker; the utterance's name up to its
 #: last "-" (a chapter of LibriSpeech); or one after the other, all.
 GROUPS = ("recording", "speaker", "chapter", "all")
-# of an utterance's quietest stretch, which the pause after it is filled with
+# length of an utterance's quietest stretch, which the pause after it is filled with
 _ROOM_SECONDS = 0.1
 
 
 class Utterance(NamedTuple):
-    """An utterance: its words, and where they are said (times in seconds; end None: of the whole recording)."""
+    """An utterance: its words, and where they are said (times in seconds; end None: the recording's)."""
 
     name: str
     text: str
@@ -31,7 +31,7 @@ class Utterance(NamedTuple):
 
 
 def read_utterances(data_dir: Path, by: str) -> List[Utterance]:
-    """The utterances of a data directory, in the order in which they were said.
+    """Read the utterances of a data directory, in the order in which they were said.
 
     Raises:
         DataError: a file is not there or lacks an utterance, or `by` is recording and there is no file `segments`
@@ -63,6 +63,7 @@ def read_utterances(data_dir: Path, by: str) -> List[Utterance]:
 
 
 def _segment(data_dir: Path, name: str, line: str) -> tuple:
+    """Split a line of `segments` into the recording, the start and the end, in seconds."""
     try:
         recording, start, end = line.split()
         if 0 <= float(start) < float(end):
@@ -77,8 +78,8 @@ def join(
 ) -> Dict[str, Any]:
     """Make a data directory of long recordings: wav.scp, text, utt2spk, spk2utt, manifest.jsonl, FLAC files.
 
-    A recording ends before the utterance that would take it beyond `seconds`. What is left at the end of a group is
-    left out, if it is shorter than half of that, and so is an utterance that is longer alone.
+    A recording ends before the utterance that would take it beyond `seconds`. The rest of a group is left out if it is
+    shorter than half of that, and so is an utterance that is longer alone.
 
     Args:
         data_dir: wav.scp, text, utt2spk, and segments or not
@@ -86,7 +87,7 @@ def join(
         seconds: length of the recordings; None: all of a group in one; 0: nothing is joined, each utterance is one
         by: of GROUPS
         pause: seconds between utterances, filled with the quietest tenth of a second of the one before, backwards and
-            forwards: digital silence is nothing that a model knows. None: what is between them in their recording
+            forwards: models do not know digital silence. None: what is between them in their recording
         pipes: whether entries of wav.scp may be commands
 
     Returns:
@@ -101,25 +102,13 @@ def join(
         raise DataError(f"{data_dir}: there are no utterances")
     if pause is None and (by != "recording" or utterances[0].end is None):
         raise DataError(f"{data_dir}: natural pauses want segments, joined by recording: set a pause in seconds")
-    manifest = []
     with replacing_directory(output_dir) as temporary, _Recordings(pipes) as recordings:
-        (temporary / "wav").mkdir()
-        recordings.open(utterances[0].recording)
-        lengths = {u.name: _seconds(u, recordings) for u in utterances}
-        for number, part in enumerate(_parts(utterances, lengths, seconds, pause)):
-            key = f"{_plain(part[0].group)}-{number:05d}"
-            sources = _write(temporary / "wav" / f"{key}.flac", part, lengths, pause, recordings)
-            line = {"key": key, "text": " ".join(filter(None, (u.text for u in part))), "group": part[0].group}
-            manifest.append({**line, "seconds": max(s["end"] for s in sources), "utterances": sources})
+        manifest = _write_recordings(temporary / "wav", utterances, seconds, pause, recordings)
         if not manifest:
             raise DataError(
                 f"{data_dir}: by {by}, no {seconds:g} s come together: choose another of {', '.join(GROUPS)}"
             )
-        wav = output_dir.absolute() / "wav"
-        rows = ((line["key"], line["key"], f"{wav / line['key']}.flac", line["text"]) for line in manifest)
-        write_data_dir(temporary, rows)
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in manifest)
-        (temporary / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+        _write_lists(temporary, output_dir.absolute() / "wav", manifest)
     used = sum(len(line["utterances"]) for line in manifest)
     return {
         "recordings": len(manifest),
@@ -129,8 +118,36 @@ def join(
     }
 
 
+def _write_recordings(
+    folder: Path,
+    utterances: Sequence[Utterance],
+    seconds: Optional[float],
+    pause: Optional[float],
+    recordings: "_Recordings",
+) -> List[Dict[str, Any]]:
+    """Write the joined recordings into a folder, which is made; return the lines of manifest.jsonl."""
+    folder.mkdir()
+    recordings.open(utterances[0].recording)
+    lengths = {u.name: _seconds(u, recordings) for u in utterances}
+    manifest = []
+    for number, part in enumerate(_parts(utterances, lengths, seconds, pause)):
+        key = f"{_plain(part[0].group)}-{number:05d}"
+        sources = _write(folder / f"{key}.flac", part, lengths, pause, recordings)
+        line = {"key": key, "text": " ".join(filter(None, (u.text for u in part))), "group": part[0].group}
+        manifest.append({**line, "seconds": max(s["end"] for s in sources), "utterances": sources})
+    return manifest
+
+
+def _write_lists(directory: Path, wav: Path, manifest: Sequence[Dict[str, Any]]) -> None:
+    """Write the lists of a data directory whose recordings will be in the folder `wav`."""
+    rows = ((line["key"], line["key"], f"{wav / line['key']}.flac", line["text"]) for line in manifest)
+    write_data_dir(directory, rows)
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in manifest)
+    (directory / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 class _Recordings(ExitStack):
-    """Entries of wav.scp, at the rate of the first; one stays open until another is wanted: commands take time."""
+    """Entries of wav.scp, at the rate of the first. One stays open until another is wanted: commands take time."""
 
     def __init__(self, pipes: bool):
         super().__init__()
@@ -139,14 +156,16 @@ class _Recordings(ExitStack):
         self._entry: Optional[str] = None
 
     def open(self, entry: str) -> Recording:
+        """Open an entry, unless it is the one that is open."""
         if entry != self._entry:
             self.close()
-            self._recording = self.enter_context(opened(entry, self._pipes, self.rate))
+            self._recording = self.enter_context(open_entry(entry, self._pipes, self.rate))
             self._entry, self.rate = entry, self._recording.rate
         return self._recording
 
 
 def _seconds(utterance: Utterance, recordings: _Recordings) -> float:
+    """The length of an utterance, in seconds."""
     if utterance.end is not None:
         return utterance.end - utterance.start
     return recordings.open(utterance.recording).seconds
@@ -155,7 +174,7 @@ def _seconds(utterance: Utterance, recordings: _Recordings) -> float:
 def _parts(
     utterances: Sequence[Utterance], lengths: Dict[str, float], seconds: Optional[float], pause: Optional[float]
 ) -> Iterator[List[Utterance]]:
-    """What is joined into one recording."""
+    """Yield the utterances that are joined into one recording."""
 
     def length(part: List[Utterance]) -> float:
         if pause is None:
@@ -187,7 +206,7 @@ def _parts(
 def _write(
     path: Path, part: List[Utterance], lengths: Dict[str, float], pause: Optional[float], recordings: _Recordings
 ) -> List[Dict[str, Any]]:
-    """Write a recording, an utterance at a time; return where each lies in it."""
+    """Write a recording, an utterance at a time; return where each lies in it, in seconds."""
     rate = recordings.rate
     sources = []
     with _new_file(path, rate) as file:
@@ -214,7 +233,7 @@ def _write(
 
 @contextmanager
 def _new_file(path: Path, rate: int) -> Iterator[soundfile.SoundFile]:
-    """Raises DataError: the disk is full, or else not to be written to."""
+    """Open a new FLAC file. Raises DataError: the disk is full, or else not to be written to."""
     try:
         with soundfile.SoundFile(path, "w", rate, channels=1, subtype="PCM_16") as file:
             yield file
@@ -223,7 +242,7 @@ def _new_file(path: Path, rate: int) -> Iterator[soundfile.SoundFile]:
 
 
 def _room(samples: np.ndarray, count: int, room: int) -> np.ndarray:
-    """`count` samples of the quietest `room` samples, backwards and forwards."""
+    """Fill `count` samples with the quietest `room` samples, backwards and forwards."""
     starts = range(0, max(1, len(samples) - room + 1), max(1, room // 4))
     quietest = min(starts, key=lambda start: float(np.square(samples[start : start + room]).mean()))
     tail = samples[quietest : quietest + room]
@@ -231,5 +250,5 @@ def _room(samples: np.ndarray, count: int, room: int) -> np.ndarray:
 
 
 def _plain(name: str) -> str:
-    """A name without what a file's name cannot have."""
+    """The name without the characters that a file's name cannot have."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
