@@ -15,7 +15,7 @@ from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_rand import OptionError  # noqa: E402
 from espnet_rand.environment import TRAILING_SILENCE, seconds  # noqa: E402
-from espnet_rand.toolkit import trailing_silence  # noqa: E402
+from espnet_rand.toolkit import launcher, trailing_silence  # noqa: E402
 from espnet_rand.toolkit.recognition import Recognizer  # noqa: E402
 
 from .tasks import write_config  # noqa: E402
@@ -79,7 +79,7 @@ def test_espnet_rand_has_the_last_word(given, frames, tmp_path, monkeypatch):
     for conf in ({}, {"do_pad_trim": True}):
         assert encode(build(tmp_path, conf, trailing_silence=1), *noise(1.0))[1] == [frames]
     with pytest.raises(OptionError, match="for a training. Fix"):
-        trailing_silence.refuse_in_training()
+        launcher.refuse_in_training()
 
 
 def test_what_is_not_allowed(tmp_path, monkeypatch, capsys):

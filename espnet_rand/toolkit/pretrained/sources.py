@@ -116,7 +116,7 @@ def _check_contents(path: Path, directory: Union[str, Path]) -> None:
 
 
 def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
-    """Read the weights of a checkpoint without their numbers (meta device); nothing where `read_weights` would raise."""
+    """Read the weights of a checkpoint without their numbers (meta device); none where `read_weights` raises."""
     try:
         return _weights(safe_torch_load(checkpoint, map_location="meta")) or {}
     except Exception:  # whatever is in the file: it is not for this function to say it
