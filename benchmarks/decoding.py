@@ -1,9 +1,9 @@
 """Decoding: file, memory, load time and speed of float32, ESPnet's dynamic int8 and packed models, in one run.
 
-Models of the size of a LibriSpeech recipe's, with random weights, and the trained ones of egs2/mini/asr1 (run that
-first; 4 and 2 bits by RAND, 8 by rounding), through ESPnet's own Speech2Text. All variants of a model are timed in one
-process, round by round, so that a busy machine slows all alike; memory and load time are those of a process for each.
-Prints medians, and writes them beside this file.
+ESPnet's own Speech2Text decodes: models of the size of a LibriSpeech recipe's, with random weights, and the trained
+ones of egs2/mini/asr1 (run that first; 4 and 2 bits by RAND, 8 by rounding). All variants of a model are timed in one
+process, round by round, so that a busy machine slows all alike. Memory and load time are measured in a process for
+each. Prints medians, and writes them beside this file.
 
     python benchmarks/decoding.py [--model conformer] [--seconds 10] [--rounds 5] [--threads 1 2]
 """
@@ -113,7 +113,7 @@ VARIANTS = {
 
 
 def make(model: Model, directory: Path) -> None:
-    """A configuration, a float checkpoint and packed files: of random weights, or the recipe's."""
+    """Make a configuration, a float checkpoint and packed files: with random weights, or the recipe's."""
     task = find_task(model.task)
     if model.config is None:
         trained = RECIPE / "exp/full"
@@ -142,7 +142,7 @@ def make(model: Model, directory: Path) -> None:
 
 
 def load(model: Model, variant: str, directory: Path):
-    """ESPnet's Speech2Text of a variant."""
+    """Load ESPnet's Speech2Text of a variant."""
     file, backend, options = VARIANTS[variant]
     os.environ["ESPNET_RAND_PACKED_BACKEND"] = backend
     module = importlib.import_module(model.module)
@@ -150,7 +150,7 @@ def load(model: Model, variant: str, directory: Path):
 
 
 def error_rate(speech2text) -> float:
-    """Word error rate on the recipe's test set, in percent."""
+    """Decode the recipe's test set; return the word error rate in percent."""
     torch.set_num_threads(1)
     data = RECIPE / "data/full/test"
     texts = read_lines(data / "text")
@@ -161,14 +161,15 @@ def error_rate(speech2text) -> float:
 
 
 def encode(speech2text, speech: torch.Tensor) -> None:
+    """Run the encoder alone."""
     with torch.no_grad():
         speech2text.asr_model.encode(speech[None], torch.tensor([len(speech)]))
 
 
 def measure_memory(model: Model, variant: str, directory: Path, seconds: float) -> None:
-    """In a process of its own: print load time in seconds, and bytes that loading and decoding add at their peaks.
+    """Print the load time in seconds, and the bytes that loading and decoding add at their peaks.
 
-    The model is built once before, empty: what Python imports for that is not counted.
+    It takes a process of its own. The model is built once before, empty: what Python imports for that is not counted.
     """
     importlib.import_module(model.module)
     with without_weights():
@@ -190,6 +191,7 @@ def measure_memory(model: Model, variant: str, directory: Path, seconds: float) 
 
 
 def in_a_process(name: str, variant: str, directory: Path, seconds: float) -> dict:
+    """Run `measure_memory` in a process; return what it prints."""
     command = [sys.executable, __file__, "--model", name, "--seconds", seconds]
     command += ["--measure", variant, "--directory", directory]
     # memory of tensors that are freed goes back to the system at once, and is not counted again
@@ -201,7 +203,7 @@ def in_a_process(name: str, variant: str, directory: Path, seconds: float) -> di
 
 
 def timings(systems: dict, seconds: float, rounds: int, threads: list) -> dict:
-    """(variant, what, threads) -> seconds of each round."""
+    """Measure the seconds of each round, by (variant, what, threads)."""
     speech = torch.randn(int(seconds * 16000)) * 0.1
     times: dict = {}
     for _ in track(range(rounds + 1), "rounds"):  # the first warms up
@@ -239,8 +241,21 @@ def main() -> None:
         times = timings(systems, args.seconds, args.rounds, args.threads)
         errors = {} if model.config else {v: error_rate(systems[v]) for v in track([*VARIANTS], "error rates")}
         sizes = {variant: (directory / file).stat().st_size for variant, (file, _, _) in VARIANTS.items()}
+    text = (
+        f"# Decoding, {args.model}\n\n{circumstances(command)}; {'trained' if errors else 'random'} weights, "
+        f"{args.seconds:g} s of audio, {args.rounds} interleaved rounds. Speed: real-time factor (median), and how "
+        "many times faster than float32 in the same round. decode: encoding and search "
+        f"({', '.join(f'{k} {v:g}' for k, v in model.search.items())}).\n\n"
+        + make_table(sizes, memory, times, errors, args.seconds, args.threads)
+    )
+    write_text(Path(__file__).with_name(f"decoding_{args.model}.md"), text)
+    print(text)
+
+
+def make_table(sizes: dict, memory: dict, times: dict, errors: dict, seconds: float, threads: list) -> str:
+    """The figures of all variants in Markdown."""
     header = ["", "file MB", "load s", "peak MB loading", "peak MB decoding"]
-    header += [f"{what}, {n} thr." for what in ("encode", "decode") for n in args.threads]
+    header += [f"{what}, {n} thr." for what in ("encode", "decode") for n in threads]
     if errors:
         header.append("WER %")
     rows = []
@@ -249,21 +264,14 @@ def main() -> None:
         row = [variant, f"{sizes[variant] / 1e6:.1f}", f"{m['load']:.1f}"]
         row += [f"{m['loaded'] / 1e6:.0f}", f"{m['decoding'] / 1e6:.0f}"]
         for what in ("encode", "decode"):
-            for n in args.threads:
+            for n in threads:
                 mine, stock = (times[v, what, n] for v in (variant, "float32"))
                 speed = statistics.median(b / a for a, b in zip(mine, stock))
-                row.append(f"{statistics.median(mine) / args.seconds:.3f} ({speed:.2f}x)")
+                row.append(f"{statistics.median(mine) / seconds:.3f} ({speed:.2f}x)")
         if errors:
             row.append(f"{errors[variant]:.2f}")
         rows.append(row)
-    text = (
-        f"# Decoding, {args.model}\n\n{circumstances(command)}; {'trained' if errors else 'random'} weights, "
-        f"{args.seconds:g} s of audio, {args.rounds} interleaved rounds. Speed: real-time factor (median), and how "
-        "many times faster than float32 in the same round. decode: encoding and search "
-        f"({', '.join(f'{k} {v:g}' for k, v in model.search.items())}).\n\n" + markdown(header, rows)
-    )
-    write_text(Path(__file__).with_name(f"decoding_{args.model}.md"), text)
-    print(text)
+    return markdown(header, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Long recordings: real-time factor and peak memory against their length, whole and in windows, float and packed.
 
-The trained models of egs2/mini/asr1 (run that first), on its test set, over and over. Each measurement is a process of
-its own. One that would take more than --memory is ended, and says so. Prints a table, and writes it beside this file.
+It decodes the test set of egs2/mini/asr1, over and over, with the models that were trained there (run that first). Each
+measurement is a process of its own. One that would take more than --memory is ended, and says so. Prints a table, and
+writes it beside this file.
 
     python benchmarks/longform.py [--seconds 30 60 120 300 600 1800 3600] [--window 10] [--memory 12]
 """
@@ -37,7 +38,7 @@ MODELS = {
 
 
 def write_recording(path: Path, seconds: float, recipe: Path) -> None:
-    """The test set, one utterance after the other, as often as it takes; written as it goes."""
+    """Write the test set into one recording, an utterance after the other, as often as it takes."""
     entries = [*read_lines(recipe / "data/full/test/wav.scp").values()]
     left = round(seconds * RATE)
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
@@ -49,7 +50,7 @@ def write_recording(path: Path, seconds: float, recipe: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """In a process of its own: print the seconds that decoding takes, and the peak of the process's memory."""
+    """Print the seconds that decoding takes, and the peak of this process's memory, which is for this alone."""
     espnet_rand.register()
     from espnet2.bin.asr_inference import Speech2Text
 

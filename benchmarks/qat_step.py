@@ -1,6 +1,6 @@
 """Time and peak memory of one training step: float, RAND, the usual opponents, torchao's and brevitas's layers.
 
-All in one ESPnet Conformer (12 blocks, 256 wide, Transformer decoder of 6), one interleaved run: round
+All are measured in one ESPnet Conformer (12 blocks, 256 wide, Transformer decoder of 6), one interleaved run: round
 by round every method takes one step, so that a busy machine slows all alike. Prints medians as ratios
 to float, and writes them beside this file. `make bench-packages` installs what it needs.
 
@@ -55,7 +55,7 @@ def build() -> nn.Module:
 
 
 def with_torchao(model: nn.Module) -> nn.Module:
-    """torchao's fake-quantized int4 weights, per channel, in all linear layers (it has no others)."""
+    """Fake-quantize all linear layers to int4 by torchao, per channel (it has no other layers)."""
     from torchao.quantization.qat import IntxFakeQuantizeConfig
     from torchao.quantization.qat.linear import FakeQuantizedLinear
 
@@ -66,7 +66,7 @@ def with_torchao(model: nn.Module) -> nn.Module:
 
 
 def with_brevitas(model: nn.Module) -> nn.Module:
-    """brevitas's 4-bit weights with a scale from the statistics, per channel, in all linear layers."""
+    """Fake-quantize all linear layers to 4 bits by brevitas, per channel, with a scale from the statistics."""
     from brevitas.nn import QuantLinear
     from brevitas.quant import Int8WeightPerChannelFloat
 
@@ -93,7 +93,7 @@ def _replace_linears(model, make):
 
 
 def batch(seconds: float, device: str) -> dict:
-    """Noise of 16 s utterances that make up `seconds`, with 60 tokens each."""
+    """A batch of 16 s utterances of noise that make up `seconds`, with 60 tokens each."""
     count, samples = max(round(seconds / 16), 1), 16 * 16000
     return {
         "speech": 0.1 * torch.randn(count, samples, device=device),
@@ -104,7 +104,7 @@ def batch(seconds: float, device: str) -> dict:
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, data: dict) -> float:
-    """Seconds that one training step takes."""
+    """Run one training step; return the seconds that it takes."""
     synchronize = torch.cuda.synchronize if data["speech"].is_cuda else (lambda: None)
     synchronize()
     start = time.perf_counter()
@@ -116,7 +116,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, data: dict) -> floa
 
 
 def peak_memory(model: nn.Module, optimizer: torch.optim.Optimizer, data: dict) -> int:
-    """Bytes at the peak of one step: of the allocator on CUDA, else the profiler's account of it."""
+    """Bytes at the peak of one step: the allocator's on CUDA, else by the profiler."""
     if data["speech"].is_cuda:
         torch.cuda.reset_peak_memory_stats()
         step(model, optimizer, data)
@@ -133,15 +133,8 @@ def peak_memory(model: nn.Module, optimizer: torch.optim.Optimizer, data: dict) 
     return peak + held
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=64, help="of audio in a batch")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    command = " ".join(["python", *sys.argv])
-    torch.set_num_threads(args.threads)
+def make_runs(device: str) -> dict:
+    """The model and the optimizer of each method, by its name."""
     torch.manual_seed(0)
     stock = build()
     makers = {name: (lambda m, c=config: c and espnet_rand.quantize(m, c)) for name, config in METHODS.items()}
@@ -154,8 +147,21 @@ def main() -> None:
             make(model)
         except ImportError as e:
             sys.exit(f"{name}: {e}. Fix: make bench-packages, or pip install -e '.[bench]'")
-        model.to(args.device).train()
+        model.to(device).train()
         runs[name] = (model, torch.optim.Adam(model.parameters(), lr=1e-5))
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=64, help="of audio in a batch")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    command = " ".join(["python", *sys.argv])
+    torch.set_num_threads(args.threads)
+    runs = make_runs(args.device)
     data = batch(args.seconds, args.device)
     for model, optimizer in runs.values():
         step(model, optimizer, data)
@@ -173,7 +179,7 @@ def main() -> None:
             + [f"{min(ratios):.2f}..{max(ratios):.2f}", f"{memory[name] / 2**20:.0f}"]
             + [f"{memory[name] / memory['float']:.3f}"]
         )
-    weights = sum(p.numel() for p in stock.parameters())
+    weights = sum(p.numel() for p in runs["float"][0].parameters())
     text = (
         f"# Cost of a training step\n\n{circumstances(command)}, {args.threads} thread(s), {args.device}; "
         f"{weights / 1e6:.1f} million weights, {args.seconds:g} s of audio a batch, {args.rounds} interleaved rounds. "

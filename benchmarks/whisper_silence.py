@@ -30,7 +30,7 @@ WINDOW = 20 * RATE
 
 
 def recordings(folder, limit):
-    """Key, samples without the zeros at their end, text."""
+    """Yield the key, the samples without the zeros at their end, and the text of recordings."""
     text = read_lines(folder / "text")
     for key, path in [*read_lines(folder / "wav.scp").items()][:limit]:
         samples, rate = soundfile.read(path, dtype="float32")
@@ -39,7 +39,7 @@ def recordings(folder, limit):
 
 
 def colored(count, slope, rng):
-    """Noise whose power falls with the frequency to the power of `slope`."""
+    """Make noise whose power falls with the frequency to the power of `slope`."""
     spectrum = np.fft.rfft(rng.standard_normal(count))
     frequencies = np.maximum(np.arange(len(spectrum)), 1)
     samples = np.fft.irfft(spectrum / frequencies ** (slope / 2), count)
@@ -47,14 +47,17 @@ def colored(count, slope, rng):
 
 
 def hum(count, frequency, rng):
-    """A mains' hum with its harmonics, and a little noise."""
+    """Make a mains' hum with its harmonics, and a little noise."""
     t = np.arange(count) / RATE
     samples = sum(np.sin(2 * np.pi * frequency * k * t + k) / k for k in range(1, 12))
     return samples / samples.std() + 0.02 * rng.standard_normal(count)
 
 
 def noises(minutes):
-    """Name and windows: what a room sounds like in which nobody speaks (decibels below full scale)."""
+    """Yield the name and the windows of each kind of sound in a room where nobody speaks.
+
+    Levels are in decibels below full scale.
+    """
     rng = np.random.default_rng(0)
     count = round(60 * RATE / WINDOW * minutes)
     colors = [lambda slope=slope: colored(WINDOW, slope, rng) for slope in (0, 1, 2)]
@@ -67,7 +70,7 @@ def noises(minutes):
 
 
 def alone(samples, rng):
-    """A recording in the middle of a window of a room's noise, 60 decibels below full scale."""
+    """Put a recording into the middle of a window of a room's noise, 60 decibels below full scale."""
     room = (colored(WINDOW, 1, rng) * 10 ** (-60 / 20)).astype(np.float32)
     start = (WINDOW - len(samples)) // 2
     room[start : start + len(samples)] += samples
@@ -75,6 +78,7 @@ def alone(samples, rng):
 
 
 def build(args):
+    """Build the Speech2Text of the model that is measured."""
     sys.path.insert(0, str(args.recipe / "local"))
     import espnet_rand
 
@@ -84,6 +88,17 @@ def build(args):
 
     os.chdir(args.recipe)
     return Speech2Text(args.config, args.model, beam_size=1, ctc_weight=0.0, maxlenratio=args.maxlenratio)
+
+
+def sounds(args):
+    """The sets to decode, with their names: key, samples and text of each recording."""
+    if args.noise:
+        return [(name, [(name, window, "") for window in windows]) for name, windows in noises(args.noise)]
+    entries = [*recordings(Path("data", args.set), args.limit)]
+    if not args.alone:
+        return [(args.set, entries)]
+    rng = np.random.default_rng(0)
+    return [(f"{args.set}, alone", [(key, alone(samples, rng), text) for key, samples, text in entries])]
 
 
 def main():
@@ -112,13 +127,7 @@ def main():
         from whisper.normalizers import EnglishTextNormalizer
 
         clean = EnglishTextNormalizer()
-        data = [(args.set, [*recordings(Path("data", args.set), args.limit)])]
-        if args.alone:
-            rng = np.random.default_rng(0)
-            data = [(f"{args.set}, alone", [(key, alone(samples, rng), text) for key, samples, text in data[0][1]])]
-        if args.noise:
-            data = [(name, [(name, window, "") for window in windows]) for name, windows in noises(args.noise)]
-        for name, entries in data:
+        for name, entries in sounds(args):
             for guard in (False, True):
                 recognizer = Recognizer(speech2text, guard=guard)
                 begun = time.process_time()

@@ -167,14 +167,19 @@ def _decode(
             progress.remove_task(task)
             report.append(line)
             if key in transcripts:
-                for kind, text in (("srt", srt), ("vtt", vtt)):
-                    write_text(output_dir / kind / f"{_file_name(key)}.{kind}", text(transcripts[key]))
-                write_text(output_dir / "json" / f"{_file_name(key)}.json", as_json(key, transcripts[key]))
+                _write_transcript(output_dir, key, transcripts[key])
     texts = "".join(f"{key} {' '.join(t.text.splitlines())}".rstrip() + "\n" for key, t in transcripts.items())
     write_text(output_dir / "1best_recog/text", texts)
     write_text(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in transcripts.items()))
     write_text(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in report))
     return len(entries) - len(transcripts)
+
+
+def _write_transcript(output_dir: Path, key: str, transcript: Transcript) -> None:
+    """Write the files of one recording: subtitles and JSON."""
+    name = _file_name(key)
+    for kind, content in (("srt", srt(transcript)), ("vtt", vtt(transcript)), ("json", as_json(key, transcript))):
+        write_text(output_dir / kind / f"{name}.{kind}", content)
 
 
 def _progress(console: Console) -> Progress:

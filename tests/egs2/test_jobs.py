@@ -71,7 +71,7 @@ def test_the_time_left_is_that_of_the_steps_of_this_run(jobs, tmp_path, monkeypa
         (160, "", "training: 0 of 2 finished, about 21 min left. Now: train.log (62%, 4 min left)"),
     ):
         train.reader = [line]
-        stage.look()
+        stage.check()
         assert str(stage) == said
 
 
@@ -88,7 +88,7 @@ def test_a_job_waits_for_all_that_it_names(tmp_path):
 def test_the_utterances_that_a_decoder_names_are_steps(jobs):
     decoding = jobs.Job.parse("decode.log\t4\t-\tcommand\n", "speech length: ")
     decoding.reader = ["speech length: 16000", "of another length: 3", "speech length: 8000"]
-    decoding.follow()
+    decoding.read_log()
     assert (decoding.completed, decoding.remaining) == (2, 2)
 
 

@@ -88,6 +88,12 @@ def to_ctranslate2(model):
             linear(f"{name}/ffn/linear_0", f"{source}.mlp.0")
             linear(f"{name}/ffn/linear_1", f"{source}.mlp.2")
 
+    return pack_variables(variables)
+
+
+def pack_variables(variables):
+    """Write the variables of a Whisper model as CTranslate2 does."""
+
     def text(value):
         return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
 

@@ -15,7 +15,7 @@ from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_rand import OptionError  # noqa: E402
 from espnet_rand.environment import TRAILING_SILENCE, seconds  # noqa: E402
-from espnet_rand.toolkit import launcher, trailing_silence  # noqa: E402
+from espnet_rand.toolkit import launcher  # noqa: E402
 from espnet_rand.toolkit.recognition import Recognizer  # noqa: E402
 
 from .tasks import write_config  # noqa: E402

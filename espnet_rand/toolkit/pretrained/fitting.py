@@ -1,4 +1,4 @@
-"""Weights of another model, put into a model, with an account of what fits and what does not."""
+"""Puts the weights of another model into a model, and gives an account of what fits and what does not."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _SHOWN = 5
 
 
 class PretrainedError(UserError, ValueError):
-    """What is given as a pretrained model is none, or does not fit; the message names it and the mend."""
+    """What is given as a pretrained model is none, or does not fit; the message names it and the fix."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Fit:
     """How the weights of a checkpoint fitted a model, by the model's names.
 
     Attributes:
-        tensors: loaded ones, and how many the model has
-        numbers: the same, counted in numbers
+        tensors: how many tensors are loaded, and how many the model has
+        numbers: how many numbers are loaded, and how many the model has
         missing: keys of the model that the checkpoint lacks
         unexpected: keys of the checkpoint that the model lacks
         reshaped: keys of both, with the shape in the checkpoint and that in the model
@@ -42,17 +42,16 @@ class Fit:
 
     @property
     def reused(self) -> str:
-        """How many weights were taken over, and what a user has to know of the learned scales."""
+        """Say how many weights were taken over, and what a user has to know of the learned scales."""
         (tensors, all_tensors), (numbers, all_numbers) = self.tensors, self.numbers
         reused = f"{tensors} of {all_tensors} tensors ({numbers:,} of {all_numbers:,} numbers) are reused"
         return "; ".join(filter(None, (reused, str(self.scales))))
 
     def misfits(self, vocabularies: Collection[int] = ()) -> str:
-        """What does not fit; empty where all does.
+        """Say what does not fit; empty where all does.
 
         Args:
-            vocabularies: sizes of the model's token lists: tensors that differ only where the model has one are told
-                as such
+            vocabularies: sizes of the model's token lists: tensors that differ in such a size alone are told as such
         """
         lists = {key: old for key, shapes in self.reshaped.items() if (old := _old_sizes(*shapes, vocabularies))}
         others = [f"{k} ({_shape(a)}, not {_shape(b)})" for k, (a, b) in self.reshaped.items() if k not in lists]
@@ -94,22 +93,7 @@ def fit(
     # the module's own, as with ESPnet's init_param: that of the checkpoint counts the forwards of another training
     own_state: Any = module.state_dict()
     ours._metadata = own_state._metadata
-    reshaped = {}
-
-    def set_aside(child, state_dict, prefix, *_):
-        """Runs after the child's own hooks, which rename old keys."""
-        for name, tensor in chain(child._parameters.items(), child._buffers.items()):
-            found = state_dict.get(prefix + name)
-            if tensor is not None and found is not None and found.shape != tensor.shape:
-                reshaped[prefix + name] = (found.shape, tensor.shape)
-                del state_dict[prefix + name]
-
-    hooks = [child.register_load_state_dict_pre_hook(set_aside) for child in module.modules()]
-    try:
-        missing, unexpected = module.load_state_dict(ours, strict=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    missing, unexpected, reshaped = _load(module, ours)
     # asked for anew: a hook may have changed the module, as HiFiGAN's drops its weight norm
     weights = {key: tensor for key, tensor in _tensors(module).items() if not key.endswith(SCALE_SUFFIX)}
     loaded = {key: tensor for key, tensor in weights.items() if key not in set(missing)}
@@ -123,17 +107,41 @@ def fit(
     )
 
 
+def _load(
+    module: torch.nn.Module, state: Mapping[str, Any]
+) -> Tuple[List[str], List[str], Dict[str, Tuple[torch.Size, torch.Size]]]:
+    """Load a state_dict, but for tensors of another shape; return the missing, unexpected and reshaped keys."""
+    reshaped = {}
+
+    def set_aside(child, state_dict, prefix, *_):
+        """Take tensors of another shape out of a state_dict, after the child's own hooks have renamed old keys."""
+        for name, tensor in chain(child._parameters.items(), child._buffers.items()):
+            found = state_dict.get(prefix + name)
+            if tensor is not None and found is not None and found.shape != tensor.shape:
+                reshaped[prefix + name] = (found.shape, tensor.shape)
+                del state_dict[prefix + name]
+
+    hooks = [child.register_load_state_dict_pre_hook(set_aside) for child in module.modules()]
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return missing, unexpected, reshaped
+
+
 def _tensors(module: torch.nn.Module) -> Dict[str, Tensor]:
+    """The tensors of a module's state_dict, by name."""
     return {k: v for k, v in module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
 
 
 def _numbers(tensors: Iterable[Tensor]) -> int:
-    """Tied tensors count once."""
+    """Count the numbers in tensors, tied ones once."""
     return sum({id(tensor): tensor.numel() for tensor in tensors}.values())
 
 
 def _old_sizes(old: torch.Size, new: torch.Size, vocabularies: Collection[int]) -> Collection[int]:
-    """The sizes in `old` where it differs from `new`, if those in `new` are of vocabularies; else empty."""
+    """The sizes in `old` that differ from `new`, if `new` has sizes of vocabularies there; else empty."""
     if len(old) != len(new):
         return ()
     different = [(a, b) for a, b in zip(old, new) if a != b]

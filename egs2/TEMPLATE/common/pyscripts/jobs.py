@@ -44,12 +44,13 @@ class Pace:
         self.first = self.last = None
 
     def note(self, steps: int) -> None:
+        """Note how many steps are done now."""
         if self.last is None or steps != self.last[1]:
             self.last = (time.time(), steps)
             self.first = self.first or self.last
 
     def left(self, steps: int) -> str:
-        """How long `steps` more take; empty if that is not known yet."""
+        """Say how long `steps` more take; empty if that is not known yet."""
         if self.first == self.last:
             return ""
         (began, at_first), (moved, at_last) = self.first, self.last
@@ -58,7 +59,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """7 s, 12 min, 1 h 20 min."""
+    """Write a duration: 7 s, 12 min, 1 h 20 min."""
     hours, minutes = divmod(round(seconds / 60), 60)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -81,22 +82,25 @@ class Job:
 
     @classmethod
     def parse(cls, line: str, step: str = ""):
+        """Read a job from its line of the list; `step` is what its log says of each step."""
         log, steps, after, command = line.rstrip("\n").split("\t")
         return cls(Path(log), int(steps), after, command, step=f"{NITER}|{step}" if step else NITER)
 
     @property
     def done(self) -> Path:
+        """The file that marks the job as finished."""
         return self.log.with_suffix(".done")
 
     def of_another_command(self) -> bool:
-        """Of a finished job. (The file is empty where its command was not noted.)"""
+        """Whether a finished job had another command. (The file is empty where its command was not noted.)"""
         return self.done.read_text(encoding="utf-8") not in ("", self.command)
 
     def waits_for(self) -> list:
-        """The logs of those that must be finished first, and are not."""
+        """The logs of the jobs that must be finished first, and are not."""
         return [log for log in self.after.split() if log != "-" and not Path(log).with_suffix(".done").exists()]
 
     def start(self, threads: int):
+        """Start the command, with so many threads."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"# {self.command}\n")
@@ -114,7 +118,7 @@ class Job:
                 start_new_session=True,  # so that stop() reaches its children
             )
 
-    def follow(self):
+    def read_log(self):
         """Read what is new in the log."""
         for line in self.reader:
             if epoch := EPOCH.search(line):
@@ -127,32 +131,35 @@ class Job:
             self.pace.note(self.completed)
 
     def finish(self):
+        """Mark the job as finished."""
         self.done.write_text(self.command, encoding="utf-8")
         self.completed = self.size
 
     @property
     def size(self) -> int:
-        """In steps; 1 if they are not known."""
+        """How many steps the job has; 1 if they are not known."""
         return self.steps or 1
 
     @property
     def remaining(self) -> int:
+        """How many steps are left."""
         return max(0, self.size - self.completed)
 
     def __str__(self) -> str:
-        """Of a job that runs."""
+        """Describe a job that runs: its log, its share and the time left."""
         share = f"{self.completed / self.steps:.0%}" if self.steps else "begun"
         left = self.pace.left(self.remaining)
         return f"{self.log} ({share}, {left})" if left else f"{self.log} ({share})"
 
     def stop(self):
+        """End the command and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait()
 
 
 class Stage:
-    """The jobs of a list: what waits, what runs, and how far all of it is."""
+    """The jobs of a list: those that wait, those that run, and how far all of them are."""
 
     def __init__(self, jobs: list, title: str):
         self.jobs, self.title = jobs, title
@@ -162,7 +169,7 @@ class Stage:
         self.pace.note(0)
 
     def start(self, at_a_time: int) -> bool:
-        """Start what can be; whether anything runs."""
+        """Start the jobs that can be; return whether anything runs."""
         ready = [job for job in self.waiting if not job.waits_for()]
         # A job that has the machine for itself has all its cores.
         abreast = min(at_a_time, len(ready) + len(self.running))
@@ -173,12 +180,12 @@ class Stage:
             self.running.append(job)
         return bool(self.running)
 
-    def look(self) -> tuple[list, Job | None]:
-        """Follow what runs; returns what is finished since the last call, and a job that failed, if any."""
+    def check(self) -> tuple[list, Job | None]:
+        """Read the logs of what runs; return what is finished since the last call, and a job that failed, if any."""
         finished = []
         for job in list(self.running):
             code = job.process.poll()
-            job.follow()
+            job.read_log()
             if code is None:
                 continue
             self.running.remove(job)
@@ -191,10 +198,12 @@ class Stage:
 
     @property
     def finished(self) -> int:
+        """How many jobs are finished."""
         return len(self.jobs) - len(self.waiting) - len(self.running)
 
     @property
     def left(self) -> str:
+        """How long all jobs still take; empty if that is not known yet."""
         return self.pace.left(sum(job.remaining for job in [*self.waiting, *self.running]))
 
     def __str__(self) -> str:
@@ -221,9 +230,11 @@ class Display:
         self.tasks = {}
 
     def say(self, text: str) -> None:
+        """Print a line, above the bars."""
         self.console.print(f"{self.stage.title}: {text}")
 
     def say_what_is_there(self) -> None:
+        """Say which jobs were finished by an earlier run, and which of these had another command."""
         there = [job for job in self.stage.jobs if job.done.exists()]
         if there:
             self.say(f"{len(there)} of {len(self.stage.jobs)} are there")
@@ -234,6 +245,7 @@ class Display:
                 self.say(f"{job.log} is of another command, and is kept. To run it again, remove {mark}")
 
     def update(self, finished: list) -> None:
+        """Show how far the jobs are, and say which are finished."""
         stage = self.stage
         for job in finished:
             self.bars.remove_task(self.tasks.pop(job.log))
@@ -264,7 +276,7 @@ def run(jobs: list, at_a_time: int, title: str) -> Job | None:
                     return missing
                 display.update([])
                 time.sleep(0.2)
-                finished, failed = stage.look()
+                finished, failed = stage.check()
                 display.update(finished)
                 if failed:
                     return failed
