@@ -1,4 +1,4 @@
-"""Kaldi-style data directories: wav.scp, text, utt2spk, spk2utt."""
+"""Reads and writes Kaldi-style data directories: wav.scp, text, utt2spk, spk2utt."""
 
 from pathlib import Path
 from typing import Dict, Iterable, List, Tuple, Union
@@ -7,13 +7,13 @@ from espnet_rand.errors import UserError
 
 
 class DataError(UserError):
-    """What is wrong with a data directory, in one line."""
+    """Something is wrong with a data directory; the message says what, in one line."""
 
 
 def read_lines(path: Path) -> Dict[str, str]:
-    """A Kaldi-style file: the first word of each line, and the rest.
+    """Read a Kaldi-style file: the first word of each line, and the rest.
 
-    A byte order mark before a line is left out, and so are empty lines. Lines end as those of Linux or Windows. Words
+    A byte order mark before a line is left out, and so are empty lines. Lines may end as on Linux or on Windows. Words
     end at whatever counts as a space, no-break spaces too, as in ESPnet.
 
     Raises:

@@ -1,8 +1,8 @@
 """Choose the bits of each weight for a budget: plan files, for --eval_bits.
 
-Measures how much the loss on validation data minds fewer bits in each weight alone, and solves for the bits that add
-the least loss. Takes models that were trained with quantization, best with several precisions (bits: [2, 3, 4, 8]), and
-float ones, with --quantizer.
+Measures how much the loss on validation data grows with fewer bits in each weight alone, and solves for the bits that
+add the least loss. Takes models that were trained with quantization, best with several precisions (bits: [2, 3, 4, 8]),
+and float ones, with --quantizer.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def allocate_bits(args: argparse.Namespace) -> None:
-    """Write a plan for each budget, and say what it is predicted and found to cost."""
+    """Write a plan for each budget, and say what loss it is predicted and found to add."""
     for bits in args.bits:
         a_precision("--bits", bits)
     device = context.device(args.ngpu)
@@ -107,17 +107,17 @@ def allocate_bits(args: argparse.Namespace) -> None:
 
 
 def _budgets(args: argparse.Namespace, packed: PackedModel, choices: Dict[str, List[int]]) -> Dict[str, Tuple]:
-    """Of each plan file the sizes of weights at each number of bits, and what they may sum up to.
+    """The budget of each plan file: the sizes of weights at each number of bits, and the largest sum of them.
 
     Raises:
-        BudgetError: a budget is impossible: before the long part of the work
+        BudgetError: a budget is impossible; this is said before the long part of the work
     """
     if args.average_bits:
         numbers = {name: math.prod(weight.shape) for name, weight in packed.weights.items()}
         sizes = {name: {b: b * numbers[name] for b in bits} for name, bits in choices.items()}
         unit, rest, option, given = sum(numbers.values()), 0, "average_bits", args.average_bits
     else:
-        # as a file whose every weight has the most bits, in which names and scales take no less than in any other
+        # a file whose every weight has the most bits: names and scales take no less in it than in any other
         with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
             write(Path(folder) / "most", packed)
             whole = (Path(folder) / "most").stat().st_size
@@ -138,17 +138,19 @@ def _budgets(args: argparse.Namespace, packed: PackedModel, choices: Dict[str, L
 
 
 def _loss_at(model: nn.Module, data: validation.Validation, bits: EvalBits) -> float:
+    """The loss at a number of bits, or by a plan."""
     with evaluating_at(model, bits):
         return data.loss()
 
 
 def _say(name: str, plan: Dict[str, int], losses: Table, change: float, packed: PackedModel) -> None:
+    """Print the line of a plan: its mean bits, and the predicted and the found change of the loss."""
     predicted = sum(losses[weight][bits] for weight, bits in plan.items())
     print(f"{name:22} {packed.average_bits(plan):9.3f} {predicted:10.4f} {change:10.4f}")
 
 
 def _say_agreement(measured: Table, estimated: Table) -> None:
-    """The two kinds of sensitivity, of each weight at its fewest bits, and how they agree in rank at each number."""
+    """Print both kinds of sensitivity for each weight at its fewest bits, and how they agree in rank at each number."""
     print(f"{'loss change at':>60} {'measured':>10} {'curvature':>10}")
     for name, row in measured.items():
         if len(row) > 1:
@@ -162,6 +164,7 @@ def _say_agreement(measured: Table, estimated: Table) -> None:
 
 
 def _write(path: Path, about: str, content: Dict) -> None:
+    """Write a YAML file with a comment at its top."""
     write_text(path, f"# {about}\n{yaml.safe_dump(content, sort_keys=False)}")
 
 

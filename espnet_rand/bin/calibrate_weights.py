@@ -1,9 +1,9 @@
-"""Choose how the weights of a float checkpoint round, by data: a checkpoint to pack, or to begin a training with.
+"""Choose how the weights of a float checkpoint round, by data (post-training quantization).
 
-Runs the float model on some utterances, chooses the scales of linear layers and convolutions by clip search in which
-a weight counts as much as its inputs do, and rounds so that errors of one weight are made up for by others, where the
-layer's outputs mind least (GPTQ). The checkpoint that it writes has float weights that round to these codes, and the
-learned scales: for quantize_weights, allocate_bits and --init_param with the same quantizer.
+Runs the float model on some utterances. Chooses the scales of linear layers and convolutions by clip search in which a
+weight counts as much as its inputs do, and rounds so that other weights make up for the error of each (GPTQ). The
+checkpoint that it writes has float weights that round to these codes, and the learned scales: for quantize_weights,
+allocate_bits and --init_param with the same quantizer.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def calibrate_weights(args: argparse.Namespace) -> None:
-    """Write the calibrated checkpoint, and say what the layers' outputs and the loss gained."""
+    """Write the calibrated checkpoint, and say how the errors of outputs and the loss changed."""
     device = context.device(args.ngpu)
     model, trained = checkpoints.load_quantized(args)
     model.eval().to(device)
@@ -46,6 +46,7 @@ def calibrate_weights(args: argparse.Namespace) -> None:
 
 
 def _say(done: List[Calibration]) -> None:
+    """Print the error of each layer's outputs, before and after."""
     print(f"{'error of outputs':60} {'rounded':>9} {'calibrated':>10}")
     for one in done:
         print(f"{one.name:60} " + (one.reason or f"{one.error_before:9.4%} {one.error_after:10.4%}"))

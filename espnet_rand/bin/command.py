@@ -1,4 +1,4 @@
-"""What all commands share. It imports nothing big: `espnet-rand link` needs no torch."""
+"""Runs a command. It imports nothing big: `espnet-rand link` needs no torch."""
 
 import argparse
 import errno
@@ -14,7 +14,7 @@ from espnet_rand.errors import UserError, refuse_options
 def run(
     command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, cmd: Optional[List[str]] = None
 ) -> None:
-    """Run a command; what a user can mend ends it with one line and status 1.
+    """Run a command; an error that a user can fix ends it with one line and status 1.
 
     The folder of `--output`, or `--output_dir`, is made, and tried, before any work.
     """
@@ -35,6 +35,7 @@ def run(
 
 
 def _said(error: Exception, folder: Optional[Path]) -> str:
+    """The line that says an error."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or folder}: no space is left on its disk. Fix: free some, or choose another disk"
     return str(error)

@@ -18,7 +18,7 @@ def inspect_weights(args: argparse.Namespace) -> None:
     """Print the table and the metadata."""
     packed = read(args.packed_file)
     for line in (f"{name}: {value}" for name, value in packed.info.items()):
-        print(line if line.isprintable() else ascii(line))  # which may be from anybody
+        print(line if line.isprintable() else ascii(line))  # the file may be from anybody
     say(packed, args.packed_file)
 
 

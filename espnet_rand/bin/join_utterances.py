@@ -56,6 +56,7 @@ def join_utterances(args: argparse.Namespace) -> None:
 
 
 def _number(option: str, text: str, least: float) -> float:
+    """Read a number of seconds that is not less than `least`."""
     try:
         if least <= float(text) < float("inf"):
             return float(text)

@@ -33,20 +33,20 @@ link RECIPE      links the presets into conf/ of a recipe's directory, and says 
 Commands of this package: python -m espnet_rand.bin.NAME --help
 """
 
-# options of the launcher: what raises where a value is not allowed
+# options of the launcher, with functions that raise where a value is not allowed
 _CHECKS = {
     "--import": lambda name, given: None,
     "--eval_bits": names.bits_or_plan,
     "--packed_backend": names.backend,
     "--trailing_silence": names.seconds,
 }
-# what `python --help` lists
+# the options that `python --help` lists
 _SWITCHES = "bBdEhiIOPqRsSuvVx?"
 _LONG = ("--check-hash-based-pycs", "--help", "--help-all", "--help-env", "--help-xoptions", "--version")
 
 
 def main(argv: Optional[List[str]] = None) -> NoReturn:
-    """Replace this process by Python, or link presets. Exits with status 2 where the command line is off."""
+    """Replace this process by Python, or link presets; exit with status 2 where the command line is off."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     given = {flag: [] for flag in _CHECKS}
     while arguments and arguments[0].partition("=")[0] in given:
@@ -82,7 +82,7 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
 
 
 def _commands() -> str:
-    """A line for each command of espnet_rand.bin, from its docstring: to import one is to import torch."""
+    """Write a line for each command of espnet_rand.bin, read from its docstring: an import would import torch."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))}
     commands = {name: ast.parse(text) for name, text in texts.items() if "\nif __name__ ==" in text}
     return "\n".join(f"  {name:<20}{ast.get_docstring(tree).splitlines()[0]}" for name, tree in commands.items())
@@ -91,7 +91,7 @@ def _commands() -> str:
 def _check_flags(arguments: List[str]) -> None:
     """Fail where Python has no such option, or ESPnet's module is not installed.
 
-    And where Python's options (E, I, S, alone or among others as in -uE) would hide what is in startup/.
+    Fail, too, where Python's options (E, I, S, alone or among others as in -uE) would hide the folder startup/.
     """
     rest = iter(arguments)
     for flag in rest:
@@ -115,25 +115,28 @@ def _check_flags(arguments: List[str]) -> None:
 
 
 def _unknown(flag: str) -> NoReturn:
+    """Fail because of an option that nobody knows."""
     _fail(f"{flag} is not known here. Known are {', '.join(_CHECKS)}, which come first, and then Python's own")
 
 
 def _has_espnet() -> bool:
-    """Whether Python would find it, be it where this was started."""
+    """Whether Python would find ESPnet, perhaps in the folder where this was started."""
     there = PathFinder.find_spec("espnet2", [os.getcwd()])
     return there is not None or importlib.util.find_spec("espnet2") is not None
 
 
 def _joined(*modules: str) -> str:
-    """The modules, each once, in order."""
+    """Join lists of modules, each module once, in order."""
     names = [name for part in modules for name in part.split(",") if name]
     return ",".join(dict.fromkeys(names))
 
 
 def _fail(message: str) -> NoReturn:
+    """Exit because of the command line."""
     _exit(f"espnet-rand: error: {message} (--help lists the options)", 2)
 
 
 def _exit(message: str, status: int) -> NoReturn:
+    """Print a message and exit."""
     print(message, file=sys.stderr if status else sys.stdout)
     sys.exit(status)

@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def link(recipe: Path) -> Dict[Path, Path]:
-    """Link the presets into <recipe>/conf; links of an earlier call stay.
+    """Link the presets into <recipe>/conf, where links of an earlier call stay.
 
     Returns:
         the links, with the presets that they lead to
@@ -47,7 +47,7 @@ def link(recipe: Path) -> Dict[Path, Path]:
 
 
 def training_option(recipe: Path) -> Optional[str]:
-    """The option of a recipe's run.sh that takes arguments of the training: --asr_args, --train_args ..."""
+    """Find the option of a recipe's run.sh that takes arguments of the training: --asr_args, --train_args ..."""
     for script in filter(Path.is_file, sorted(recipe.glob("*.sh"))):
         text = script.read_text(encoding="utf-8", errors="replace")
         task = script.stem.rstrip("0123456789")
@@ -58,7 +58,7 @@ def training_option(recipe: Path) -> Optional[str]:
 
 
 def link_presets(args: argparse.Namespace) -> None:
-    """Link, and say how to run the recipe."""
+    """Link the presets, and say how to run the recipe."""
     if (args.recipe / "codec.sh").is_file():
         raise QuantizationError(
             f"{args.recipe}: ESPnet's codecs have a --quantizer of their own, of activations, and keep it. "

@@ -1,4 +1,4 @@
-"""What the commands on packed files share."""
+"""Writes packed files, and says what they hold."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, report,
 
 
 def say(packed: PackedModel, path: Path) -> None:
-    """Print what a packed file holds, and what its size is made of; and whether it should be packed again."""
+    """Print what a packed file holds, what makes up its size, and whether it should be packed again."""
     held = report(packed)
     size, tensors = path.stat().st_size, held.totals["bytes_after"]
     print(f"{held}\n{path}: {size:,} bytes: these {tensors:,}, and {size - tensors:,} that describe them")

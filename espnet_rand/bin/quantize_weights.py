@@ -1,4 +1,4 @@
-"""Round the weights of any ESPnet checkpoint, without training, into a packed file."""
+"""Round the weights of any ESPnet checkpoint into a packed file (post-training quantization)."""
 
 import argparse
 

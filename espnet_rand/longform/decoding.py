@@ -19,7 +19,7 @@ from espnet_rand.options import OptionError
 from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
 
 MODES = ("windows", "whole", "vad")
-# nothing above the smallest step of 16 bits: digital silence, which models have not seen
+# no sample above the smallest step of 16 bits: digital silence, which models have not seen
 _SILENCE = 2.0**-15
 # seconds; no word is so short, and frontends want more than a frame
 _SHORTEST = 0.1
@@ -36,7 +36,7 @@ class Transcript(NamedTuple):
         words: with their times in the recording, in seconds
         seconds: length of the recording
         timed: whether the times are those of alignments; otherwise (attention alone) some are estimates
-        notes: what is to be said about the recording: converted, silent ...
+        notes: remarks on the recording: converted, silent ...
     """
 
     words: List[Word]
@@ -46,6 +46,7 @@ class Transcript(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The words as a text."""
         return join_text(self.words)
 
 
@@ -58,11 +59,12 @@ class LongForm:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference: float, quantized or packed;
             or a Recognizer of one, or anything else with a `rate` (and a `longest`, as a Recognizer's) that is
             called with samples and returns Heard
-        mode: windows: of the same length, with an overlap, joined on what both saw; memory does not grow with the
-            recording. vad: the same of stretches with speech, which silero-vad finds. whole: the recording at once
+        mode: windows: pieces of the same length, with an overlap, joined on what both saw; memory does not grow with
+            the recording. vad: windows within the stretches with speech that silero-vad finds. whole: the recording at
+            once
         window: seconds; no more than a few times what the model was trained on. Default: 30, or two thirds of what the
-            model hears at once: Whisper wants silence behind what it hears. Not of mode whole
-        overlap: seconds, of windows; half a window at most. Default: a fifth of a window
+            model hears at once: Whisper wants silence behind what it hears. Mode whole leaves it out
+        overlap: seconds that two windows share, half a window at most. Default: a fifth of a window
 
     Raises:
         OptionError: the options are off, or a window is longer than what the model hears at once
@@ -105,12 +107,12 @@ class LongForm:
         of: Optional[Dict[str, Any]] = None,
         progress: Optional[Callable[[float, float], None]] = None,
     ) -> Transcript:
-        """The transcript of a recording.
+        """Transcribe a recording.
 
         Args:
             audio: a file that libsndfile reads, or samples at the model's rate, (samples,)
             journal: a file to keep what is finished in; with it a killed call goes on where it was. One call at a time
-            of: what else the journal belongs to, e.g. the model: a call with another is refused
+            of: what else the journal belongs to, e.g. the model; a call with another is refused
             progress: called after each piece with the seconds done and of the whole
 
         Raises:
@@ -134,7 +136,7 @@ class LongForm:
             return self._transcript(audio, kept, progress)
 
     def _how(self) -> Dict[str, Any]:
-        """What the pieces of a recording depend on."""
+        """Describe what the pieces of a recording depend on."""
         how: Dict[str, Any] = {"mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)
@@ -145,7 +147,7 @@ class LongForm:
     def _transcript(
         self, audio: Recording, kept: Journal, progress: Optional[Callable[[float, float], None]]
     ) -> Transcript:
-        """Hear the pieces that the journal has not, and join all."""
+        """Hear the pieces that are not in the journal, and join all."""
         if kept.pieces is None:
             kept.begin(self.pieces(audio))
         words: List[Word] = []
@@ -164,7 +166,7 @@ class LongForm:
         )
 
     def pieces(self, recording: Recording) -> List[Piece]:
-        """The pieces that a recording is decoded in."""
+        """Cut a recording into the pieces that it is decoded in."""
         if self.mode == "whole":
             return [Piece(0, recording.length)]
         if self.mode == "vad":
@@ -172,6 +174,7 @@ class LongForm:
         return windows(0, recording.length, self.window, self.overlap)
 
     def _hear(self, recording: Recording, piece: Piece) -> Heard:
+        """Recognize the words of a piece, unless it is silent or too short."""
         samples = recording.read(*piece)
         if len(samples) < _SHORTEST * recording.rate:
             return Heard([], note="too short")
@@ -181,6 +184,7 @@ class LongForm:
 
 
 def _silero_version() -> Optional[str]:
+    """The version of silero-vad; None: it is not installed."""
     try:
         return importlib.metadata.version("silero-vad")
     except importlib.metadata.PackageNotFoundError:
@@ -188,7 +192,7 @@ def _silero_version() -> Optional[str]:
 
 
 def _notes(kept: Journal, rate: int) -> List[str]:
-    """The notes of the pieces, each once with the times at which those pieces begin."""
+    """The notes of the pieces, each once, with the times at which its pieces begin."""
     if not kept.pieces:
         return ["no speech found"]
     starts: Dict[str, List[str]] = {}

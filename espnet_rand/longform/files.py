@@ -1,7 +1,7 @@
-"""All the sound of a file: as libsndfile reads it, or by other means where libsndfile would end early or refuse.
+"""Opens all the sound of a file: by libsndfile, or by other means where libsndfile would end early or refuse.
 
-libsndfile believes headers, and what they say of the length is wrong at times: of what was written to a pipe, is larger
-than 4 GB, or was joined by `cat`. Of WAV the bytes that are there are read (wav.py); the rest is decoded by PyAV into
+libsndfile believes headers, and headers give a wrong length at times: if the file was written to a pipe, is larger than
+4 GB, or was joined by `cat`. WAV is read by the bytes that are there (wav.py); other files are decoded by PyAV into
 $TMPDIR (pyav.py).
 """
 
@@ -19,15 +19,15 @@ from espnet_rand.longform.wav import Wave, find_wave
 # bytes of a sample of one channel
 _WIDTHS = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _WIDTHS |= {"ULAW": 1, "ALAW": 1}
-# FLAC's STREAMINFO has so many bits for the length
+# FLAC's STREAMINFO has 36 bits for the length
 _MOST_FRAMES = 2**36
 
 
 def open_sound(path: str, name: str, owned: ExitStack) -> Tuple[soundfile.SoundFile, List[str]]:
-    """A file with all the sound of `path`, and what is to be said about it.
+    """Open a file with all the sound of `path`; return it, and notes on it.
 
     Args:
-        path: of an existing file
+        path: an existing file
         name: what messages call it
         owned: closes what is opened here
 
@@ -56,7 +56,7 @@ def open_sound(path: str, name: str, owned: ExitStack) -> Tuple[soundfile.SoundF
 def _checked(
     file: soundfile.SoundFile, path: str, name: str, owned: ExitStack, wave: Optional[Wave]
 ) -> Tuple[soundfile.SoundFile, List[str]]:
-    """The file as libsndfile reads it, if that is all, or else as PyAV does; and what is to be said about it."""
+    """Take the file as libsndfile reads it, if that is all of it, else as PyAV does; return it, and notes on it."""
     ogg = find_ogg(path)
     header = _header_notes(file, path) if wave is None else wave.notes()
     try:
@@ -75,8 +75,8 @@ def _checked(
 
 
 def _header_notes(file: soundfile.SoundFile, path: str) -> List[str]:
-    """What is to be said about a file that libsndfile reads as it is."""
-    # libsndfile says so of AIFF and others; not refused: what writes to a pipe states the largest size
+    """The notes on a file that libsndfile reads as it is."""
+    # libsndfile writes this for AIFF and others; no reason to refuse: a writer to a pipe states the largest size
     sizes = re.findall(r"(\d+) \(should be (\d+)\)", file.extra_info)
     notes = [SHORTER] if any(int(header) > int(found) for header, found in sizes) else []
     left = _left_over(file, path)
@@ -84,7 +84,7 @@ def _header_notes(file: soundfile.SoundFile, path: str) -> List[str]:
 
 
 def _left_over(file: soundfile.SoundFile, path: str) -> int:
-    """The bytes of the file that are not of the samples that libsndfile reads; 0: unknown, for they are compressed."""
+    """Count the bytes of a file beside the samples that libsndfile reads; 0: not known, for they are compressed."""
     width = None if file.format == "FLAC" else _WIDTHS.get(file.subtype)
     return 0 if width is None else size_of(path) - file.frames * file.channels * width
 
@@ -93,7 +93,7 @@ def _is_right(file: soundfile.SoundFile, path: str, ogg: Optional[Ogg]) -> bool:
     """Whether libsndfile reads all of the file.
 
     Raises:
-        ImportError: PyAV is not installed, and what libsndfile says makes sense
+        ImportError: PyAV is not installed, and the length that libsndfile gives makes sense
     """
     if not _reads_its_end(file) or (ogg is not None and (len(ogg.starts) > 1 or not ogg.whole)):
         return False
@@ -106,11 +106,12 @@ def _is_right(file: soundfile.SoundFile, path: str, ogg: Optional[Ogg]) -> bool:
     more = round(seconds * file.samplerate) - file.frames
     if file.format == "OGG":  # only a page's last packet has a length that is known
         return abs(more) <= 2 * NEAR * file.samplerate
-    # of MP3 a header (LAME's) may say how much of the first and last packets, of 1152 frames, is no sound
+    # MP3: a header (LAME's) may say how much of the first and last packets, of 1152 frames, is no sound
     return more == 0 or (file.format == "MP3" and delay and 0 < more <= 4 * 1152)
 
 
 def _reads_its_end(file: soundfile.SoundFile) -> bool:
+    """Whether libsndfile reads the last frame."""
     try:
         file.seek(file.frames - 1)
         return len(file.read(1)) == 1
@@ -119,7 +120,7 @@ def _reads_its_end(file: soundfile.SoundFile) -> bool:
 
 
 def _stated_seconds(file: soundfile.SoundFile, path: str) -> Optional[float]:
-    """The length that the header says; None: it says none, and what libsndfile says is an estimate."""
+    """The length in seconds that the header says; None: it says none, and libsndfile estimates it."""
     if file.format == "OGG" or not 0 < file.frames < _MOST_FRAMES:
         return None
     if file.format == "MP3" or file.subtype == "MPEG_LAYER_III":

@@ -1,4 +1,4 @@
-"""Words of pieces that overlap, joined so that none is lost or doubled."""
+"""Joins the words of pieces that overlap, so that none is lost or doubled."""
 
 import unicodedata
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -6,11 +6,11 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from espnet_rand.toolkit.recognition import Heard, Word
 from espnet_rand.toolkit.recognition.words import unspaced
 
-#: Seconds that the middle of a word may differ by, heard in two pieces.
+#: Seconds by which the middle of a word may differ between two pieces.
 TOLERANCE = 0.25
-# seconds; a word that an edge cuts and what the other piece heard of it are not farther apart
+# seconds; a word that an edge cuts is not farther than this from the same word in the other piece
 _GAP = 0.1
-#: A joint prefers words that are in a run of so many that both pieces have.
+#: A joint prefers words in a run of so many words that both pieces have.
 _RUN = 3
 
 
@@ -24,22 +24,22 @@ class _Pair(NamedTuple):
 
 
 def join(said: Sequence[Word], heard: Heard, start: float, end: float, timed: bool) -> List[Word]:
-    """The words so far and those of the next piece.
+    """Join the words so far and those of the next piece.
 
-    Both pieces saw what is between `start` and `end`. There, words that agree in text (but for case and punctuation)
-    and time are paired, in order, such that the pairs agree best. The joint is the pair nearest the middle (of runs of
-    three and more, if there are any): up to it the words are the earlier piece's, which has more context on the left,
-    after it the later's. Without a pair the joint is the middle; where one piece has no words, the other's count. Times
-    that are only estimates say nothing of that: without a pair all words of both are kept, so that none is lost, though
-    some may come twice.
+    Both pieces saw the time between `start` and `end`. There, words that agree in text (but for case and punctuation)
+    and time are paired, in order, such that the pairs agree best. The joint is the pair nearest the middle; pairs in
+    runs of three and more come first. Up to the joint the words are the earlier piece's, which has more context on the
+    left; after it they are the later's. Without a pair the joint is the middle; where one piece has no words, the
+    other's count. Times that are only estimates cannot tell that. Without a pair all words of both are then kept, so
+    that none is lost, though some may come twice.
 
     At the joint, starts do not go back: estimates are moved together, other times by no more than two pieces differ.
 
     Args:
-        said: of the pieces so far, with times in the recording in seconds
-        heard: of the next piece, with times in the recording
-        start, end: of what both saw, in seconds; start >= end: nothing
-        timed: whether the times of the words that were said last are more than estimates
+        said: the words of the pieces so far, with times in the recording in seconds
+        heard: the words of the next piece, with times in the recording
+        start, end: the time that both saw, in seconds; start >= end: none
+        timed: whether the last of the times so far are more than estimates
     """
     if start >= end:
         return [*said, *heard.words]
@@ -62,10 +62,11 @@ def join(said: Sequence[Word], heard: Heard, start: float, end: float, timed: bo
 
 
 def _merged(earlier: Word, later: Word) -> Word:
-    """A word that both pieces have, before which the text is the earlier's, and after which it is the later's.
+    """Write the word of a joint, which both pieces have.
 
-    So it begins as in the earlier: the later's capital may be no more than its beginning. It ends as in the later: the
-    earlier's full stop may be no more than its end. If they differ within (U.S., US), it is the later's.
+    It begins as in the earlier piece: in the later a capital may stand there because that piece begins. It ends as in
+    the later: in the earlier a full stop may stand there because that piece ends. If they differ within (U.S., US), it
+    is the later's.
     """
     (opening, ours, _), (_, theirs, closing) = _parts(earlier.text), _parts(later.text)
     text = opening + ours + closing if ours.casefold() == theirs.casefold() else later.text
@@ -74,7 +75,7 @@ def _merged(earlier: Word, later: Word) -> Word:
 
 
 def _parts(text: str) -> Tuple[str, str, str]:
-    """The punctuation that a word begins with, the word, and the punctuation that it ends with."""
+    """Split a word into the punctuation at its beginning, the word itself and the punctuation at its end."""
     letters = [i for i, character in enumerate(text) if not _is_punctuation(character)] or [0, len(text)]
     first, last = letters[0], letters[-1] + 1
     return text[:first], text[first:last], text[last:]
@@ -85,13 +86,13 @@ def _is_punctuation(character: str) -> bool:
 
 
 def _normal(text: str) -> str:
-    """What words of one spelling or another have in common: no case, no punctuation if there is anything else."""
+    """Write a text without case, and without punctuation if there is anything else: spellings differ in these."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if not _is_punctuation(c)).casefold() or text
 
 
 def _pairs(before: Sequence[Word], after: Sequence[Word], tolerance: float) -> List[_Pair]:
-    """The common subsequence with the largest sum of agreement: 1 for the same time, 0 for `tolerance` between."""
+    """Pair words by the common subsequence that agrees best: 1 for the same time, 0 for `tolerance` between them."""
     ours, theirs = [_normal(word.text) for word in before], [_normal(word.text) for word in after]
 
     best = [[0.0] * (len(after) + 1) for _ in range(len(before) + 1)]
@@ -113,19 +114,20 @@ def _pairs(before: Sequence[Word], after: Sequence[Word], tolerance: float) -> L
 
 
 def _run(places: Sequence[Tuple[int, int]], n: int) -> int:
-    """How many pairs next to one another, in both pieces, the n-th is one of."""
+    """The length of the run that the n-th pair is in: pairs next to one another in both pieces."""
     i, j = places[n]
     return sum((i + k, j + k) == place for place, k in zip(places, range(-n, len(places) - n)))
 
 
 def _joint(pairs: Sequence[_Pair], middle: float) -> Optional[_Pair]:
+    """The pair to join at; None: there are no pairs."""
     return min(pairs, key=lambda pair: (-min(pair.run, _RUN), abs(pair.time - middle)), default=None)
 
 
 def _by_time(
     before: Sequence[Word], after: Sequence[Word], start: float, middle: float, end: float
 ) -> Tuple[List[Word], List[Word]]:
-    """The earlier's words before the middle, the later's after it; those of one alone where the other has none."""
+    """Take the earlier's words before the middle, and the later's after it; where one has no words, the other's."""
     cut = middle
     if not any(word.middle >= start for word in before):
         cut = start
@@ -142,21 +144,21 @@ def _by_time(
             or (cut != middle and later[0].start < earlier[-1].end + _GAP)
         )
     ):
-        # one word, which the two heard differently, or the rest of one at an edge: of the piece it is farther inside
+        # one word that the two heard differently, or the rest of one at an edge: it stays where it is farther inside
         (earlier if cut > middle else later).pop(-1 if cut > middle else 0)
     return earlier, later
 
 
 def _spaced(said: Sequence[Word], later: List[Word], cut: Sequence[Word], heard: Sequence[Word]) -> List[Word]:
-    """The later's words, where what is before the first is another word than in its own text.
+    """Set the space before the first of the later's words, which follows another word than in its own text.
 
-    The space between them is that of a place in either text that is alike: the characters on one side are the joint's,
-    and those on the other are of the same kind, with spaces or without. Else it is not known.
+    The space is taken from a place in either text that is alike: one side has the characters of the joint, and the
+    other has characters of the same kind, with spaces or without. Otherwise it is not known.
 
     Args:
         said: all words before the joint
-        later: those after it
-        cut: what the earlier piece has after it
+        later: the words after it
+        cut: the words of the earlier piece after it
         heard: all words of the later piece
     """
     if not said or not later:
@@ -173,7 +175,7 @@ def _spaced(said: Sequence[Word], later: List[Word], cut: Sequence[Word], heard:
 def _in_order(
     earlier: Sequence[Word], later: Sequence[Word], timed: bool, later_timed: bool
 ) -> Tuple[Sequence[Word], Sequence[Word]]:
-    """The words before and after a joint with times that do not go back at it."""
+    """Change times, so that they do not go back at a joint; return the words before and after it."""
     if not earlier or not later:
         return earlier, later
     if not later_timed:
@@ -185,7 +187,7 @@ def _in_order(
 
 
 def _fitted(words: Sequence[Word], start: float, end: float) -> Sequence[Word]:
-    """Words with times that are estimates, from `start` to `end`; as they are, if that is nothing."""
+    """Fit estimated times into the time from `start` to `end`; leave them as they are if that is no time."""
     length = words[-1].end - words[0].start
     if length <= 0 or start >= end:
         return words

@@ -1,4 +1,4 @@
-"""What was heard so far, on disk: a killed run goes on after its last finished piece."""
+"""Keeps on disk what was heard so far: a killed run goes on after its last finished piece."""
 
 import json
 import logging
@@ -24,18 +24,18 @@ class Journal:
     """JSON lines: first what is decoded and how, with the pieces; then a line for each finished piece.
 
     Each line has a checksum, which depends on the first line, and each line of a piece says which piece it is of. Lines
-    count up to the first that does not fit: what follows is taken out of the file, and is to be heard again.
+    count up to the first that does not fit: the lines after it are taken out of the file, and are to be heard again.
 
     The file is locked until `close`, or the end of the process.
 
     Args:
-        path: of the file, which is made, with the directories above it; None: nothing is kept
-        of: what is decoded, and how; as JSON it must be that of the run that began the journal
-        pieces: those that this run would begin with; None: not known, then those of the journal count
+        path: the file, which is made, with the directories above it; None: nothing is kept
+        belongs_to: what is decoded, and how; as JSON it must be that of the run that began the journal
+        pieces: the pieces that this run would begin with; None: not known, then the journal's count
 
     Attributes:
-        pieces: of the recording; None until `begin`, or where the journal has some
-        heard: of the first pieces, as far as they are finished
+        pieces: the pieces of the recording; None until `begin`, unless the journal has some
+        heard: what was heard in the pieces that are finished, the first ones
 
     Raises:
         JournalError: the journal is of another recording or other options or another version, its first line is
@@ -43,9 +43,11 @@ class Journal:
         OSError: the file cannot be made, read or written to
     """
 
-    def __init__(self, path: Union[str, Path, None], of: Dict[str, Any], pieces: Optional[Sequence[Piece]] = None):
+    def __init__(
+        self, path: Union[str, Path, None], belongs_to: Dict[str, Any], pieces: Optional[Sequence[Piece]] = None
+    ):
         self._path = None if path is None else Path(path)
-        self._of = json.loads(json.dumps(of))
+        self._belongs_to = json.loads(json.dumps(belongs_to))
         self._seed = 0
         self.pieces: Optional[List[Piece]] = None
         self.heard: List[Heard] = []
@@ -68,7 +70,7 @@ class Journal:
         self.pieces = [*pieces]
         if self._path is not None:
             self._file.truncate(0)
-            first = {"version": _VERSION, "of": self._of, "pieces": self.pieces}
+            first = {"version": _VERSION, "of": self._belongs_to, "pieces": self.pieces}
             self._seed = _checksum(first)
             self._write(first, self._seed)
 
@@ -81,7 +83,7 @@ class Journal:
         self.heard.append(heard)
 
     def close(self) -> None:
-        """Let others have the file."""
+        """Unlock the file."""
         if self._path is not None:
             self._file.close()
 
@@ -92,6 +94,7 @@ class Journal:
         self.close()
 
     def _write(self, line: Dict[str, Any], checksum: int) -> None:
+        """Add a line to the file."""
         left = _encoded({**line, "crc32": checksum}) + b"\n"
         try:
             while left:
@@ -102,6 +105,7 @@ class Journal:
             ) from None
 
     def _read(self, now: Optional[Sequence[Piece]]) -> None:
+        """Read the lines of an earlier run, and cut off those that do not fit; `now`: the pieces of this run."""
         self._file.seek(0)
         text = self._file.read()
         whole = text[: text.rfind(b"\n") + 1]  # a line that was begun when the run was killed does not count
@@ -126,7 +130,7 @@ class Journal:
         self.pieces, self.heard = pieces, heard
 
     def _begun(self, line: bytes, now: Optional[Sequence[Piece]]) -> List[Piece]:
-        """The pieces of the first line, which must be of this run."""
+        """Read the pieces of the first line, which must belong to this run."""
         first = _checked(line)
         if line.startswith(_BEGINNING_OF_FIRST) or (first is not None and first.get("version") != _VERSION):
             raise JournalError(
@@ -136,7 +140,7 @@ class Journal:
         if first is None:
             raise JournalError(f"{self._path}: it is damaged. Fix: remove it, to decode the recording again")
         begun, pieces = first["of"], [Piece(*piece) for piece in first["pieces"]]
-        changed = sorted(k for k in {*begun, *self._of} if begun.get(k) != self._of.get(k))
+        changed = sorted(k for k in {*begun, *self._belongs_to} if begun.get(k) != self._belongs_to.get(k))
         if not changed and now is not None and pieces != [*now]:
             changed = ["pieces"]
         if changed:
@@ -148,7 +152,7 @@ class Journal:
         return pieces
 
     def _finished(self, line: bytes, number: int, pieces: Sequence[Piece]) -> Optional[Heard]:
-        """What a line says was heard in the piece of a number; nothing, if the line is of another or damaged."""
+        """Read what was heard in the piece of a number; None: the line is of another piece, or damaged."""
         content = _checked(line, self._seed)
         if content is None or number == len(pieces):
             return None
@@ -162,15 +166,17 @@ class Journal:
 
 
 def _encoded(content: Dict[str, Any], **options: Any) -> bytes:
+    """Write JSON in UTF-8."""
     return json.dumps(content, ensure_ascii=False, **options).encode("utf-8", "surrogatepass")
 
 
 def _checksum(content: Dict[str, Any], seed: int = 0) -> int:
+    """The CRC-32 of a line, which does not depend on the order of its keys."""
     return zlib.crc32(_encoded(content, sort_keys=True, separators=(",", ":")), seed)
 
 
 def _checked(line: bytes, seed: int = 0) -> Optional[Dict[str, Any]]:
-    """The content of a line without its checksum; nothing, if that is not the content's."""
+    """Read the content of a line without its checksum; None: the checksum is that of another content."""
     try:
         content = json.loads(line.decode("utf-8", "surrogatepass"))
         given = content.pop("crc32")

@@ -1,4 +1,4 @@
-"""What the pages of an Ogg file tell. Nothing is decoded."""
+"""Reads the pages of an Ogg file, without decoding: where streams begin, and whether something is missing."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ _FIRST, _LAST = 2, 4
 
 
 class Ogg(NamedTuple):
-    """What the pages of an Ogg file tell.
+    """The streams of an Ogg file, and whether its pages are all there.
 
     Attributes:
         starts: where streams begin that follow each other, in bytes
@@ -26,15 +26,15 @@ class Ogg(NamedTuple):
     ended: bool
 
     def notes(self, filled: bool = False) -> List[str]:
-        """What is to be said about it; `filled`: silence is in the place of what is missing."""
+        """The notes on the file; `filled`: silence is in the place of what is missing."""
         lost = [] if self.whole or filled else ["pages of it are damaged or missing: what follows them may be early"]
         return lost if self.ended else [*lost, "cut off, or never finished: it has no end mark"]
 
 
 def find_ogg(path: str) -> Optional[Ogg]:
-    """What the pages of an Ogg file tell; None: it is no such file. All of it is read, and nothing decoded."""
+    """Read all pages of an Ogg file; None: it is no such file."""
     starts: List[int] = []
-    numbers: Dict[bytes, int] = {}  # of the next page, by the stream
+    numbers: Dict[bytes, int] = {}  # the number of the next page, by the stream
     whole, end, flags = True, 0, 0
     with open(path, "rb") as file:
         if file.read(4) != b"OggS":
@@ -60,7 +60,7 @@ def find_ogg(path: str) -> Optional[Ogg]:
 
 
 def _page(file: BinaryIO) -> Optional[bytes]:
-    """The page of Ogg where the file stands; None: it is cut off or damaged."""
+    """Read the page of Ogg where the file stands; None: it is cut off or damaged."""
     header = file.read(27)
     sizes = file.read(sum(header[26:]))
     page = header + sizes + file.read(sum(sizes))

@@ -1,4 +1,4 @@
-"""The pieces that a recording is decoded in."""
+"""Cuts a recording into the pieces that it is decoded in."""
 
 from typing import Iterable, List, NamedTuple, Tuple
 
@@ -11,7 +11,7 @@ class Piece(NamedTuple):
 
 
 def windows(start: int, stop: int, window: int, overlap: int) -> List[Piece]:
-    """Windows of `window` samples, each of which begins `overlap` samples before the last one's end.
+    """Cut a stretch into windows of `window` samples, each of which begins `overlap` samples before the last one's end.
 
     The last may be shorter, but is longer than the overlap. Only neighbours overlap: `overlap` <= window / 2.
     """
@@ -21,7 +21,7 @@ def windows(start: int, stop: int, window: int, overlap: int) -> List[Piece]:
 
 
 def packed(speech: Iterable[Tuple[int, int]], window: int, overlap: int) -> List[Piece]:
-    """Stretches of speech, as many in a piece as fit into a window; those that are longer than one in windows."""
+    """Put as many stretches of speech into a piece as fit into a window; cut longer ones into windows."""
     pieces: List[Piece] = []
     for start, stop in speech:
         if pieces and stop - pieces[-1].start <= window:

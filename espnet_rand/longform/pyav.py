@@ -1,4 +1,4 @@
-"""Sound that PyAV (FFmpeg) reads: how long it is, and all of it, decoded into $TMPDIR."""
+"""Measures sound by PyAV (FFmpeg), and decodes all of it into $TMPDIR."""
 
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -13,29 +13,30 @@ from espnet_rand.longform.sound import NEAR, OVERHEAD, AudioError, Parts, find, 
 
 # seconds: time stamps that jump farther are not believed
 _FAR = 600.0
-# what PyAV may read; not playlists, which name other files and addresses to be read
+# the formats that PyAV may read; not playlists, which name other files and addresses to be read
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,flac,matroska,webm,mov,mp4,m4a,mp3,ogg,tta,w64,wav,wv"
-# of these it guesses the length
+# the formats whose length it guesses
 _GUESSED = {"aac", "ac3", "amr", "mp3", "ogg"}
 
 
 def _av() -> ModuleType:
+    """Import PyAV, where it is used: it need not be installed."""
     import av
 
     return av
 
 
 def _failures() -> Tuple[Type[Exception], ...]:
-    """What PyAV raises of files; ValueError: of a codec that it does not know."""
+    """The errors that PyAV raises where a file is off; ValueError: it does not know the codec."""
     return _av().FFmpegError, ValueError
 
 
 class Decoded(NamedTuple):
-    """What PyAV has decoded.
+    """The sound that PyAV has decoded.
 
     Attributes:
-        file: with all of it
-        notes: what is to be said about it
+        file: a file with all of it
+        notes: remarks on it
         shorter: it is shorter than PyAV reads in its header
         filled: silence is in the place of what is missing
     """
@@ -48,7 +49,7 @@ class Decoded(NamedTuple):
 
 @contextmanager
 def _container(file: Any) -> Iterator[Any]:
-    """What PyAV makes of a file, with sound in it; raises one of `_failures()` where it is nothing of the kind."""
+    """Let PyAV open a file with sound in it. Raises one of `_failures()`: PyAV cannot, or there is no sound."""
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     with _av().open(file, options=options) as container:
         if not container.streams.audio:
@@ -57,9 +58,10 @@ def _container(file: Any) -> Iterator[Any]:
 
 
 def count(path: str) -> Optional[Tuple[float, bool]]:
-    """The seconds of sound in the packets of a file, and whether the first of it is cut away; None: not to be told.
+    """Count the seconds of sound in the packets of a file, without decoding; None: PyAV cannot read it.
 
-    Nothing is decoded.
+    Returns:
+        the seconds, and whether the beginning is cut away
     """
     try:
         with open(path, "rb") as file, _container(file) as container:
@@ -71,7 +73,7 @@ def count(path: str) -> Optional[Tuple[float, bool]]:
 
 
 def decode(path: str, name: str, owned: ExitStack, problem: str) -> Optional[Decoded]:
-    """All sound of a file, decoded into $TMPDIR as float32; None: PyAV finds none.
+    """Decode all sound of a file into $TMPDIR, as float32; None: PyAV finds none.
 
     Raises:
         AudioError: $TMPDIR is full; or PyAV is not installed, which `problem` wants
@@ -99,12 +101,12 @@ def decode(path: str, name: str, owned: ExitStack, problem: str) -> Optional[Dec
 
 
 def _temporary() -> BinaryIO:
-    """A file in $TMPDIR without a name: it is gone with the process, however that ends."""
+    """Make a file in $TMPDIR without a name: it is gone with the process, however that ends."""
     return tempfile.TemporaryFile(prefix="espnet_rand.", buffering=0)
 
 
 def _streams(path: str) -> List[Tuple[int, int]]:
-    """Where the streams begin and end, in bytes, that follow each other in a file of Ogg or FLAC."""
+    """Find the streams that follow each other in a file of Ogg or FLAC: where each begins and ends, in bytes."""
     ogg = find_ogg(path)
     starts = [] if ogg is None else ogg.starts
     with open(path, "rb") as file:
@@ -115,18 +117,18 @@ def _streams(path: str) -> List[Tuple[int, int]]:
 
 
 class _Decoder:
-    """Writes what PyAV decodes, float32, (frames, channels), at the rate and with the channels of what comes first.
+    """Writes what PyAV decodes, float32, (frames, channels), with the rate and the channels of the first frame.
 
-    Where time stamps tell that something is missing, silence takes its place: what follows stays at its time.
+    Where time stamps tell that something is missing, silence takes its place: the rest stays at its time.
 
     Attributes:
-        frames: that were written
+        frames: how many frames were written
         missing: seconds that silence was written for
         lost: seconds that could not be decoded
         read: bytes that were sound, or anything else that is known to be none
         broken: why it could not be read to its end
         stated: seconds that the header says; 0: none
-        tracks: of sound, side by side
+        tracks: how many sound tracks there are, side by side
     """
 
     def __init__(self, file: BinaryIO, name: str):
@@ -147,7 +149,7 @@ class _Decoder:
         self._resampler: Any = None
         with _container(content) as container:
             stream = container.streams.audio[0]
-            # of MP3 the first time stamp is what is cut away from the begin
+            # MP3: the first time stamp is what is cut away from the beginning
             self._origin = None if container.format.name == "mp3" else self.frames
             self.tracks = max(self.tracks, len(container.streams.audio))
             if container.format.name not in _GUESSED:
@@ -168,6 +170,7 @@ class _Decoder:
             self._write(self._resampler.resample(None))
 
     def _add(self, frame: Any) -> None:
+        """Write a decoded frame, at the rate and with the channels of the first."""
         if not self.rate:
             self._layout = frame.layout
             self.rate, self.channels = frame.sample_rate, len(frame.layout.channels)
@@ -192,10 +195,12 @@ class _Decoder:
                 self._put(np.zeros((min(self.rate, gap - first), self.channels), np.float32))
 
     def _write(self, frames: Sequence[Any]) -> None:
+        """Write frames of PyAV's."""
         for frame in frames:
             self._put(frame.to_ndarray().reshape(-1, self.channels))
 
     def _put(self, samples: np.ndarray) -> None:
+        """Write samples, float32, (frames, channels)."""
         left = memoryview(samples.tobytes())
         try:
             while left:
@@ -208,7 +213,7 @@ class _Decoder:
         self.frames += len(samples)
 
     def notes(self, size: int) -> List[str]:
-        """What is to be said about a file of so many bytes."""
+        """The notes on a file of so many bytes."""
         notes = []
         if self.missing:
             notes.append(f"{self.missing:.1f} s of it are damaged or missing: silence is in their place")

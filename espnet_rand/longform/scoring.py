@@ -1,4 +1,4 @@
-"""Word errors of long recordings, and the two ways in which long-form recognition fails."""
+"""Counts the word errors of long recordings, and the two ways in which long-form recognition fails."""
 
 import functools
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from espnet_rand.reporting import Estimate, estimate, markdown
 #: A dropped stretch is so many reference words in a row, or more, that are all deleted.
 DROPPED = 5
 #: A repeated phrase is so many wrong words in a row, or more (inserted or substituted), which say once more, word for
-#: word, what the hypothesis says up to PERIOD words before or after them. In a stretch of wrong words it counts once.
+#: word, what the hypothesis says up to PERIOD words before or after them. A stretch of wrong words has one at most.
 REPEATED, PERIOD = 4, 20
-#: Of fewer recordings the bootstrap's interval would be little else than their range.
+#: With fewer recordings the bootstrap's interval would be little else than their range.
 INTERVAL_FROM = 6
 
 
@@ -26,7 +26,7 @@ class ScoringError(UserError):
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a recording, or of several: words of the reference, errors, and failures (see DROPPED and REPEATED)."""
+    """Words of the reference, errors, and failures (see DROPPED and REPEATED) of one or more recordings."""
 
     words: int = 0
     insertions: int = 0
@@ -37,6 +37,7 @@ class Counts:
 
     @property
     def errors(self) -> int:
+        """The number of errors of all kinds."""
         return self.insertions + self.deletions + self.substitutions
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -64,6 +65,7 @@ def count(reference: str, hypothesis: str) -> Counts:
 
 
 def _repeats(heard: Sequence[str], start: int, end: int) -> bool:
+    """Whether a stretch of wrong words has a repeated phrase."""
     for shift in (sign * period for period in range(1, PERIOD + 1) for sign in (-1, 1)):
         run = 0
         for i in range(start, end):
@@ -81,8 +83,8 @@ class Score:
         system, test_set: names
         seconds: mean length of the recordings
         runs: the counts of each run, over all recordings, by the run's name
-        words: of each recording's reference, (recordings,)
-        errors: of each run and recording, (runs, recordings)
+        words: how many words each recording's reference has, (recordings,)
+        errors: how many errors each run has in each recording, (runs, recordings)
     """
 
     system: str
@@ -94,30 +96,30 @@ class Score:
 
     @property
     def recordings(self) -> int:
-        """How many."""
+        """The number of recordings."""
         return len(self.words)
 
     @property
     def rates(self) -> List[float]:
-        """Word error rate of each run, in percent."""
+        """The word error rate of each run, in percent."""
         return [100 * run.errors / run.words for run in self.runs.values()]
 
     @functools.cached_property
     def estimate(self) -> Optional[Estimate]:
-        """Of the mean of the runs; None: of fewer recordings than INTERVAL_FROM."""
+        """The mean error rate of the runs, with its interval; None: there are fewer recordings than INTERVAL_FROM."""
         return estimate(self.errors, self.words) if self.recordings >= INTERVAL_FROM else None
 
     def above(self, other: "Score") -> Optional[Estimate]:
-        """By how much the error rate is above that of another system on the same recordings.
+        """Estimate by how much the error rate is above that of another system on the same recordings.
 
-        None: there are fewer recordings than INTERVAL_FROM, or the runs are not the same, which would be compared.
+        None: there are fewer recordings than INTERVAL_FROM, or the two systems have other runs.
         """
         if self.recordings < INTERVAL_FROM or self.runs.keys() != other.runs.keys():
             return None
         return estimate(self.errors - other.errors, self.words)
 
     def mean(self, name: str) -> float:
-        """Mean over the runs of one of the counts."""
+        """The mean of one of the counts over the runs."""
         return float(np.mean([getattr(run, name) for run in self.runs.values()]))
 
 
@@ -133,7 +135,7 @@ def score(
     Args:
         seconds: length of each recording
         references: text of each recording
-        hypotheses: of each run, by its name, text of each recording
+        hypotheses: text of each recording that a run gave, by the run's name
 
     Raises:
         ScoringError: a run lacks a recording or has another, or there are no words
@@ -158,7 +160,7 @@ def score(
 
 
 def tables(scores: Sequence[Score]) -> str:
-    """Two tables in Markdown: error rates by duration, and what the errors are."""
+    """Write two tables in Markdown: error rates by duration, and what the errors are."""
     sets = _by_length(scores)
     cells = {(s.system, s.test_set): s for s in scores}
     header = ["WER %", *(f"{name} ({length:.0f} s x {number})" for name, (length, number) in sets.items())]
@@ -183,10 +185,10 @@ def tables(scores: Sequence[Score]) -> str:
 
 
 def differences(scores: Sequence[Score], baselines: Mapping[str, str]) -> str:
-    """A table in Markdown: by how much the error rate of a system is above that of another, on the same recordings.
+    """Write a table in Markdown: by how much a system's error rate is above another's on the same recordings.
 
     Args:
-        baselines: for each system the one that it is compared with, if any
+        baselines: the system that each is compared with, by its name
     """
     sets = _by_length(scores)
     cells = {(s.system, s.test_set): s for s in scores}
@@ -202,17 +204,20 @@ def differences(scores: Sequence[Score], baselines: Mapping[str, str]) -> str:
 
 
 def _difference(mine: Score, other: Score) -> str:
+    """Write a difference of error rates, with its interval if there is one."""
     text = f"{np.mean(mine.rates) - np.mean(other.rates):+.2f}"
     found = mine.above(other)
     return text if found is None else text + " [{:+.2f}, {:+.2f}]".format(*found.interval)
 
 
 def _by_length(scores: Sequence[Score]) -> Dict[str, Tuple[float, int]]:
+    """The test sets in order of length: name -> mean seconds, recordings."""
     found = {s.test_set: (s.seconds, s.recordings) for s in scores}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def _rate(s: Score) -> str:
+    """Write an error rate, with its interval and the range of its runs if there are any."""
     text = f"{np.mean(s.rates):.2f}"
     if s.estimate is not None:
         low, high = s.estimate.interval
@@ -221,7 +226,7 @@ def _rate(s: Score) -> str:
 
 
 def plot(scores: Sequence[Score], path: Path) -> None:
-    """Error rate against duration, a line for each system and part (of a test set's name before "/"), as a PNG file."""
+    """Plot error rates against duration as a PNG file: a line for each system and part (a set's name before "/")."""
     import matplotlib
 
     matplotlib.use("Agg")

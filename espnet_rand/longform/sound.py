@@ -1,4 +1,4 @@
-"""What readers of sound files share: bytes of a file, samples and nothing else, and what is said of lengths."""
+"""The shared means of readers of sound files: bytes of a file, raw samples, and notes on lengths."""
 
 import io
 import re
@@ -9,18 +9,18 @@ import soundfile
 
 from espnet_rand.errors import UserError
 
-# seconds: what the lengths of a file may differ by without a note
+# seconds by which two lengths of a file may differ without a note
 NEAR = 0.1
 # bytes that are looked at at a time
 _BLOCK = 2**20
-# bytes that do without an explanation: what stands before the sound
+# bytes before the sound that need no explanation
 OVERHEAD = 2**16
 
 SHORTER = "shorter than its header says"
 
 
 class AudioError(UserError):
-    """Why a recording cannot be read, in one line."""
+    """A recording cannot be read; the message says why, in one line."""
 
 
 def difference(length: float, stated: Optional[float]) -> List[str]:
@@ -31,16 +31,18 @@ def difference(length: float, stated: Optional[float]) -> List[str]:
 
 
 def left_out(count: int) -> str:
+    """The note on bytes that are not read."""
     return f"{count} bytes of it are left out: by its header they are no sound"
 
 
 def size_of(path: str) -> int:
+    """The size of a file in bytes."""
     with open(path, "rb") as file:
         return file.seek(0, io.SEEK_END)
 
 
 def find(path: str, pattern: bytes, length: int) -> Iterator[int]:
-    """Where a file matches a pattern that is always of so many bytes."""
+    """Yield where a file matches a pattern, whose matches have `length` bytes."""
     with open(path, "rb") as file:
         text, start = b"", 0
         while block := file.read(_BLOCK):
@@ -52,11 +54,11 @@ def find(path: str, pattern: bytes, length: int) -> Iterator[int]:
 
 
 class Parts(io.RawIOBase):
-    """Parts of a file, as one.
+    """Several parts of a file, read as one file.
 
     Args:
-        path: of the file
-        parts: each from and to so many bytes
+        path: the file
+        parts: where each begins and ends, in bytes
     """
 
     def __init__(self, path: str, parts: Sequence[Tuple[int, int]]):
@@ -100,6 +102,6 @@ class Parts(io.RawIOBase):
 def open_raw(
     file: Union[io.RawIOBase, int], rate: int, channels: int, subtype: str, owned: ExitStack, endian: str = "LITTLE"
 ) -> soundfile.SoundFile:
-    """A file of samples and nothing else."""
+    """Open a file of samples and nothing else."""
     options = {"format": "RAW", "subtype": subtype, "endian": endian, "closefd": False}
     return owned.enter_context(soundfile.SoundFile(file, "r", rate, channels, **options))

@@ -1,4 +1,4 @@
-"""Where there is speech, by silero-vad (https://github.com/snakers4/silero-vad; MIT; its model is in its package)."""
+"""Finds speech by silero-vad (https://github.com/snakers4/silero-vad; MIT; its model is in its package)."""
 
 from typing import List, Tuple
 
@@ -14,11 +14,11 @@ PAUSE, MARGIN = 500, 200
 
 
 class VadError(UserError):
-    """Voice activity cannot be detected: what is missing, in one line."""
+    """Voice activity cannot be detected; the message says what is missing, in one line."""
 
 
 def speech(recording: Recording) -> List[Tuple[int, int]]:
-    """The stretches with speech, in samples; the recording is read a minute at a time.
+    """Find the stretches with speech, in samples; the recording is read a minute at a time.
 
     Raises:
         VadError: see check
@@ -50,6 +50,7 @@ def check(rate: int) -> None:
 
 
 def _detector(rate: int):
+    """silero-vad's detector for so many Hz."""
     silero_vad = _import()
     return silero_vad.VADIterator(
         silero_vad.load_silero_vad(), sampling_rate=rate, min_silence_duration_ms=PAUSE, speech_pad_ms=MARGIN
@@ -57,6 +58,7 @@ def _detector(rate: int):
 
 
 def _import():
+    """Import silero-vad, and leave torch its number of threads."""
     threads = torch.get_num_threads()
     try:
         import silero_vad

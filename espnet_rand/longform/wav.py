@@ -1,4 +1,4 @@
-"""The sound of a WAV file, found by its bytes: headers are wrong at times, see files.py."""
+"""Finds the sound of a WAV file by its bytes: headers are wrong at times, see files.py."""
 
 import io
 import struct
@@ -13,10 +13,10 @@ from espnet_rand.longform.sound import Parts, difference, left_out, open_raw
 _SUBTYPES = {(1, 1): "PCM_U8", (1, 2): "PCM_16", (1, 3): "PCM_24", (1, 4): "PCM_32"}
 _SUBTYPES |= {(3, 4): "FLOAT", (3, 8): "DOUBLE", (6, 1): "ALAW", (7, 1): "ULAW"}
 _EXTENSIBLE = 0xFFFE
-# what is written as the size of a WAV file before its length is known
+# sizes that are written into a WAV file before its length is known
 _UNKNOWN = {0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF}
 _HEADER = 44
-# bytes that do without an explanation: zeros after the sound
+# zero bytes after the sound that need no explanation
 _PADDING = 2**20
 
 
@@ -26,12 +26,12 @@ class Wave(NamedTuple):
     Attributes:
         rate: in Hz
         channels: at least 1
-        subtype: as soundfile calls it; None: not of single samples
+        subtype: as soundfile calls it; None: samples are coded together
         width: bytes of a frame
         speed: bytes of a second
-        parts: where sound is, from and to so many bytes; several: recordings one after the other, joined by `cat`
-        stated: bytes of the first as its header says; None: it does not know
-        left: bytes after them that are of another rate or kind
+        parts: where sound begins and ends, in bytes; several: recordings one after the other, joined by `cat`
+        stated: bytes of the first part as its header says; None: it does not know
+        left: bytes after the parts that have another rate or kind
     """
 
     rate: int
@@ -45,14 +45,16 @@ class Wave(NamedTuple):
 
     @property
     def frames(self) -> int:
+        """The number of frames in all parts."""
         return sum((stop - start) // self.width for start, stop in self.parts)
 
     def open(self, path: str, owned: ExitStack) -> soundfile.SoundFile:
+        """Open the sound of the file `path`, whole frames alone."""
         parts = [(start, stop - (stop - start) % self.width) for start, stop in self.parts]
         return open_raw(owned.enter_context(Parts(path, parts)), self.rate, self.channels, self.subtype, owned)
 
     def notes(self) -> List[str]:
-        """What is to be said about it; where it is not of single samples, only what its header states is read."""
+        """The notes on the file. Where samples are coded together, no more is read than the header states."""
         start, stop = self.parts[0]
         stated = stop - start if self.stated is None else self.stated
         notes = difference((stop - start) / self.speed, stated / self.speed)
@@ -66,7 +68,7 @@ class Wave(NamedTuple):
 
 
 def find_wave(file: BinaryIO) -> Optional[Wave]:
-    """Where the sound of a WAV file (RIFF or RF64) is; None: it is none, or has no sound."""
+    """Find the sound of a WAV file (RIFF or RF64); None: it is none, or has no sound."""
     size = file.seek(0, io.SEEK_END)
     first: Optional[tuple] = None
     parts: List[Tuple[int, int]] = []
@@ -109,7 +111,7 @@ def find_wave(file: BinaryIO) -> Optional[Wave]:
 
 
 def _kind(form: bytes) -> Optional[Tuple[int, int, Optional[str], int, int]]:
-    """Of the chunk `fmt `: rate, channels, subtype, bytes of a frame and of a second; None: it makes no sense."""
+    """Read the chunk `fmt `: rate, channels, subtype, bytes of a frame and of a second; None: it makes no sense."""
     if len(form) < 16:
         return None
     tag, channels, rate, speed, width, _ = struct.unpack("<HHIIHH", form[:16])
@@ -122,7 +124,10 @@ def _kind(form: bytes) -> Optional[Tuple[int, int, Optional[str], int, int]]:
 
 
 def _chunk(file: BinaryIO, position: int) -> Optional[Tuple[bytes, int]]:
-    """The name and length in bytes of the chunk at a position, which the file then stands behind; None: none there."""
+    """Read the name and the length in bytes of the chunk at a position; None: there is no chunk.
+
+    The file stands behind them then.
+    """
     file.seek(position)
     header = file.read(8)
     if len(header) < 8 or not all(32 <= byte < 127 for byte in header[:4]):
@@ -131,9 +136,9 @@ def _chunk(file: BinaryIO, position: int) -> Optional[Tuple[bytes, int]]:
 
 
 def _stop(file: BinaryIO, start: int, length: int, size: int) -> int:
-    """Where sound ends that is said to have `length` bytes; beyond 4 GB what is said is too little by 4 GB or more.
+    """Find the end of sound whose header says `length` bytes; beyond 4 GB that is too little by 4 GB or more.
 
-    It is believed where what follows is no sound; otherwise sound goes on to the end.
+    The header is believed where no sound follows; otherwise sound goes on to the end of the file.
     """
     for stop in range(start + length, size + 1, 2**32):
         if _is_no_sound(file, _next(file, stop, length), size, padded=length > 0):
@@ -142,13 +147,13 @@ def _stop(file: BinaryIO, start: int, length: int, size: int) -> int:
 
 
 def _next(file: BinaryIO, end: int, length: int) -> int:
-    """Where the next chunk begins: behind an odd length is a byte that does not count, which some leave out."""
+    """Find the next chunk. A byte that does not count stands behind an odd length; some writers leave it out."""
     padded = end + length % 2
     return end if _chunk(file, padded) is None and _chunk(file, end) is not None else padded
 
 
 def _is_no_sound(file: BinaryIO, position: int, size: int, padded: bool) -> bool:
-    """Whether nothing, zeros (where `padded`), a tag, another WAV file or chunks to the end follow."""
+    """Whether no sound follows: nothing, zeros (where `padded`), a tag, another WAV file, or chunks to the end."""
     if position >= size:
         return True
     file.seek(position)

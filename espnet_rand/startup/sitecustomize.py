@@ -1,8 +1,8 @@
-"""Python runs this when it starts below `espnet-rand` or after `register()`: it registers once ESPnet is imported.
+"""Registers once ESPnet is imported, in each Python that starts below `espnet-rand` or after `register()`.
 
-The launcher and espnet_rand.processes put this folder on PYTHONPATH, so that every Python that is
-started then (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes.
-There, errors that a user can mend end a program with one line.
+The launcher and espnet_rand.processes put this folder on PYTHONPATH, and Python runs this module when it starts. So
+every Python that is started then (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes. Errors
+that a user can fix end a program there with one line.
 It imports nothing big: espnet_rand and torch are loaded only where ESPnet's tasks are.
 """
 
@@ -19,7 +19,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 class _RegisterAfterImport:
-    """Finds what is watched as usual, and calls `espnet_rand.register()` after it has run."""
+    """Finds the modules of _WATCHED as usual, and calls `espnet_rand.register()` after they have run."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -42,7 +42,7 @@ class _RegisterAfterImport:
 
 
 class _FindPackage:
-    """Finds this espnet_rand where nothing else finds one: started from a script that has it on sys.path only."""
+    """Finds this espnet_rand where nothing else finds one: below a script that has it on sys.path only."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -60,7 +60,7 @@ def _run_shadowed() -> None:
 
 
 def _say(original, kind, error, trace):
-    """`sys.excepthook`, which was `original`: what a user can mend is one line, without a traceback."""
+    """Stand in for `sys.excepthook`, `original`: an error that a user can fix is one line, without a traceback."""
     errors = sys.modules.get("espnet_rand.errors")
     if errors is None:
         return original(kind, error, trace)

@@ -1,4 +1,4 @@
-"""The device of a model, and errors of building it in other words: ESPnet's name neither the file nor the option."""
+"""The device of a model, and what is wrong where ESPnet cannot build it: its own errors name no option."""
 
 import re
 from contextlib import contextmanager

@@ -1,4 +1,7 @@
-"""`--eval_bits`: the precision that a model is decoded and packed at; one number of bits, or a plan file."""
+"""`--eval_bits`: the precision to decode and pack a model at, a number of bits or a plan file.
+
+The list `quantizer_conf: eval_bits` is another thing: the precisions to validate at (hooks/precisions.py).
+"""
 
 import argparse
 import logging
@@ -35,7 +38,7 @@ def read_precision(given: Union[int, str]) -> EvalBits:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--eval_bits` of the commands of espnet_rand.bin."""
+    """Add `--eval_bits` to the parser of a command of espnet_rand.bin."""
     parser.add_argument(
         "--eval_bits",
         metavar="BITS|PLAN",

@@ -22,12 +22,12 @@ def option(variable: str, parse: Callable[[str], T]) -> Optional[T]:
 
 
 def packed_backend() -> str:
-    """How packed layers compute (espnet_rand.packing.kernels.choose). Raises OptionError as `environment.backend`."""
+    """The backend that packed layers compute with (packing.kernels.choose). Raises OptionError: there is none such."""
     return backend(PACKED_BACKEND, os.environ.get(PACKED_BACKEND, "auto"))
 
 
 def refuse_in_training() -> None:
-    """Raises OptionError: `espnet-rand` was started for a training with an option that does nothing there."""
+    """Refuse options that do nothing in a training. Raises OptionError: `espnet-rand` was started with one."""
     for variable, remedy in _NOT_IN_TRAINING.items():
         if os.environ.get(variable):
             name = variable.removeprefix("ESPNET_RAND_").lower()

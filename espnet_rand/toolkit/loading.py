@@ -1,4 +1,4 @@
-"""What ESPnet is building just now, in this thread: a model to train, a model to load and its file, or a part."""
+"""Says what ESPnet is building just now, in this thread: a model to train, one to load and from which file, a part."""
 
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +20,7 @@ class PackedSource(NamedTuple):
 
 @dataclass(frozen=True)
 class Build:
-    """What a task's `build_model` is called for.
+    """The purpose of a call of a task's `build_model`.
 
     Attributes:
         part: a part of a model that is quantized, packed or imitated as a whole: it stays as ESPnet builds it
@@ -42,12 +42,12 @@ _build: ContextVar[Build] = ContextVar("build", default=_TO_TRAIN)
 
 
 def current() -> Build:
-    """What ESPnet is building just now."""
+    """The purpose of the model that ESPnet is building just now."""
     return _build.get()
 
 
 @contextmanager
 def building(**changes: Any) -> Iterator[None]:
-    """Change fields of `Build` inside the block."""
+    """Change fields of `current()` inside the block."""
     with setting(_build, replace(_build.get(), **changes)):
         yield

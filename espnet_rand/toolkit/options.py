@@ -1,7 +1,7 @@
-"""`--quantizer`, `--quantizer_conf`, `--quantizer_config`, `--teacher`, `--teacher_conf`, `--trailing_silence`: on the
-command line, in YAML.
+"""The options of models and trainings, on the command line and in YAML. config.yaml gets them resolved.
 
-And in config.yaml, which gets them resolved.
+They are `--quantizer`, `--quantizer_conf`, `--quantizer_config`, `--teacher`, `--teacher_conf` and
+`--trailing_silence`.
 """
 
 import argparse
@@ -87,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _checked(parser: argparse.ArgumentParser) -> None:
+    """Let a parser check and resolve the options as soon as it parses."""
     parse_known_args = parser.parse_known_args
 
     def parse_and_check(args=None, namespace=None):
@@ -115,7 +116,7 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     if not isinstance(given, dict):
         raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
     conf = {**(options.get("quantizer_conf") or {}), **given}
-    _teaching(args)
+    _distillation(args)
     if quantizer is None:
         if conf:
             raise OptionError(f"quantizer_conf is given without quantizer: choose one of {', '.join(SCALES)}")
@@ -126,22 +127,22 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
 
 
 def write_resolved(args: argparse.Namespace) -> Optional[QuantizerConfig]:
-    """What `resolve` gives. Writes every option into `args`, the preset's included, which is not needed again.
+    """Resolve the options as `resolve` does, and write each into `args`, so that the preset is not needed again.
 
-    `args` become config.yaml. Where they ask for none, they stay as they are.
+    `args` become config.yaml. Where they ask for no quantizer, they stay as they are.
 
     Raises:
         OptionError: as `resolve` does
     """
     config = resolve(args)
     if config is not None:
-        teacher, teaching = getattr(args, "teacher", None), _teaching(args)
-        vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=teaching)
+        teacher, weights = getattr(args, "teacher", None), _distillation(args)
+        vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=weights)
     return config
 
 
 def trained_with(config: Optional[Path]) -> Optional[QuantizerConfig]:
-    """What a training's config.yaml says that it was quantized with; None: in float, or there is no such file.
+    """Read from a training's config.yaml how it was quantized; None: in float, or there is no such file.
 
     Raises:
         OptionError: it is not YAML, or its options are not allowed
@@ -161,7 +162,7 @@ def remove(args: argparse.Namespace) -> None:
 
 
 def read_mapping(name: str, path: Union[str, Path], what: str) -> Dict[Any, Any]:
-    """The mapping in the YAML file that option `name` gives.
+    """Read the mapping in the YAML file that option `name` gives.
 
     Raises:
         OptionError: there is no such file, or it holds something else; `what` is wanted
@@ -178,6 +179,7 @@ def read_mapping(name: str, path: Union[str, Path], what: str) -> Dict[Any, Any]
 
 
 def _read_preset(given: str) -> Dict[str, Any]:
+    """Read and check a preset, by its name or its file."""
     path = presets().get(given, given)
     options = read_mapping("quantizer_config", path, f"quantizer and quantizer_conf; presets: {', '.join(presets())}")
     try:
@@ -187,8 +189,8 @@ def _read_preset(given: str) -> Dict[str, Any]:
     return options
 
 
-def _teaching(args: argparse.Namespace) -> Dict[str, float]:
-    """`teacher_conf`, every weight with its value; empty without a teacher.
+def _distillation(args: argparse.Namespace) -> Dict[str, float]:
+    """The weights of `teacher_conf`, each with its value; empty without a teacher.
 
     Raises:
         OptionError: unknown key, wrong value; it is given without teacher

@@ -1,7 +1,7 @@
-"""ESPnet's search, with weights and a beam that fit the model.
+"""Gives ESPnet's search weights and a beam that fit the model.
 
-By default it adds up the scores of an attention decoder and of CTC, and keeps 20 hypotheses. A model without the one
-or the other, or with fewer tokens, gives words that nobody said, or an error of torch.
+By default the search adds up the scores of an attention decoder and of CTC, and keeps 20 hypotheses. A model without
+one of the two, or with fewer tokens, gives words that nobody said, or an error of torch.
 """
 
 import functools
@@ -22,7 +22,7 @@ _DEFAULT = 0.5
 
 
 def register() -> None:
-    """Give each search that ESPnet makes from now on what fits its model. A warning says what was changed."""
+    """Let each search that ESPnet makes from now on fit its model. A warning says what was changed."""
     original = BeamSearch.__init__
 
     @functools.wraps(original)
@@ -37,7 +37,7 @@ def register() -> None:
 
 
 def check(speech2text: Any) -> None:
-    """Refuse a Speech2Text whose search does not fit its model, as one that was made before `register`.
+    """Check that the search of a Speech2Text fits its model. One that was made before `register` may not.
 
     Raises:
         OptionError: its weights, or its beam, do not fit
@@ -53,13 +53,13 @@ def check(speech2text: Any) -> None:
 
 
 def _changes(given: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[str]]:
-    """What a search must have in place of the arguments that BeamSearch is given, and what is to be said."""
+    """Find the arguments of BeamSearch that do not fit, and the values that do; return these, and notes on them."""
     changes: Dict[str, Any] = {}
     notes: List[str] = []
     scorers, tokens = given["scorers"], given["vocab_size"]
     weight = fits = given["weights"].get("ctc", 0.0)
     if {"decoder", "ctc"} <= scorers.keys():  # else a language model's, a translation's
-        ctc = getattr(scorers["ctc"], "ctc", scorers["ctc"])  # ESPnet makes a scorer of no CTC, too
+        ctc = getattr(scorers["ctc"], "ctc", scorers["ctc"])  # ESPnet makes a scorer where there is no CTC, too
         if scorers["decoder"] is not None and ctc is None:
             fits = 0.0
             if given.get("pre_beam_score_key") is None and weight:
@@ -83,7 +83,7 @@ def _changes(given: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[str]]:
 
 
 def _alone(scorers: Mapping[str, Any], weights: Mapping[str, float]) -> float:
-    """The weight of CTC without an attention decoder: beside a language model any that a user chose has a meaning."""
+    """The weight of CTC without an attention decoder: 1, or the user's own where there is a language model."""
     weight = weights.get("ctc", 0.0)
     beside = any(scorers.get(name) is not None and weights.get(name) for name in ("lm", "ngram"))
     return weight if beside and weight not in (0.0, _DEFAULT) else 1.0

@@ -1,4 +1,4 @@
-"""`trailing_silence`: how much silence is behind what OpenAI's Whisper hears.
+"""`trailing_silence`: the silence that OpenAI's Whisper hears behind a recording.
 
 Whisper learned from windows of 30 seconds, most of which end in silence. Where there is none it says its last words
 over and over.
@@ -21,7 +21,7 @@ from espnet_rand.environment import TRAILING_SILENCE, seconds
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import launcher
 
-_RATE = 16000  # of Whisper, in Hz
+_RATE = 16000  # Whisper's, in Hz
 
 
 def launcher_seconds() -> Optional[float]:
@@ -30,7 +30,7 @@ def launcher_seconds() -> Optional[float]:
 
 
 def build(original: Any, args: Any) -> torch.nn.Module:
-    """The model that a task's `build_model`, which is `original`, builds: with the silence that `args` give, if any.
+    """Build a model by a task's `build_model`, which is `original`, with the silence that `args` give, if any.
 
     Raises:
         OptionError: see `environment.seconds`; or the model hears by no Whisper encoder
@@ -48,8 +48,9 @@ def build(original: Any, args: Any) -> torch.nn.Module:
 def apply(model: torch.nn.Module, trained: Any) -> None:
     """Let a model that was built from files hear as much silence as is asked for, or as it was trained with.
 
-    Where its configuration has no word of it, it is `full` for Whisper with its own decoder. Models with another, as
-    CTC, hear then what they are given. So do those that pad by themselves (do_pad_trim of encoder_conf).
+    Where its configuration does not say how much, it is `full` for Whisper with its own decoder. Models with another
+    decoder, such as CTC, hear what they are given, and so do models that pad by themselves (do_pad_trim of
+    encoder_conf).
 
     Raises:
         OptionError: `espnet-rand --trailing_silence` is off, or the model hears by no Whisper encoder
@@ -64,20 +65,21 @@ def apply(model: torch.nn.Module, trained: Any) -> None:
 
 
 def silence_behind(encoder: Any, samples: int) -> int:
-    """Samples of silence that an encoder hears behind a recording of so many, which has none of its own."""
+    """The samples of silence that an encoder hears behind a recording of so many, which has none of its own."""
     if (hook := getattr(encoder, "_trailing_silence", None)) is not None:
         return hook.fill.length(encoder, samples) - samples
     return max(0, encoder.pad_samples - samples) if getattr(encoder, "do_pad_trim", False) else 0
 
 
 def seconds_of_a_frame(encoder: torch.nn.Module) -> Optional[float]:
-    """Of a Whisper encoder; nothing, of others."""
+    """The length of a Whisper encoder's frame, in seconds; None: it is another encoder."""
     if not isinstance(encoder, OpenAIWhisperEncoder):
         return None
     return encoder.hop_length * encoder.encoders.conv2.stride[0] / _RATE
 
 
 def _put(model: torch.nn.Module, silence: float, given: Union[str, float, None] = None) -> None:
+    """Let a model's Whisper encoders hear silence, in seconds; `given`: as a user wrote it, None: nobody asked."""
     encoders = [module for module in model.modules() if isinstance(module, OpenAIWhisperEncoder)]
     if given is not None and not encoders:
         raise OptionError(
@@ -96,9 +98,9 @@ def _put(model: torch.nn.Module, silence: float, given: Union[str, float, None] 
 
 
 class _Fill:
-    """A forward pre-hook of ESPnet's Whisper encoder: `seconds` of zeros at the end of each recording.
+    """A forward pre-hook of ESPnet's Whisper encoder that puts `seconds` of zeros behind each recording.
 
-    Zeros that are there count. What is as long as all that the encoder hears stays as it is.
+    Zeros that are there count. A recording as long as the encoder hears stays as it is.
     """
 
     def __init__(self, seconds: float):
@@ -115,11 +117,13 @@ class _Fill:
         return (), given
 
     def length(self, encoder: OpenAIWhisperEncoder, samples: int) -> int:
-        """Samples of a recording with the silence, where it has none yet."""
+        """The samples of a recording with the silence, where it has none yet."""
         room = encoder.pad_samples
         return max(samples, room if math.isinf(self.seconds) else min(room, samples + round(self.seconds * _RATE)))
 
 
 class _Hook(NamedTuple):
+    """What fills a Whisper encoder's recordings, and the handle to remove it by."""
+
     fill: _Fill
     handle: RemovableHandle

@@ -1,4 +1,4 @@
-"""YAML files that a user gives."""
+"""Reads YAML files that a user gives."""
 
 from pathlib import Path
 from typing import Any, Union
@@ -7,12 +7,12 @@ import yaml
 
 from espnet_rand.options import OptionError
 
-#: What reading YAML raises: of what is none, of dates and the like that cannot be, of brackets in brackets in ...
+#: The errors of reading YAML: it is none, has a date that cannot be, or brackets in brackets in ...
 ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def read_yaml(path: Union[str, Path]) -> Any:
-    """What a YAML file holds.
+    """Read a YAML file.
 
     Raises:
         OptionError: it is not YAML
@@ -25,5 +25,5 @@ def read_yaml(path: Union[str, Path]) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """What one of ERRORS says, in one line."""
+    """The message of one of ERRORS, in one line."""
     return "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())

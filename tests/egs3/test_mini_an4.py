@@ -89,7 +89,7 @@ def test_float_rand_decode(recipe, run):
 
     stages(run, "collect_stats", training="rand")
     said = stages(run, "train", "infer", "measure", training="rand")
-    assert "taught by exp/float/last.ckpt" in said
+    assert "distilled from exp/float/last.ckpt" in said
     assert re.search(r"exp/float/last.ckpt: (\d+) of \1 tensors .* are reused", said)
     expdir = recipe / "exp/rand"
     config = yaml.safe_load((expdir / "config.yaml").read_text())

@@ -3,8 +3,8 @@
 # 5 packing, 6 decoding, 7 scoring. A recipe's run.sh calls this script in its own directory, with its options and a
 # list of systems.
 #
-# What is finished is skipped, an interrupted training goes on where it was; to redo something, remove its directory.
-# What is packed and decoded is renewed when what it is made of is.
+# Finished jobs are skipped, an interrupted training goes on where it was; to redo something, remove its directory.
+# Packed and decoded files are renewed when a file that they are made of is.
 
 set -euo pipefail
 

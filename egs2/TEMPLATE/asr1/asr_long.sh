@@ -2,7 +2,7 @@
 # The stages of recipes with long recordings, after those of asr.sh: 8 long test sets, 9 decoding, 10 scoring by
 # duration. A recipe's run.sh calls this script in its own directory, with the list of systems that asr.sh trained.
 #
-# What is finished is skipped; a decoding that was interrupted goes on after its last window.
+# Finished jobs are skipped; a decoding that was interrupted goes on after its last window.
 
 set -euo pipefail
 
@@ -20,14 +20,14 @@ systems=             # the list: see below
 test_sets=test       # data directories whose utterances are joined
 by=chapter           # what is joined: recording, speaker, chapter, all
 pause=0.5            # seconds between two utterances; natural: as in their recording
-durations="30 60 120 300 600 whole" # of the recordings, in seconds; whole: all of a chapter, speaker ...; utterance
+durations="30 60 120 300 600 whole" # lengths of the recordings, in seconds; whole: a chapter, speaker ...; utterance
 pipes=false          # true: run the commands ("COMMAND |") in wav.scp
-further_sets=        # long test sets that are made already: directories in datadir with a manifest.jsonl
+further_sets=        # long test sets that exist already: directories in datadir with a manifest.jsonl
 baseline=            # the system, without the number of a run, that the others are compared with
 
 # Decoding
 modes="windows whole" # and vad
-whole_durations="utterance 30 60 120 300" # what is decoded whole, too: memory grows with the square
+whole_durations="utterance 30 60 120 300" # lengths that are decoded whole, too: memory grows with the square
 window=              # seconds; default: that of asr_inference_long
 overlap=             # seconds, likewise
 inference_config=conf/decode_asr.yaml
@@ -39,11 +39,11 @@ task=asr
 modules=jiwer
 . "${template}/utils/jobs.sh"
 
-length() {  # <duration>: the directory of a long test set
+length() {  # <duration>: prints the directory of a long test set
     case $1 in whole | utterance) echo "$1" ;; *) echo "$1s" ;; esac
 }
 
-lengths() {  # <mode>: the directories of a long test set that are decoded in a mode
+lengths() {  # <mode>: prints the directories of a long test set that are decoded in a mode
     local duration
     for duration in ${durations}; do
         [ "$1" != whole ] || [[ " ${whole_durations} " == *" ${duration} "* ]] || continue
@@ -77,7 +77,7 @@ $([ "${pipes}" = false ] || echo " --pipes")"
     run_jobs "long test sets" "${list}"
 fi
 
-decode_job() {  # <name> <mode> <init> <decoding mode> <set> <length> ...: in one process
+decode_job() {  # <name> <mode> <init> <decoding mode> <set> <length> ...: decodes these lengths in one process
     local dir=${expdir}/$1/$4_$5 lengths=("${@:6}") type=sound files length lists= log windows=
     log=${dir}/decode_$(IFS=_; echo "${lengths[*]}").log
     files=$(model_files "$1" "$2" "$3") || exit 1

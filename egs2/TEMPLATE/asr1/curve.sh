@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The curve of size against word error rate: one model for all precisions (multi, and with the bits of each weight chosen
-# for a budget: mixed), models trained at one precision each (rand, ste, lsc), and rounding without training of the model
+# for a budget: mixed), models trained at one precision each (rand, ste, lsc), and post-training quantization of the model
 # fine-tuned in float (round, and round_mixed). A recipe's run.sh calls this script in its own directory.
 # It trains and decodes by asr.sh, makes the table curve.md and the plot curve.png in expdir, and goes on where it was.
 #

@@ -17,13 +17,13 @@ from espnet_rand.reporting import runs_of
 
 
 def read_seconds(manifest: Path) -> dict:
-    """The length of each recording."""
+    """Read the length of each recording, in seconds."""
     lines = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     return {line["key"]: line["seconds"] for line in lines}
 
 
-def read(reader, path: Path, stage: int) -> dict:
-    """What `reader` makes of a file that a stage of asr_long.sh wrote."""
+def read_stage(reader, path: Path, stage: int) -> dict:
+    """Read by `reader` a file that a stage of asr_long.sh wrote, or exit."""
     try:
         return reader(path)
     except (DataError, OSError) as e:
@@ -44,11 +44,12 @@ def main():
     scores = []
     for name, systems in named.items():
         for mode, _, test_set in (pair.partition(":") for pair in args.decoded):
-            test_set = os.path.normpath(test_set)  # of a set that is made already: NAME/.
+            test_set = os.path.normpath(test_set)  # the name of a further set ends in /.
             data = args.datadir / test_set
-            seconds, references = read(read_seconds, data / "manifest.jsonl", 8), read(read_lines, data / "text", 8)
+            seconds = read_stage(read_seconds, data / "manifest.jsonl", 8)
+            references = read_stage(read_lines, data / "text", 8)
             hypotheses = {
-                system.removeprefix(name): read(
+                system.removeprefix(name): read_stage(
                     read_lines, args.expdir / system / f"{mode}_{test_set}/1best_recog/text", 9
                 )
                 for system in systems

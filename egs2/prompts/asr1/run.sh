@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Whisper tiny.en on human recordings (README.md says which): as it is, fine-tuned in float,
-# both rounded to 4 bits, to nearest and by calibration, and fine-tuned at 4 bits: from OpenAI's model by labels, and
-# from the one that was fine-tuned in float, taught by it.
+# Whisper tiny.en on human recordings (README.md says which): as it is, fine-tuned in float, both by post-training
+# quantization to 4 bits (to nearest, and by calibration), and fine-tuned at 4 bits: from OpenAI's model by labels, and
+# from the model that was fine-tuned in float, by distillation from it.
 #
 #   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
 #   --source_dir DIR           the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
 #   --presets "rand_w4 ..."    the 4-bit systems, by files of conf/ here or by the presets of the repository
-#   --taught "..."             likewise, those that are taught
+#   --taught "..."             likewise, the 4-bit systems that are distilled (their names end in _taught)
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --asr_args "..."           training options for all systems
 #   --datadir DIR, --expdir DIR  default: data, exp here

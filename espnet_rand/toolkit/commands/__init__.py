@@ -1,1 +1,1 @@
-"""What the commands of espnet_rand.bin work with: models of checkpoints, their loss on data."""
+"""Serves the commands of espnet_rand.bin: models of checkpoints, and their loss on data."""

@@ -1,4 +1,4 @@
-"""ESPnet checkpoints as models: what the commands of espnet_rand.bin share."""
+"""Builds models of ESPnet checkpoints for the commands of espnet_rand.bin."""
 
 import argparse
 import importlib
@@ -27,12 +27,12 @@ from espnet_rand.toolkit.pretrained.sources import Pretrained, open_pretrained, 
 
 
 def task_names() -> list:
-    """Names of ESPnet's tasks: asr, asr_transducer, lm, mt, ..."""
+    """The names of ESPnet's tasks: asr, asr_transducer, lm, mt, ..."""
     return sorted(m.name for m in pkgutil.iter_modules(espnet2.tasks.__path__) if m.name != "abs_task")
 
 
 def find_task(name: str) -> Type[AbsTask]:
-    """The task class of a name."""
+    """Find the class of a task by its name."""
     module = importlib.import_module(f"espnet2.tasks.{name}")
     return next(
         kind
@@ -42,7 +42,7 @@ def find_task(name: str) -> Type[AbsTask]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--task`, `--train_config`, `--model_file`."""
+    """Add `--task`, `--train_config` and `--model_file` to a command's parser."""
     parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, lm, mt, ...")
     parser.add_argument(
         "--train_config",
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--eval_bits`, `--output`."""
+    """Add `--eval_bits` and `--output` to the parser of a command that packs."""
     eval_bits.add_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="the packed file, e.g. valid.acc.ave.w4.safetensors")
 
@@ -66,10 +66,10 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
 def load(
     args: argparse.Namespace, quantizer: Optional[QuantizerConfig] = None
 ) -> Tuple[AbsESPnetModel, argparse.Namespace]:
-    """The model of `--task`, `--train_config` and `--model_file`, quantized where the configuration says so.
+    """Load the model of `--task`, `--train_config` and `--model_file`, quantized if the configuration says so.
 
     Args:
-        args: of `add_arguments`
+        args: the options of `add_arguments`
         quantizer: quantizes the model, before it gets its weights, so that learned scales among them are taken
 
     Returns:
@@ -107,7 +107,12 @@ def _load_from(
     build: Callable[[], Tuple[AbsESPnetModel, argparse.Namespace]],
     quantizer: Optional[QuantizerConfig],
 ) -> Tuple[AbsESPnetModel, argparse.Namespace]:
-    """A model that `build` builds, with the weights of `files`; `name` and `config` are what messages call them."""
+    """Build a model, and load the weights of `files` into it.
+
+    Args:
+        name, config: what messages call the model file and the configuration
+        build: returns a new model, and the options of its training
+    """
     packed, state = is_packed(files.model_file), read_weights(files.model_file)
     if packed:
         logging.warning(f"espnet_rand: {files.model_file} is packed: its decoded weights are rounded once more")
@@ -139,6 +144,7 @@ def _load_from(
 def _build(
     task: str, config: Path, quantizer: Optional[QuantizerConfig], model_file: Optional[str] = None
 ) -> Tuple[AbsESPnetModel, argparse.Namespace]:
+    """Build a model, and quantize it if a quantizer is given; return it, and the options of its training."""
     with checking_task(task, config):
         model, trained = find_task(task).build_model_from_file(config, model_file)
     if quantizer is not None:
@@ -153,7 +159,7 @@ def _build(
 
 
 def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace]:
-    """What `load` gives, quantized as the options of espnet_rand.toolkit.options say, if they are given.
+    """Load a model as `load` does, quantized as the options of espnet_rand.toolkit.options say, if they are given.
 
     Raises:
         QuantizationError: they are given and the model has a quantizer of its own, or neither
@@ -165,7 +171,7 @@ def load_quantized(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.N
 
 
 def pack(model: AbsESPnetModel, bits: Optional[EvalBits] = None) -> PackedModel:
-    """A quantized model, packed at `bits`, with the versions and the resolved options in its metadata.
+    """Pack a quantized model at `bits`, with the versions and the resolved options in its metadata.
 
     Raises:
         PackedFileError: it has adapters that cannot be packed

@@ -1,4 +1,4 @@
-"""A model's loss on data, outside of a training."""
+"""Computes a model's loss on data, outside of a training."""
 
 import argparse
 import tempfile
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
+    """Read an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be an integer of at least 1")
     return int(text)
@@ -42,8 +43,8 @@ class Validation:
     """The loss of a model on the data that `args` ask for: the mean over batches, weighted as ESPnet weights them.
 
     Args:
-        args: of `add_arguments`
-        task: of the model
+        args: the options of `add_arguments`
+        task: the task of the model
         model: in evaluation mode, on the device
         trained: the options that it was trained with
 
@@ -108,12 +109,13 @@ class Validation:
             (loss * weight / self._weight).backward()
 
     def _forward(self, batch: Any) -> Tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a batch, and its weight."""
         output = self.model(**copied(batch))
         loss, weight = (output["loss"], output["weight"]) if isinstance(output, dict) else output[::2]
         return loss.mean(), weight.double().sum()
 
 
 def _spread(keys: List[str], count: int) -> List[str]:
-    """`count` of `keys` (all, if there are no more), evenly over them, in their order."""
+    """Choose `count` of `keys` (all, if there are no more), evenly over them, in their order."""
     count = min(max(count, 1), len(keys))
     return [keys[i * len(keys) // count] for i in range(count)]

@@ -1,1 +1,1 @@
-"""What ESPnet calls, once it is registered: in training, in decoding, in ESPnet3."""
+"""Wraps what ESPnet calls in training and in decoding, and what ESPnet3 calls."""

@@ -1,4 +1,4 @@
-"""ESPnet3's training: the options stand below `model:` of its configuration, `init_param` too."""
+"""Serves ESPnet3's training: the options stand below `model:` of its configuration, `init_param` too."""
 
 import functools
 import sys
@@ -28,14 +28,14 @@ def register() -> None:
 
 
 def _save_config(original: Callable, task: str, config: Any, output_dir: str) -> None:
-    """ESPnet3's `save_espnet_config`, which is `original`, and with which it starts to train.
+    """Run ESPnet3's `save_espnet_config`, which is `original` and begins its training, with the options resolved.
 
     Writes every option into `config.model` (of OmegaConf), of which config.yaml and the model are made: decoding needs
     no preset. The report goes to `output_dir`, unless `config.model` has one.
 
     Raises:
-        OptionError: see options.resolve and resuming.check_kind; an option stands beside `model:`, where the model does
-            not get it; espnet-rand was started with --eval_bits or --trailing_silence, which do nothing in training
+        OptionError: see options.resolve, resuming.check_kind and launcher.refuse_in_training; an option stands beside
+            `model:`, where the model does not get it
     """
     launcher.refuse_in_training()
     from espnet3.utils.task_utils import get_task_class
@@ -51,7 +51,7 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
         checkpoint = (config.get("fit") or {}).get("ckpt_path")
         if checkpoint:
             for folder in {Path(output_dir), Path(str(checkpoint)).parent}:
-                then = resuming.look(Namespace(output_dir=folder))
+                then = resuming.read_before(Namespace(output_dir=folder))
                 if then.known:
                     resuming.check_kind(folder, then.config, quantizer)
         if quantizer is not None:
@@ -63,7 +63,7 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
 
 
 def _collect_stats(original: Callable, config: Any) -> None:
-    """ESPnet3's `collect_stats`, which is `original`, of a new model without a teacher.
+    """Run ESPnet3's `collect_stats`, which is `original`, with a new model without a teacher.
 
     It takes `normalize` from the model, whose statistics are not there yet; a pretrained model has them.
     """
@@ -76,7 +76,7 @@ def _collect_stats(original: Callable, config: Any) -> None:
 
 
 def _build_model(original: Callable, task: str, config: Mapping[str, Any]) -> Any:
-    """ESPnet3's `get_espnet_model`, which is `original`, with the weights of `init_param`: ESPnet3 leaves it unread.
+    """Run ESPnet3's `get_espnet_model`, which is `original`, and load `init_param`, which ESPnet3 leaves unread.
 
     Raises:
         PretrainedError: see init_param.load_pretrained_model

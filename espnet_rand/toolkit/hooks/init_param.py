@@ -26,7 +26,7 @@ def load_pretrained_model(
     ignore_init_mismatch: bool,
     map_location: Any = "cpu",
 ) -> None:
-    """ESPnet's function of this name, which is `original`: float checkpoints in a float training are left to it.
+    """Load a pretrained model; ESPnet's function of this name, `original`, loads float ones into float trainings.
 
     Args:
         init_param: `model[:src_key[:dst_key[:exclude_keys]]]`; for the model see `open_pretrained` of sources.py
@@ -72,7 +72,7 @@ def load_pretrained_model(
 def scale_kinds(
     train_config: Optional[Path], cut: str = "", model: Optional[torch.nn.Module] = None
 ) -> Optional[Kinds]:
-    """What the learned scales of a pretrained model are, by its configuration; None where that does not say it.
+    """Find what the learned scales of a pretrained model are, by its configuration; None: it does not say.
 
     Args:
         cut: the beginning of the model's names, if they are given without it
@@ -89,7 +89,7 @@ def scale_kinds(
 
 
 def describe(fitted: Fit, train_config: Optional[Path]) -> str:
-    """What of a pretrained model does not fit the one that is trained, its tokens included; empty where all does.
+    """Say what of a pretrained model does not fit the one that is trained, tokens included; empty where all does.
 
     Args:
         train_config: its configuration; None: where its tokens are not to be compared
@@ -108,7 +108,7 @@ def _token_lists() -> Dict[str, List[str]]:
 
 
 def _other_tokens(train_config: Optional[Path]) -> str:
-    """Says which token lists have the size of the pretrained model's, and other tokens; empty where none is known to.
+    """Say which token lists have the size of the pretrained model's, but other tokens; empty where none is known.
 
     Their layers fit in shape alone: each output means another token.
 

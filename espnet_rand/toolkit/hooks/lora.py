@@ -1,4 +1,4 @@
-"""LoRA layers (loralib, which ESPnet's `--use_adapter true` uses), quantized with the adapter merged in.
+"""Quantizes LoRA layers (loralib, which ESPnet's `--use_adapter true` uses) with the adapter merged in.
 
 ESPnet saves and decodes W + B A, so this sum is what training must see quantized: the weight
 is q(W + B A), never q(W) + B A. Imported where loralib is installed.
@@ -11,6 +11,8 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 
 class _QuantizedLoRA(QuantizedLayer):
+    """A layer with an adapter, which computes with its weight and the adapter quantized as one."""
+
     #: True while a forward runs that takes the adapter as merged although it is not
     _adding = False
 
@@ -37,7 +39,7 @@ class _QuantizedLoRA(QuantizedLayer):
                 self.merged = self._adding = False
 
     def train(self, mode=True):
-        """loralib merges into `self.weight` here, which must be the parameter."""
+        """Read the parameter as `self.weight` meanwhile: loralib merges the adapter into it here."""
         with telling(off=self._quantized.values()):
             return super().train(mode)
 

@@ -1,4 +1,4 @@
-"""Packed files wherever ESPnet takes a model file to decode from."""
+"""Takes packed files wherever ESPnet takes a model file to decode from."""
 
 import copy
 import inspect
@@ -19,7 +19,7 @@ from espnet_rand.toolkit.loading import PackedSource, building, current
 
 
 def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
-    """`AbsTask.build_model_from_file(config_file, model_file, device)`, where the model file may be packed.
+    """Run `AbsTask.build_model_from_file(config_file, model_file, device)`, where the model file may be packed.
 
     Raises:
         PackedFileError: the file is damaged, or does not fit the model of the configuration
@@ -37,14 +37,14 @@ def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def empty_checkpoint() -> Iterator[str]:
-    """A checkpoint without weights: with it ESPnet builds a trained model, and leaves the loading to others."""
+    """Make a checkpoint without weights: with it ESPnet builds a trained model, and leaves the loading to others."""
     with tempfile.NamedTemporaryFile(suffix=".pth") as file, building(others_load=True):
         torch.save({}, file.name)
         yield file.name
 
 
 def build(original: Callable, args: Any) -> torch.nn.Module:
-    """The model that a task builds, with the weights of the packed file of `loading.current`."""
+    """Build a task's model with the weights of the packed file of `loading.current`."""
     source, given = current().packed, copy.deepcopy(vars(args))
     with building(packed=None, part=True):
         try:
@@ -74,10 +74,12 @@ def without_weights() -> Iterator[None]:
 
 
 def _load_on_meta(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Run `torch.load` without reading numbers."""
     return original(*args, **{**kwargs, "map_location": "meta"})
 
 
 def _load_nothing(original: Callable, *args: Any, **kwargs: Any) -> _IncompatibleKeys:
+    """Stand in for `load_state_dict`."""
     return _IncompatibleKeys([], [])
 
 
@@ -92,4 +94,5 @@ def check_adapter(name: str) -> None:
 
 
 def _place(device: str) -> str:
+    """The device to decode packed weights on."""
     return "cpu" if device == "mps" else device

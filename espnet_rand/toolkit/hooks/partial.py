@@ -1,4 +1,4 @@
-"""Checkpoints of no more than what was trained (`save_strategy: adapter_only`, `required_grad_only`)."""
+"""Serves checkpoints of no more than what was trained (`save_strategy: adapter_only`, `required_grad_only`)."""
 
 import argparse
 import logging
@@ -60,7 +60,7 @@ def warn_of_unsaved(model: nn.Module, args: Optional[argparse.Namespace]) -> Non
 
 @contextmanager
 def completing(model: nn.Module, trained: argparse.Namespace, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which a checkpoint is loaded that holds no more than what was trained: before it the rest is.
+    """Load inside the block a checkpoint that holds no more than what was trained; the rest is loaded before it.
 
     Raises:
         PretrainedError: see `give_base`
@@ -71,7 +71,7 @@ def completing(model: nn.Module, trained: argparse.Namespace, state: Mapping[str
 
 
 def merge(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Add LoRA's adapters of a checkpoint to the weights that it lacks: the layers of a new model say that they did."""
+    """Merge LoRA's adapters of a checkpoint into weights that it lacks: layers of a new model pass for merged ones."""
     for name, layer in model.named_modules():
         if f"{name}.lora_A" in state and f"{name}.weight" not in state and not layer.training:
             layer.merged = False

@@ -1,4 +1,4 @@
-"""`quantizer_conf: eval_bits`: a model that is trained is validated at further precisions."""
+"""`quantizer_conf: eval_bits`: the further precisions that a model is validated at while it is trained."""
 
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,7 +12,7 @@ from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit.eval_bits import read_precision
 
-# while ESPnet collects attention weights, of one forward
+# True while ESPnet collects the attention weights of one forward
 _plotting: ContextVar[bool] = ContextVar("plotting", default=False)
 
 
@@ -26,7 +26,7 @@ def validate_at(model: torch.nn.Module, given: Sequence[Union[int, str]]) -> Non
         given: numbers of bits and plan files
 
     Raises:
-        OptionError: as `read_precision` and `set_eval_bits`; two of one name
+        OptionError: as `read_precision` and `set_eval_bits` raise it; two precisions have one name
     """
     precisions: Dict[str, EvalBits] = {}
     for one in given:
@@ -55,15 +55,16 @@ def validate_at(model: torch.nn.Module, given: Sequence[Union[int, str]]) -> Non
 
 
 def _validating(model: torch.nn.Module) -> bool:
+    """Whether a forward is one of a validation."""
     return not (model.training or torch.is_grad_enabled() or _plotting.get())
 
 
 def _statistics(output: Any) -> Dict[str, Any]:
-    """Of what an ESPnet model returns: loss, statistics and weight, or a dict of them."""
+    """The statistics in what an ESPnet model returns: loss, statistics and weight, or a dict of them."""
     return output["stats"] if isinstance(output, dict) else output[1]
 
 
 def plotting(original: Callable, *args: Any, **kwargs: Any) -> Any:
-    """ESPnet's `calculate_all_attentions`, which is `original`: its forwards run once."""
+    """Run ESPnet's `calculate_all_attentions`, which is `original`, each of whose forwards runs once."""
     with setting(_plotting, True):
         return original(*args, **kwargs)

@@ -90,7 +90,7 @@ def register() -> None:
 
 
 def _imports() -> List[str]:
-    """The modules of `espnet-rand --import`.
+    """The names of the modules of `espnet-rand --import`.
 
     Raises:
         OptionError: one is not there
@@ -111,12 +111,14 @@ def _imports() -> List[str]:
 
 
 def _subclasses(task: Type[AbsTask]):
+    """Yield all classes below a task."""
     for subclass in task.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)
 
 
 def _init_subclass(cls, **kwargs: Any) -> None:
+    """Wrap `build_model` of a task that is defined from now on."""
     super(AbsTask, cls).__init_subclass__(**kwargs)
     _wrap_build_model(cls)
 
@@ -138,6 +140,7 @@ def _wrap_classmethod(owner: type, name: str, wrapper: Any) -> None:
 
 
 def _get_parser(original):
+    """Make a task's parser with the plugin's options."""
     parser = original()
     if not options.has_its_own(original.__self__):
         options.add_training_arguments(parser)
@@ -159,7 +162,7 @@ def _wrap_parsing(parser: Type[argparse.ArgumentParser]) -> None:
 
 
 def _check_arguments(original, args):
-    """Of a training, before it spawns processes."""
+    """Check the arguments of a training, before it spawns processes."""
     # 130 lines before the one that says what is missing
     with patching((argparse.ArgumentParser, "print_help", lambda *_, **__: None)):
         original(args)
@@ -167,6 +170,7 @@ def _check_arguments(original, args):
 
 
 def _build_model(original, args):
+    """Build a task's model as `args` and `loading.current` say."""
     task, original = original.__self__, functools.partial(trailing_silence.build, original)
     build = loading.current()
     if build.packed is not None:
@@ -182,7 +186,7 @@ def _build_model(original, args):
 
 
 def _build_to_load(original, config, args):
-    """The model of a configuration file, which gets the weights of a checkpoint."""
+    """Build the model of a configuration file, which gets the weights of a checkpoint."""
     model, _ = _build_quantized(original, config, args)
     if config is None:
         model.register_load_state_dict_pre_hook(_warn_of_scales)
@@ -194,7 +198,7 @@ def _build_to_load(original, config, args):
 
 
 def _build_to_train(original, config, args):
-    """The model of a training; its options are checked before anything is written."""
+    """Build the model of a training, whose options are checked before anything is written."""
     again = functools.partial(original, copy.deepcopy(args))  # builders may change what they are given
     model, report = _build_quantized(original, config, args)
     resuming.check(model, config, args)
@@ -205,15 +209,15 @@ def _build_to_train(original, config, args):
         _check_deepspeed(model)
     precisions.validate_at(model, config.eval_bits)
     with loading.building(part=True):
-        teacher.teach(model, again, args)
+        teacher.distill(model, again, args)
     if getattr(args, "dist_rank", None) in (None, 0):
         _write(report, args)
     return model
 
 
 def _build_quantized(original, config, args):
-    """A model, and the report of its quantization; None where there is no `config`."""
-    with loading.building(part=config is not None):  # parts of a float model may be quantized by files of their own
+    """Build a model; return it, and the report of its quantization, None where there is no `config`."""
+    with loading.building(part=config is not None):  # files of their own may quantize parts of a float model
         model = original(args)
     if config is None:
         return model, None
@@ -223,7 +227,7 @@ def _build_quantized(original, config, args):
 
 
 def _check_deepspeed(model: torch.nn.Module) -> None:
-    """DeepSpeed trains copies of the parameters, which a scale that is set from the weights later does not reach."""
+    """Refuse scales that are set from the weights later: DeepSpeed trains copies, which they would not reach."""
     for name, weight in quantized_weights(model).items():
         if weight.learned and weight.quantizer.start_step > 0:
             raise OptionError(
@@ -233,6 +237,7 @@ def _check_deepspeed(model: torch.nn.Module) -> None:
 
 
 def _warn_of_scales(model, state_dict, *_):
+    """Log that a float model gets the checkpoint of a quantized training."""
     if any(key.endswith(SCALE_SUFFIX) for key in state_dict):
         logging.warning(
             "espnet_rand: the checkpoint has learned scales, and the configuration no quantizer: the model computes in "
@@ -241,6 +246,7 @@ def _warn_of_scales(model, state_dict, *_):
 
 
 def _build_model_from_file(original, *args, **kwargs):
+    """Build the model of files, and set the precision and the silence that it is decoded with."""
     files_given = inspect.signature(original).bind(*args, **kwargs).arguments
     with files.explaining(files_given):
         model, trained = _build_with_weights(original, files_given.get("model_file"), *args, **kwargs)
@@ -251,7 +257,7 @@ def _build_model_from_file(original, *args, **kwargs):
 
 
 def _build_with_weights(original, model_file, *args, **kwargs):
-    """The model of `_build_model_from_file` with the weights of its model file, and the options of its training."""
+    """Build the model of files; return it with the weights of its file, and the options of its training."""
     others_load = loading.current().others_load
     own_file = Path(model_file) if model_file and not others_load else None
 
@@ -259,7 +265,7 @@ def _build_with_weights(original, model_file, *args, **kwargs):
         with loading.building(to_load=True, model_file=own_file):
             model, trained = packed.build_model_from_file(original, *args, **kwargs)
         if hasattr(model, "_quantization"):
-            believe(model, model._quantization.believed)  # what is loaded from now on may be others' weights
+            believe(model, model._quantization.believed)  # weights that are loaded from now on may be others'
         if own_file is not None and hasattr(model, "_quantization") and partial.is_partial(trained):
             state = read_weights(own_file)
             with partial.completing(model, trained, state):
@@ -274,7 +280,7 @@ def _build_with_weights(original, model_file, *args, **kwargs):
 
 
 def _write(report: Report, args: Any) -> None:
-    """<expdir>/quantization.yaml, where the training that builds the model has its directory."""
+    """Write <expdir>/quantization.yaml, if the training that builds the model has its directory."""
     directory = getattr(args, "output_dir", None)
     if directory is None or not Path(directory).is_dir():
         return
@@ -282,7 +288,7 @@ def _write(report: Report, args: Any) -> None:
 
 
 def _create_adapter(original, model, adapter, *args, **kwargs):
-    """Adapters put new layers in the place of quantized ones: quantize these as well."""
+    """Put an adapter's layers in the place of quantized ones, and quantize them as well."""
     if loading.current().packed is not None:
         return packed.check_adapter(adapter)  # a packed model has it in its weights
     before = model.state_dict().keys()
@@ -294,7 +300,7 @@ def _create_adapter(original, model, adapter, *args, **kwargs):
 
 
 class _MainWorker:
-    """`AbsTask.main_worker`, such that a spawned process which unpickles it registers first."""
+    """Stands in for `AbsTask.main_worker`: a spawned process that unpickles it registers first."""
 
     def __init__(self, original: Any):
         self.original = original
@@ -304,12 +310,13 @@ class _MainWorker:
 
 
 def _main_worker(task: Type[AbsTask], args: Any) -> None:
+    """Run a training, or one process of it."""
     try:
         register()
         launcher.refuse_in_training()
         if getattr(args, "quantizer", None) is not None and args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        with setting(init_param.training, args), setting(resuming.before, resuming.look(args)):
+        with setting(init_param.training, args), setting(resuming.before, resuming.read_before(args)):
             vars(AbsTask)["main_worker"].original.__get__(None, task)(args)
     except UserError as e:
         if multiprocessing.parent_process() is None:  # a program's own; below espnet-rand, startup says it in one line

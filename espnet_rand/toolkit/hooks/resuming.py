@@ -1,4 +1,4 @@
-"""`--resume`: refuses to go on with what a training of another kind has left, before anything of it is overwritten."""
+"""`--resume`: refuses to go on in the directory of a training of another kind, before it overwrites anything."""
 
 import argparse
 import logging
@@ -28,10 +28,10 @@ from espnet_rand.toolkit.pretrained.sources import read_shapes, read_weights
 
 
 class Before(NamedTuple):
-    """What the directory of a training says of an earlier one, by its config.yaml.
+    """The earlier training in a directory, by its config.yaml.
 
     Attributes:
-        known: whether there is one that can be read
+        known: whether there is a config.yaml that can be read
         config: what that training was quantized with; None: in float
     """
 
@@ -39,12 +39,12 @@ class Before(NamedTuple):
     config: Optional[QuantizerConfig]
 
 
-#: Looked at before the processes of a training wait for each other: the first to build its model writes a new one.
+#: Read before the processes of a training wait for each other: the first to build its model writes a new config.yaml.
 before: ContextVar[Optional[Before]] = ContextVar("before", default=None)
 
 
-def look(args: argparse.Namespace) -> Before:
-    """What there is where a training will write."""
+def read_before(args: argparse.Namespace) -> Before:
+    """Read what there is where a training will write."""
     path = Path(getattr(args, "output_dir", None) or "", "config.yaml")
     if not path.is_file():
         return Before(False, None)
@@ -58,14 +58,14 @@ def look(args: argparse.Namespace) -> Before:
 def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Namespace) -> None:
     """Check that a training fits the one whose directory it goes on in, if it does.
 
-    Its weights must round as they did: config.yaml is what the models of both are decoded by, ESPnet averages epochs of
-    before and after, and the optimizer has the state of learned scales. Those of version 0.1, which do not say what
-    they are, are named by the directory's config.yaml, in its files of epochs as well.
+    Its weights must round as they did: the models of both are decoded by config.yaml, ESPnet averages epochs of before
+    and after, and the optimizer has the state of learned scales. Learned scales of version 0.1 do not say what they
+    are; config.yaml names them, in the directory's files of epochs as well.
 
     Args:
-        model: that is trained
+        model: the model that is trained
         config: what it was quantized with; None: it is trained in float
-        args: of the training
+        args: the options of the training
 
     Raises:
         OptionError: one of the two trainings is in float; weights round otherwise
@@ -73,7 +73,7 @@ def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Na
     directory = getattr(args, "output_dir", None)
     if directory is None or not _resumes(Path(directory), args):
         return
-    folder, then = Path(directory), before.get() or look(args)
+    folder, then = Path(directory), before.get() or read_before(args)
     if then.known:
         check_kind(folder, then.config, config)
         different = config and _others(then.config, config, model)
@@ -81,7 +81,7 @@ def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Na
         different = _other_scales(folder / "checkpoint.pth", model)
     if different:
         raise OptionError(
-            f"quantizer: the training in {folder} can't be resumed with these options: {different}. {_mend(folder)}"
+            f"quantizer: the training in {folder} can't be resumed with these options: {different}. {_fix(folder)}"
         )
     if then.config:
         believe(model, then.config)
@@ -90,7 +90,7 @@ def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Na
 
 
 def _resumes(folder: Path, args: argparse.Namespace) -> bool:
-    """Whether a training goes on; that of lightning_train does so whatever it is told."""
+    """Whether a training goes on in a directory; lightning_train does so whatever it is told."""
     if hasattr(args, "lightning_conf"):
         return (folder / "last.ckpt").exists()
     there = (folder / "checkpoint.pth").exists() or any(folder.glob("checkpoint_*"))
@@ -98,7 +98,7 @@ def _resumes(folder: Path, args: argparse.Namespace) -> bool:
 
 
 def _others(old: QuantizerConfig, new: QuantizerConfig, model: nn.Module) -> str:
-    """How the weights of a model round otherwise by one configuration than by another; empty where they don't."""
+    """Say how a model's weights round otherwise by one configuration than by another; empty where they don't."""
     for name in ("include", "exclude", "depthwise"):
         theirs, ours = getattr(old, name), getattr(new, name)
         if theirs != ours:
@@ -111,7 +111,7 @@ def _others(old: QuantizerConfig, new: QuantizerConfig, model: nn.Module) -> str
 
 
 def _other_scales(checkpoint: Path, model: nn.Module) -> str:
-    """How the learned scales of a checkpoint differ from a model's; empty where they don't, or nothing can be read."""
+    """Say how a checkpoint's learned scales differ from a model's; empty where they don't, or can't be read."""
     state = read_shapes(checkpoint) if checkpoint.exists() else {}
     theirs = dict(split_scales(state).values())
     if "" in theirs.values():
@@ -133,7 +133,7 @@ def _name_scales(folder: Path, kinds: Kinds) -> None:
 
 
 def check_kind(folder: Path, old: Optional[QuantizerConfig], new: Optional[QuantizerConfig]) -> None:
-    """Check that a training in a directory is quantized if the one is that left its config.yaml there.
+    """Check that a training is quantized if the one that left its config.yaml in the directory is.
 
     Raises:
         OptionError: one of the two is in float
@@ -142,10 +142,11 @@ def check_kind(folder: Path, old: Optional[QuantizerConfig], new: Optional[Quant
         theirs, ours = ("without", "with") if new else ("with", "without")
         raise OptionError(
             f"quantizer: the training in {folder} was begun {theirs} a quantizer, and can't be resumed {ours} one: its "
-            f"config.yaml would change, by which the models there are decoded. {_mend(folder)}"
+            f"config.yaml would change, by which the models there are decoded. {_fix(folder)}"
         )
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
+    """The end of a message: what to do in place of resuming."""
     there = [folder / name for name in ("latest.pth", "checkpoint.pth") if (folder / name).exists()]
     return "Fix: another --output_dir" + (f", and --init_param {there[0]}" if there else "")

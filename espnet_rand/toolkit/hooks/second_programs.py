@@ -1,7 +1,7 @@
-"""Programs that a recipe gives the options of a training to, beside the trained model.
+"""Serves programs that a recipe gives the options of a training to, beside the trained model.
 
 ESPnet's spk.sh gives `--spk_args` to the training and to `espnet2.bin.spk_embed_extract`. Such programs take the
-options of espnet_rand as well. The model is that of its config.yaml all the same: other options are refused.
+options of espnet_rand as well. They build the model of its config.yaml all the same, and refuse other options.
 """
 
 import argparse
@@ -17,12 +17,14 @@ from espnet_rand.toolkit import options
 
 
 def register() -> None:
-    """Wrap ESPnet's parser of programs. To be called once."""
+    """Wrap ESPnet's parser of programs. It is to be called once."""
     parser = config_argparse.ArgumentParser
     parser.parse_known_args = _wrapped(parser.parse_known_args)
 
 
 def _wrapped(original: Callable) -> Callable:
+    """A `parse_known_args` that adds the options, checks them and takes them away again."""
+
     @functools.wraps(original)
     def parse_known_args(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Tuple[Any, Any]:
         config = _train_config(parser)
@@ -44,7 +46,7 @@ def _wrapped(original: Callable) -> Callable:
 def _train_config(parser: argparse.ArgumentParser) -> Optional[str]:
     """The name of the option that takes the configuration of the trained model; None: a program of another kind.
 
-    A program of this kind has a trainer's options; those of a task have `--quantizer` already.
+    A program of this kind has a trainer's options. Programs of a task have `--quantizer` already.
     """
     names = {action.dest for action in parser._actions}
     if "multiprocessing_distributed" not in names or "quantizer" in names:
@@ -53,7 +55,7 @@ def _train_config(parser: argparse.ArgumentParser) -> Optional[str]:
 
 
 def _check(given: Optional[QuantizerConfig], config: Optional[str]) -> None:
-    """Raises OptionError: the options are not those that the model was trained with."""
+    """Check the options. Raises OptionError: they are not those that the model was trained with."""
     if given is None or config is None or not Path(config).is_file():
         return
     trained = options.trained_with(Path(config))

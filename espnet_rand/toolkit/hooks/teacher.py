@@ -1,4 +1,4 @@
-"""`--teacher`: a training in which the quantized model imitates a float one."""
+"""`--teacher`: distillation, a training in which the quantized model imitates a float one."""
 
 import argparse
 import logging
@@ -16,7 +16,7 @@ from espnet_rand.toolkit.pretrained.fitting import PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import open_pretrained, read_weights
 
 
-def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Namespace) -> None:
+def distill(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Namespace) -> None:
     """Let a model that is trained imitate the teacher that `args`, which are resolved, ask for, if any.
 
     It imitates the teacher's outputs, and the states of its encoder.
@@ -25,7 +25,7 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
         again: builds the float model anew, of arguments of its own (a copy would share the closures of some frontends)
 
     Raises:
-        PretrainedError: there is no such teacher, or it is of another architecture, or of other tokens
+        PretrainedError: there is no such teacher, or it has another architecture, or other tokens
         OptionError: the model gives nothing to imitate; DeepSpeed is used
     """
     if not args.teacher or getattr(args, "collect_stats", False):
@@ -60,11 +60,11 @@ def teach(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Names
         ctc.dropout_rate = 0.0  # which it applies in evaluation, too
     # decoders are given the lengths of their tokens
     distillation.teach(model, teacher, weights, outputs, states, lengths="ys_in_lens")
-    logging.info(f"espnet_rand: taught by {args.teacher}")
+    logging.info(f"espnet_rand: distilled from {args.teacher}")
 
 
 def _outputs(model: nn.Module) -> Dict[str, float]:
-    """The modules of an ESPnet model that give logits, and what they count in its loss."""
+    """The modules of an ESPnet model that give logits, with their weights in its loss."""
     tokens = hasattr(model, "vocab_size") and not hasattr(model, "classification_type")
     joint = "st_joint_network" if hasattr(model, "st_joint_network") else "joint_network"  # of speech translation
     has = {name: tokens and getattr(model, name, None) is not None for name in ("ctc", "decoder", joint)}

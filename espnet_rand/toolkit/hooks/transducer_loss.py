@@ -13,7 +13,7 @@ _NAME = "warprnnt_pytorch"
 
 
 def stand_in() -> None:
-    """Let `from warprnnt_pytorch import RNNTLoss` find the class below, where that package is missing."""
+    """Let `from warprnnt_pytorch import RNNTLoss` find the class below, if that package is missing."""
     if importlib.util.find_spec(_NAME) is None:
         sys.modules[_NAME] = sys.modules[__name__]
 

@@ -1,1 +1,1 @@
-"""Models that a user starts from or packs: where their files are, and how their weights fit."""
+"""Finds the files of models that a user starts from or packs, and puts their weights into a model."""

@@ -1,4 +1,4 @@
-"""What a user gives as a pretrained model: a checkpoint, an archive, a directory, a packed file, a model tag."""
+"""Reads what a user gives as a pretrained model: a checkpoint, an archive, a directory, a packed file, a model tag."""
 
 import functools
 import re
@@ -27,9 +27,9 @@ except ImportError:  # ESPnet 202511
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")
 _TAG = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-#: How many times its own size an archive may unpack to. Weights hardly compress: those of real models stay below 3.
+#: How many times its own size an archive may unpack to. Weights hardly compress: archives of real models stay below 3.
 _MOST_TIMES = 100
-#: Bytes: fewer tell nothing of a file's kind.
+#: The bytes that tell a file's kind.
 _LEAST = 9
 #: Where trainers keep the weights within a checkpoint: DeepSpeed, Lightning, ESPnet's checkpoint.pth.
 _NESTED = ("module", "state_dict", "model")
@@ -48,7 +48,7 @@ class Pretrained(NamedTuple):
 
 
 def is_checkpoint(given: Union[str, Path]) -> bool:
-    """Whether it is a file that ESPnet itself loads with torch: no archive, no packed file."""
+    """Whether ESPnet itself loads a file with torch: it is no archive, and no packed file."""
     path = Path(given)
     return path.is_file() and path.suffix not in _ARCHIVES and not packing.is_packed(path)
 
@@ -119,18 +119,18 @@ def read_shapes(checkpoint: Union[str, Path]) -> Dict[str, Tensor]:
     """Read the weights of a checkpoint without their numbers (meta device); none where `read_weights` raises."""
     try:
         return _weights(safe_torch_load(checkpoint, map_location="meta")) or {}
-    except Exception:  # whatever is in the file: it is not for this function to say it
+    except Exception:  # whatever is in the file: `read_weights` says what is wrong
         return {}
 
 
 def check_size(model_file: Union[str, Path]) -> None:
-    """Raises PretrainedError: a file is so small that it is no model."""
+    """Check the size of a model file. Raises PretrainedError: it is so small that it is no model."""
     if (size := Path(model_file).stat().st_size) < _LEAST:
         raise PretrainedError(f"{model_file}: a model has more than {size} bytes. Fix: copy or make it again")
 
 
 def read_weights(model_file: Path) -> Dict[str, Tensor]:
-    """The float weights of a checkpoint, or of a packed file, on the CPU.
+    """Read the float weights of a checkpoint, or of a packed file, onto the CPU.
 
     Raises:
         PretrainedError: it holds something else, or more than tensors
@@ -155,7 +155,7 @@ def read_weights(model_file: Path) -> Dict[str, Tensor]:
 
 
 def _weights(state: Any) -> Optional[Dict[str, Tensor]]:
-    """What a trainer's checkpoint holds of the model; None: it is something else."""
+    """The model's weights in a trainer's checkpoint; None: it is something else."""
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -165,7 +165,7 @@ def _weights(state: Any) -> Optional[Dict[str, Tensor]]:
 
 
 def _contents(root: Path) -> Dict[str, Path]:
-    """The files of an unpacked archive, by the names of the options that take them."""
+    """Find the files of an unpacked archive, by the names of the options that take them."""
     try:
         meta = read_yaml(root / "meta.yaml")
         # a file from outside the folder that was packed is named by its whole path, and stored without the first slash
@@ -183,6 +183,7 @@ def _contents(root: Path) -> Dict[str, Path]:
 
 
 def _choose(given: Union[str, Path], files: Mapping[str, Path], language_model: bool) -> Pretrained:
+    """Choose the model of an archive, or its language model."""
     names = [name for name in files if (name == "lm_file" if language_model else name.endswith("model_file"))]
     if len(names) != 1:
         wanted = "lm_file" if language_model else "one *model_file"
@@ -194,6 +195,7 @@ def _choose(given: Union[str, Path], files: Mapping[str, Path], language_model: 
 
 
 def _download(tag: str) -> Dict[str, Path]:
+    """Download a model of the zoo; return its files as `_contents` does."""
     try:
         from espnet_model_zoo.downloader import ModelDownloader
 

@@ -1,6 +1,6 @@
-"""Attention decoders say things that nobody said: words over and over, and words on noise.
+"""Guards against what attention decoders say that nobody said: words over and over, and words on noise.
 
-Models with CTC and transducers do not: their scores tie each token to frames.
+Models with CTC and transducers need no guard: their scores tie each token to frames.
 """
 
 import math
@@ -20,15 +20,16 @@ try:
 except ImportError:  # ESPnet 202511
     from espnet.nets.beam_search import BeamSearch
 
-# what a token that is not to follow has for a score: no search gains as much
+# the score of a token that must not come next: no search gains as much
 _NEVER = -1e6
 
-# No speech: next to no tokens a second, as noise gives (speech had 1.2 or more); and as Whisper itself says it, the
-# probability of <|nospeech|> as the first token, or a low one with a low mean log-probability of the text's tokens.
-# (A model that was trained on speech alone says 0.02 at most in speech, and 0.1 to 0.6 in noise. OpenAI's own says up
-# to 0.18 for a short sentence in 20 s of a quiet room, and 0.65 or more in noise.)
+# No speech takes two signs. There are next to no tokens a second, as in noise (speech had 1.2 or more). And Whisper
+# itself says so: by a high probability of <|nospeech|> as the first token, or a low one with a low mean
+# log-probability of the text's tokens. (A model that was trained on speech alone gives it 0.02 at most in speech, and
+# 0.1 to 0.6 in noise. OpenAI's own gives up to 0.18 for a short sentence in 20 s of a quiet room, and 0.65 or more in
+# noise.)
 _TOKENS_A_SECOND = 1.0
-# mean log-probability of a text that is none (logprob_threshold of OpenAI's own decoding)
+# mean log-probability of a text that went astray (logprob_threshold of OpenAI's own decoding)
 _ASTRAY = -1.0
 # probability of <|nospeech|>, and the mean log-probability below which it tells
 _TELLS = ((0.6, 0.0), (0.2, -0.4), (0.05, _ASTRAY))
@@ -36,20 +37,20 @@ _START, _NO_SPEECH = "<|startoftranscript|>", ("<|nospeech|>", "<|nocaptions|>")
 
 
 def guards(speech2text: Any) -> bool:
-    """Whether an ESPnet Speech2Text says what an attention decoder alone says, by a search that can be guarded."""
+    """Whether an ESPnet Speech2Text searches by an attention decoder alone, in a search that can be guarded."""
     search = getattr(speech2text, "beam_search", None)
     return isinstance(search, BeamSearch) and "decoder" in search.full_scorers and "ctc" not in search.scorers
 
 
 class Verdict(NamedTuple):
-    """What is to be thought of what a guarded search said.
+    """The guard's judgement of a hypothesis.
 
     Attributes:
         ids: the numbers of the tokens, each loop once
-        looped: whether there was one
+        looped: whether there was a loop
         full: whether the decoder had no more room
-        nospeech: the probability of <|nospeech|> as the first token, of Whisper; else 0
-        mean: log-probability of a token of the text, the mean
+        nospeech: the probability of <|nospeech|> as the first token; 0 of models other than Whisper
+        mean: the mean log-probability of the text's tokens
         rate: tokens a second
     """
 
@@ -62,22 +63,22 @@ class Verdict(NamedTuple):
 
     @property
     def no_speech(self) -> bool:
-        """Whether nobody speaks. It was measured where silence is behind: without any, speech may seem to be none."""
+        """Whether nobody speaks. Without silence behind the recording, speech may pass for none."""
         told = any(self.nospeech > probability and self.mean < mean for probability, mean in _TELLS)
         return told and self.rate < _TOKENS_A_SECOND
 
     @property
     def astray(self) -> bool:
-        """Whether the text is hardly what was said."""
+        """Whether the text is hardly what somebody said."""
         return self.looped or self.full or self.mean < _ASTRAY
 
 
-def look(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> Verdict:
-    """What is to be thought of what a guarded search said in a recording of so many seconds.
+def judge(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> Verdict:
+    """Judge the hypothesis that a guarded search gave for a recording of so many seconds.
 
     Args:
         encoded: the encoder's output, (1, frames, values)
-        hypothesis: the best of the search
+        hypothesis: the best one of the search
     """
     search, model = speech2text.beam_search, speech2text.asr_model
     everything = [int(i) for i in hypothesis.yseq]
@@ -95,24 +96,25 @@ def look(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> 
 
 
 def _primed(search: Any) -> int:
-    """How many tokens stand before the first that was heard."""
+    """Count the tokens that stand before the first of the text."""
     return len(search.hyp_primer) if getattr(search, "hyp_primer", None) else 1
 
 
 def _room(decoder: Any) -> float:
-    """Tokens that a decoder takes."""
+    """The number of tokens that a decoder takes; infinity if it is not limited."""
     positions = getattr(getattr(decoder, "decoders", None), "positional_embedding", None)
-    return math.inf if positions is None else len(positions)  # of Whisper
+    return math.inf if positions is None else len(positions)  # Whisper has them
 
 
 def _no_speech(model: Any, encoded: Tensor) -> float:
+    """Whisper's probability of <|nospeech|> as the first token."""
     tokens = [i for i, token in enumerate(model.token_list) if token in _NO_SPEECH]
     first, _ = model.decoder.score(torch.tensor([model.sos], device=encoded.device), None, encoded)
     return float(first[tokens].exp().sum())
 
 
 class _Guarded:
-    """A decoder in ESPnet's search, whose text ends where it loops, or where the decoder has no more room."""
+    """A decoder in ESPnet's search that ends its text where it loops, or where it has no more room."""
 
     def __init__(self, decoder: Any, eos: int, token_list: List[str]):
         self.decoder = decoder
@@ -124,20 +126,21 @@ class _Guarded:
         return getattr(self.decoder, name)
 
     def score(self, y: Tensor, state: Any, x: Tensor) -> Tuple[Tensor, Any]:
-        """Of the next token, (vocabulary,), after the tokens y, (tokens,)."""
+        """Score the next token, (vocabulary,), after the tokens y, (tokens,)."""
         if len(y) >= self.room:
             return self._end(x.new_empty(len(self.token_list))), state
         scores, state = self.decoder.score(y, state, x)
         return self._ended(scores[None], y[None])[0], state
 
     def batch_score(self, ys: Tensor, states: List[Any], xs: Tensor, **more: Any) -> Tuple[Tensor, Any]:
-        """The same of several hypotheses, (hypotheses, vocabulary)."""
+        """Score the next tokens of several hypotheses, (hypotheses, vocabulary)."""
         if ys.size(1) >= self.room:
             return self._end(xs.new_empty(len(ys), len(self.token_list))), states
         scores, *rest = self.decoder.batch_score(ys, states, xs, **more)
         return (self._ended(scores, ys), *rest)
 
     def _ended(self, scores: Tensor, ys: Tensor) -> Tensor:
+        """The scores after hypotheses, with an end for those that loop."""
         looping = [i for i, y in enumerate(ys.tolist()) if ends_in_loop([self.token_list[token] for token in y])]
         if looping:
             scores = scores.clone()
@@ -145,7 +148,7 @@ class _Guarded:
         return scores
 
     def _end(self, scores: Tensor) -> Tensor:
-        """The text ends, at no cost: else a search would rather change a word within the loop."""
+        """Let a text end at no cost: else a search would rather change a word within the loop."""
         scores.fill_(_NEVER)
         scores[..., self.eos] = 0.0
         return scores
@@ -156,7 +159,7 @@ _changing = threading.Lock()
 
 @contextmanager
 def guarding(speech2text: Any) -> Iterator[None]:
-    """Inside, the search's decoder is guarded; for other threads as well, if they share the search."""
+    """Guard the search's decoder inside the block; for other threads as well, if they share the search."""
     search, token_list = speech2text.beam_search, speech2text.asr_model.token_list
     places = (search.scorers, search.full_scorers)
     with _changing:
@@ -176,7 +179,7 @@ def guarding(speech2text: Any) -> Iterator[None]:
 
 
 def quietest(samples: np.ndarray, rate: int) -> int:
-    """The sample in the middle third of a recording, (samples,), around which a fifth of a second is quietest."""
+    """Find the middle of the quietest fifth of a second in the middle third of a recording, (samples,)."""
     frame, third = rate // 10, len(samples) // 3
     count = third // frame
     energy = np.square(samples[third : third + count * frame], dtype=np.float64).reshape(count, frame).sum(1)

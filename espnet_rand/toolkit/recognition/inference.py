@@ -1,4 +1,4 @@
-"""The options of espnet2.bin.<task>_inference, and the model and search of them."""
+"""Takes the options of espnet2.bin.<task>_inference, and builds the model and the search that they ask for."""
 
 import argparse
 import importlib
@@ -10,12 +10,12 @@ from espnet_rand.options import OptionError
 from espnet_rand.toolkit.context import checking_task, device
 from espnet_rand.toolkit.recognition.recognizer import Recognizer
 
-#: Tasks with a Speech2Text of this kind: espnet2.bin.<task>_inference.
+#: Tasks whose Speech2Text (of espnet2.bin.<task>_inference) a Recognizer takes.
 TASKS = ("asr", "asr_transducer")
 
 
 def get_parser(task: str) -> argparse.ArgumentParser:
-    """The options of espnet2.bin.<task>_inference, `--ctc_greedy` and `--guard`."""
+    """Make a parser of the options of espnet2.bin.<task>_inference, `--ctc_greedy` and `--guard`."""
     from espnet2.utils.types import str2bool
 
     parser = importlib.import_module(f"espnet2.bin.{task}_inference").get_parser()
@@ -38,11 +38,11 @@ def get_parser(task: str) -> argparse.ArgumentParser:
 
 
 def build(task: str, args: argparse.Namespace) -> Recognizer:
-    """The model and search of those options.
+    """Build the model and the search that the options ask for.
 
     Raises:
-        OptionError: an option wants what decoding long recordings does not do, or another leaves it unused;
-            see also context.checking_task
+        OptionError: an option is not possible with long recordings, or another leaves it unused; see also
+            context.checking_task
     """
     from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
 

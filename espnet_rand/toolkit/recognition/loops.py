@@ -1,4 +1,4 @@
-"""What an attention decoder says over and over."""
+"""Finds what an attention decoder says over and over."""
 
 from typing import List, NamedTuple, Optional, Sequence
 
@@ -6,7 +6,7 @@ from typing import List, NamedTuple, Optional, Sequence
 # is none, and neither are five digits of a number.
 _REPEATS, _TOKENS, _CHARACTERS = 4, 24, 60
 _LONGEST_PERIOD = 32
-# what tokens begin with that begin a word, of sentencepiece and Whisper; and the token between words, of characters
+# how tokens of sentencepiece and Whisper begin that begin a word; the token between words, where tokens are characters
 _SPACES, _SPACE = ("▁", " ", "Ġ"), "<space>"
 
 
@@ -25,7 +25,7 @@ class Loop(NamedTuple):
 
 
 def find_loop(tokens: Sequence[str]) -> Optional[Loop]:
-    """The first loop among tokens; it begins with a word, if it has one."""
+    """Find the first loop among tokens; it begins with a word, if it has one."""
     found = [loop for period in range(1, _LONGEST_PERIOD + 1) if (loop := _loop_of(tokens, period))]
     if not found:
         return None
@@ -35,10 +35,12 @@ def find_loop(tokens: Sequence[str]) -> Optional[Loop]:
 
 
 def _begins_word(tokens: Sequence[str], i: int) -> bool:
+    """Whether a token begins a word."""
     return i == 0 or tokens[i].startswith(_SPACES) or _SPACE in tokens[i - 1 : i + 1]
 
 
 def _loop_of(tokens: Sequence[str], period: int) -> Optional[Loop]:
+    """Find the first loop of a period."""
     start = 0
     for i in range(period, len(tokens) + 1):
         if i == len(tokens) or tokens[i] != tokens[i - period]:
@@ -61,6 +63,7 @@ def ends_in_loop(tokens: Sequence[str]) -> bool:
 
 
 def _ends_in(tokens: Sequence[str], period: int) -> bool:
+    """Whether tokens end in a loop of a period."""
     start = len(tokens) - period
     while start > 0 and tokens[start - 1] == tokens[start - 1 + period]:
         start -= 1
@@ -68,7 +71,7 @@ def _ends_in(tokens: Sequence[str], period: int) -> bool:
 
 
 def without_loops(tokens: Sequence[str], ids: Sequence[int]) -> List[int]:
-    """The numbers of the tokens, each loop once. Of one at the end the part that was begun again is left out."""
+    """Keep each loop once; return the numbers of the tokens. A loop at the end leaves out what it begins again."""
     tokens, ids = [*tokens], [*ids]
     while (loop := find_loop(tokens)) is not None:
         again = 0 if loop.stop == len(tokens) else (loop.stop - loop.start) % loop.period

@@ -1,18 +1,18 @@
-"""ESPnet's Speech2Text as something that hears words with times."""
+"""Recognizes words with times by ESPnet's Speech2Text."""
 
 import argparse
 import logging
 import math
 import threading
 from contextlib import nullcontext
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import search
-from espnet_rand.toolkit.recognition.guard import guarding, guards, look, quietest
+from espnet_rand.toolkit.recognition.guard import guarding, guards, judge, quietest
 from espnet_rand.toolkit.recognition.token_times import Spans, ctc_best_path, ctc_frames, transducer_frames
 from espnet_rand.toolkit.recognition.words import Heard, Word, word_tokens
 from espnet_rand.toolkit.trailing_silence import seconds_of_a_frame, silence_behind
@@ -21,27 +21,27 @@ _NO_SPEECH = "no speech by the model's own account: its text is left out"
 _LOOP = "the decoder said the same over and over: it is kept once, and what follows may be missing"
 _FULL = "the decoder had no more room: what follows may be missing"
 _ASTRAY = "the decoder went astray: heard again in two parts"
-# seconds of what is worth to be heard again in two parts
+# seconds; recordings as long as this are worth to be heard again in two parts
 _WHOLE = 10.0
 
 
 class Recognizer:
     """An ESPnet model with its search, asked for words.
 
-    Token times are those of the best alignment of the hypothesis: with the model's CTC, or of a transducer. A model
-    without either (attention alone, as Whisper) has no times: its words are spread evenly.
+    Token times come from the best alignment of the hypothesis, by the model's CTC or by a transducer. A model without
+    either (attention alone, as Whisper) has no times: its words are spread evenly.
 
     Args:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference
-        ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. The time of
-            the search with CTC grows with the square of a recording's length, that of this with the length
-        guard: against what attention decoders without CTC say that nobody said: words over and over are kept once, and
-            words on what Whisper itself takes for no speech are left out; what went astray is heard again in two parts.
-            The notes say so. Of other decoders and searches there is no guard
+        ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. Its time
+            grows with a recording's length, the time of the search with CTC with the square of the length
+        guard: leave out what attention decoders without CTC say that nobody said. Words over and over are kept once;
+            words are left out where Whisper itself takes a recording for no speech; what went astray is heard again in
+            two parts. The notes say so. Other decoders and searches have no guard
 
     Attributes:
-        rate: of the samples that it wants, in Hz
-        longest: samples that it hears at once, of more it would hear the first: Whisper's 30 seconds; else infinity
+        rate: the rate of the samples that it wants, in Hz
+        longest: the samples that it hears at once; it would not hear more. Whisper's are 30 seconds, else infinity
 
     Raises:
         OptionError: ctc_greedy, and the model has no CTC; or the search does not fit the model, see search.check
@@ -66,35 +66,37 @@ class Recognizer:
         self._blank = getattr(self.model, "blank_id", 0)
 
     def __call__(self, samples: np.ndarray) -> Heard:
-        """The words of samples, (samples,) float32, with times from their beginning."""
+        """Recognize the words of samples, (samples,) float32, with times from their beginning."""
         return self._hear(samples, whole=len(samples) >= _WHOLE * self.rate)
 
     def _hear(self, samples: np.ndarray, whole: bool) -> Heard:
-        """The same.
+        """Recognize the words of samples.
 
         Args:
             whole: whether to hear them again in two parts, if the decoder goes astray
         """
-        said = self._said(samples)
-        if said is None:
+        best = self._search(samples)
+        if best is None:
             return Heard([], note="too short for the model")
         notes = []
-        if self.guard and said.hypothesis is not None:
-            own = look(self.speech2text, said.frames, said.hypothesis, len(samples) / self.rate)
-            judged = not whole or silence_behind(self.model.encoder, len(samples)) >= self.rate
-            if own.no_speech and judged:
-                logging.info(f"espnet_rand: no speech: left out: {said.text.strip()}")
-                return Heard([], note=_NO_SPEECH if said.tokens else "")
-            if whole and (own.astray or own.no_speech):
+        if self.guard and best.hypothesis is not None:
+            verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
+            certain = not whole or silence_behind(self.model.encoder, len(samples)) >= self.rate
+            if verdict.no_speech and certain:
+                logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
+                return Heard([], note=_NO_SPEECH if best.tokens else "")
+            if whole and (verdict.astray or verdict.no_speech):
                 return self._in_parts(samples)
-            if own.looped:
-                logging.info(f"espnet_rand: words over and over: {said.text.strip()}")
-                said = said.of(own.ids, self.speech2text.converter.ids2tokens(own.ids), self._to_text)
-            notes = [note for note, holds in ((_LOOP, own.looped), (_FULL, own.full)) if holds]
-        words, timed = self._words(said, len(samples)) if said.tokens else ([], True)
+            if verdict.looped:
+                logging.info(f"espnet_rand: words over and over: {best.text.strip()}")
+                tokens = self.speech2text.converter.ids2tokens(verdict.ids)
+                best = best._replace(text=self._to_text(tokens), tokens=tokens, ids=verdict.ids)
+            notes = [note for note, holds in ((_LOOP, verdict.looped), (_FULL, verdict.full)) if holds]
+        words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
         return Heard(words, timed, "; ".join(notes))
 
     def _in_parts(self, samples: np.ndarray) -> Heard:
+        """Recognize samples in two parts, cut where they are quietest."""
         cut = quietest(samples, self.rate)
         first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
         notes = {first.note, second.note}
@@ -104,8 +106,8 @@ class Recognizer:
         return Heard(words, first.timed and second.timed, "; ".join(sorted(notes)))
 
     @torch.no_grad()
-    def _said(self, samples: np.ndarray) -> Optional["_Said"]:
-        """The best hypothesis; nothing, if the samples are too short for the model."""
+    def _search(self, samples: np.ndarray) -> Optional["_Best"]:
+        """Search for the best hypothesis; None: the samples are too short for the model."""
         encoded = []
         postencoder = getattr(self.model, "postencoder", None)
         module = self.model.encoder if postencoder is None else postencoder
@@ -125,34 +127,35 @@ class Recognizer:
         # an encoder with intermediate CTC returns those outputs too
         frames = encoded[-1][0] if isinstance(encoded[-1], tuple) else encoded[-1]
         if not self.ctc_greedy:
-            return _Said(*self._best(found), frames)
+            return _Best(*self._best(found), frames)
         ids, spans = ctc_best_path(self.model.ctc.log_softmax(frames)[0], self._blank)
         tokens = self.speech2text.converter.ids2tokens(ids)
-        return _Said(self._to_text(tokens), tokens, ids, None, frames, spans)
+        return _Best(self._to_text(tokens), tokens, ids, None, frames, spans)
 
-    def _words(self, said: "_Said", samples: int) -> Tuple[List[Word], bool]:
-        """The words of so many samples with times, and whether these are those of an alignment."""
+    def _words(self, best: "_Best", samples: int) -> Tuple[List[Word], bool]:
+        """The words of so many samples with times, and whether the times come from an alignment."""
         seconds = samples / self.rate
         phonemes = type(self.speech2text.tokenizer).__name__ == "PhonemeTokenizer"
-        stretches = word_tokens(said.text, said.tokens, self._to_text, each=phonemes)
-        spans = said.spans or self._frames(said.frames, said.ids)
+        stretches = word_tokens(best.text, best.tokens, self._to_text, each=phonemes)
+        spans = best.spans or self._frames(best.frames, best.ids)
         if spans is None:
-            count = len(said.tokens)
+            count = len(best.tokens)
             times = [(i * seconds / count, (i + 1) * seconds / count) for i in range(count)]
         else:
-            step = self._frame_seconds(samples, said.frames.size(1))
+            step = self._frame_seconds(samples, best.frames.size(1))
             times = [(min(first * step, seconds), min(end * step, seconds)) for first, end in spans]
         words = [Word(word, times[first][0], times[last][1], space) for word, first, last, space in stretches]
         return words, spans is not None
 
     def _encode(self, samples: np.ndarray) -> None:
+        """Run the encoder alone."""
         speech = torch.as_tensor(samples)[None]
         speech = speech.to(self.speech2text.device, getattr(torch, self.speech2text.dtype))
         self.model.encode(speech, torch.tensor([speech.size(1)], device=speech.device))
 
     def _best(self, result: Any) -> Tuple[str, List[str], List[int], Any]:
-        """Text, tokens and their numbers of the best hypothesis, and that."""
-        if isinstance(result, tuple):  # with what intermediate CTC says
+        """The text, the tokens and their numbers of the best hypothesis, and the hypothesis."""
+        if isinstance(result, tuple):  # with the results of intermediate CTC
             result = result[0]
         if not result:  # no hypothesis was finished
             return "", [], [], None
@@ -163,11 +166,12 @@ class Recognizer:
         return self._to_text(tokens) if text is None else text, tokens, ids, hypothesis
 
     def _to_text(self, tokens: List[str]) -> str:
+        """The text of tokens."""
         tokenizer = self.speech2text.tokenizer
         return " ".join(tokens) if tokenizer is None else tokenizer.tokens2text(tokens)
 
     def _frames(self, encoded: torch.Tensor, ids: List[int]) -> Optional[List[Tuple[int, int]]]:
-        """First frame of each token, and the frame after its last; nothing where there is no alignment."""
+        """The first frame of each token, and the frame after its last; None: there is no alignment."""
         if getattr(self.model, "ctc", None) is not None:
             return ctc_frames(self.model.ctc.log_softmax(encoded)[0], ids, self._blank)
         if getattr(self.model, "joint_network", None) is not None:
@@ -185,12 +189,12 @@ class Recognizer:
         return shift / self.rate
 
 
-class _Said(NamedTuple):
-    """The best hypothesis of a search.
+class _Best(NamedTuple):
+    """The best hypothesis of a search, as ESPnet gives it: the guard has not judged it yet.
 
     Attributes:
         ids: numbers of the tokens
-        hypothesis: ESPnet's, with scores; None of a greedy one
+        hypothesis: ESPnet's object, with scores; None where there was no search
         frames: the encoder's output, (1, frames, values)
         spans: the first frame of each token, and the frame after its last; None: not known yet
     """
@@ -201,10 +205,6 @@ class _Said(NamedTuple):
     hypothesis: Any
     frames: torch.Tensor
     spans: Optional[Spans] = None
-
-    def of(self, ids: List[int], tokens: List[str], to_text: Callable[[List[str]], str]) -> "_Said":
-        """The same with other tokens."""
-        return self._replace(text=to_text(tokens), tokens=tokens, ids=ids)
 
 
 def _rate(train_args: argparse.Namespace) -> int:
@@ -218,7 +218,7 @@ def _rate(train_args: argparse.Namespace) -> int:
 
 
 def _preprocessor(train_args: argparse.Namespace):
-    """What the task does to samples before it decodes them; e.g. their volume."""
+    """The task's function that changes samples before they are decoded, e.g. their volume."""
     from espnet2.tasks.asr import ASRTask
 
     preprocess = ASRTask.build_preprocess_fn(train_args, False) if hasattr(train_args, "use_preprocessor") else None

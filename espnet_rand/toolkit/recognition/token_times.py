@@ -1,4 +1,4 @@
-"""When the tokens of a hypothesis are said: the best path of a model through them."""
+"""Finds when the tokens of a hypothesis are said: the best path of a model through them."""
 
 from typing import Any, List, Optional, Tuple
 
@@ -8,21 +8,21 @@ from torchaudio.functional import forced_align, merge_tokens
 
 Spans = List[Tuple[int, int]]
 
-# frames times tokens of a transducer's lattice: each is an evaluation of its joint network. Two minutes or so.
+# frames times tokens of a transducer's lattice, each an evaluation of its joint network: two minutes of speech or so
 _LARGEST_LATTICE = 1_500_000
 # values of the joint network's output at a time
 _BLOCK = 10_000_000
 
 
 def ctc_frames(log_probs: Tensor, tokens: List[int], blank: int) -> Optional[Spans]:
-    """The first frame of each token, and the frame after its last, on the best path of CTC (Graves, 2006).
+    """Find the first frame of each token, and the frame after its last, on the best path of CTC (Graves, 2006).
 
     Args:
         log_probs: (frames, classes)
         tokens: without blanks
 
     Returns:
-        nothing where the tokens do not fit into the frames
+        None: the tokens do not fit into the frames
     """
     repeats = sum(a == b for a, b in zip(tokens, tokens[1:]))
     if len(tokens) + repeats > len(log_probs):
@@ -33,7 +33,7 @@ def ctc_frames(log_probs: Tensor, tokens: List[int], blank: int) -> Optional[Spa
 
 
 def ctc_best_path(log_probs: Tensor, blank: int) -> Tuple[List[int], Spans]:
-    """The tokens of the best class of each frame, repetitions merged (Graves, 2006, best path decoding), and frames.
+    """Take the best class of each frame, and merge repetitions (Graves, 2006, best path decoding).
 
     Args:
         log_probs: (frames, classes)
@@ -49,15 +49,15 @@ def ctc_best_path(log_probs: Tensor, blank: int) -> Tuple[List[int], Spans]:
 
 
 def transducer_frames(joint: Any, decoder: Any, encoded: Tensor, tokens: List[int], blank: int) -> Optional[Spans]:
-    """The same on the best path of a transducer (Graves, 2012): the frame in which each token is emitted.
+    """Find the frame in which each token is emitted, on the best path of a transducer (Graves, 2012).
 
     Args:
-        joint, decoder: of ESPnet's transducers
+        joint, decoder: the networks of ESPnet's transducers
         encoded: (1, frames, values)
         tokens: without blanks
 
     Returns:
-        nothing where the lattice is too large
+        each frame, and the one after it; None: the lattice is too large
     """
     frames, count = encoded.size(1), len(tokens)
     if frames * (count + 1) > _LARGEST_LATTICE:
@@ -77,7 +77,7 @@ def transducer_frames(joint: Any, decoder: Any, encoded: Tensor, tokens: List[in
         start += chunk
         chunk = max(1, _BLOCK // ((count + 1) * logits.size(-1)))
     stay, emit = torch.cat(stays).cpu(), torch.cat(emits).cpu()
-    # score[u]: of the best path that leaves a frame with u tokens; came[t, u]: with how many it entered frame t
+    # entered[u]: score of the best path to a frame with u tokens; came[t, u]: the tokens with which it entered frame t
     came = torch.empty(frames, count + 1, dtype=torch.long)
     entered = torch.full((count + 1,), -torch.inf)
     entered[0] = 0.0

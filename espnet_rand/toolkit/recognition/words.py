@@ -1,4 +1,4 @@
-"""Words with times, and texts as words."""
+"""Words with times, and how texts are split into words and joined again."""
 
 import re
 import unicodedata
@@ -35,7 +35,7 @@ class Word(NamedTuple):
     Attributes:
         text: without white space
         start, end: in seconds
-        space_before: the white space between the word before and this one, "" for none. None: not known, as of the
+        space_before: the white space between the word before and this one, "" for none. None: not known, as before the
             first word of a text
     """
 
@@ -46,16 +46,17 @@ class Word(NamedTuple):
 
     @property
     def middle(self) -> float:
+        """The time in the middle of the word, in seconds."""
         return (self.start + self.end) / 2
 
 
 class Heard(NamedTuple):
-    """What is heard in a piece of a recording.
+    """The words that are heard in a piece of a recording.
 
     Attributes:
         words: in order
-        timed: their times are those of an alignment; otherwise they are spread over the piece
-        note: what is to be said about it, or nothing
+        timed: their times come from an alignment; otherwise they are spread over the piece
+        note: a remark on the piece, or nothing
     """
 
     words: List[Word]
@@ -63,12 +64,12 @@ class Heard(NamedTuple):
     note: str = ""
 
     def moved(self, seconds: float) -> "Heard":
-        """The same, so many seconds later."""
+        """Move the words so many seconds later."""
         return self._replace(words=[w._replace(start=w.start + seconds, end=w.end + seconds) for w in self.words])
 
 
 def join_text(words: Sequence[Word]) -> str:
-    """The words as a text, with the white space of the texts they come from."""
+    """Join words to a text, with the white space of the texts that they come from."""
     return "".join(space + word.text for space, word in zip(spaces(words), words))
 
 
@@ -87,6 +88,7 @@ def spaces(words: Sequence[Word]) -> List[str]:
 
 
 def _apart(before: str, after: str) -> bool:
+    """Whether a space is likely between two characters."""
     if unspaced(before) and unspaced(after):
         return False
     if unspaced(before) or unspaced(after):
@@ -95,22 +97,22 @@ def _apart(before: str, after: str) -> bool:
 
 
 def unspaced(character: str) -> bool:
-    """Whether a character is of a script that is written without spaces; no character is of none."""
+    """Whether a character is of a script that is written without spaces; an empty text is not."""
     return character != "" and any(low <= ord(character) <= high for low, high in _UNSPACED)
 
 
 def word_tokens(
     text: str, tokens: List[str], to_text: Callable[[List[str]], str], each: bool = False
 ) -> List[Tuple[str, int, int, Optional[str]]]:
-    """The words of a text, with the numbers of their first and last tokens, and the white space before them.
+    """Split a text into words, with the numbers of their first and last tokens, and the white space before them.
 
-    With that white space they are the text again, but for what is at its end. Of the first word it is None if there
-    is none: its text does not say what came before.
+    With that white space they are the text again, except for its end. The first word has None in place of no space: the
+    text does not say what came before.
 
     Args:
-        text: of all tokens
+        text: the text of all tokens
         to_text: makes a text of tokens
-        each: whether each token counts as a word, as phonemes, which ESPnet writes without spaces
+        each: whether each token counts as a word, as phonemes do, which ESPnet writes without spaces
     """
     owners = _owners(text, tokens, to_text)
     words, last = [], 0
@@ -126,7 +128,7 @@ def word_tokens(
 
 def _owners(text: str, tokens: List[str], to_text: Callable[[List[str]], str]) -> List[int]:
     """The number of the token that each character of a text comes from."""
-    # what a token adds to the text, seen with some tokens before it: a character may be of several
+    # a token's part of the text is found with some tokens before it: a character may come from several
     context = 8
     owners: List[int] = []
     for i in range(len(tokens)):

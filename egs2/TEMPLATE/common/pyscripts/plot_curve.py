@@ -18,9 +18,9 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 
 def read_table(path: Path) -> tuple:
-    """Return the first measure's name, and for each row its name, whether it is a point of a line, the size in kB.
+    """Read a table: the first measure's name, and for each row a tuple. Several test sets have lines of their own.
 
-    Then the measure: mean, lowest and highest. Of several test sets each has lines of its own.
+    A row's tuple: its name, whether it is a point of a line, the size in kB, the measure's mean, lowest and highest.
     """
     rows = [
         [cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text(encoding="utf-8").splitlines()

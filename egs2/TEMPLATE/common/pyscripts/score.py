@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Score the decoded systems; print one Markdown table, and write it to a file.
 
-What is measured is --scorer's: a Python file with score(references, hypotheses), which returns numbers by their names.
-What the weights are comes from a system's packed file, and so does the size: the file's; in float, of all weights. Runs
-of one system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets, the lowest and the highest.
+--scorer says what is measured: a Python file with score(references, hypotheses), which returns numbers by their names.
+The bits and the size are those of a system's packed file; a float system has the size of all its weights. Runs of one
+system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets, the lowest and the highest.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from espnet_rand.reporting import markdown, runs_of
 
 
 def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
-    """Return the number of sentences, and what the scorer says of them."""
+    """Return the number of sentences, and the scorer's numbers by their names."""
     try:
         references, hypotheses = read_lines(reference), read_lines(hypothesis)
     except DataError as e:
@@ -34,7 +34,7 @@ def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
 
 
 def weights_and_sizes(directories: list) -> tuple:
-    """Say how the weights are stored; and the bytes of the float and (mean of runs) of the packed model."""
+    """Say how the weights are stored, and how many bytes the float and the packed model (mean of runs) have."""
     paths = [directory / "packed.safetensors" for directory in directories]
     if not paths[0].exists():
         return "float", None, None

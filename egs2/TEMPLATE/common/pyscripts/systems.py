@@ -6,18 +6,18 @@ The list is YAML. A system has a name, and one of
     train: CONFIG      train it
     dry: CONFIG        no training: the model as the options build it
     float: SYSTEM      no training: the weights of SYSTEM, which was trained with a quantizer, in float
-    round: SYSTEM      no training: the weights of SYSTEM, rounded as the options say
+    round: SYSTEM      no training: the weights of SYSTEM, rounded as the options say (post-training quantization)
     calibrate: SYSTEM  no training: the weights of SYSTEM, rounded as the options say by calibrate_weights, on the
-                       training set; of a system that was trained with quantization, without options
+                       training set; no options, where SYSTEM was trained with quantization
     pack: SYSTEM       no training: SYSTEM, which was trained with quantization, at --eval_bits
     plan: SYSTEM       no training, no model: plan files of allocate_bits for SYSTEM, in its directory
 
 and may have
 
-    from: SYSTEM       of train: begin with its weights, not with new ones
-    teacher: SYSTEM    of train: imitate it
-    after: SYSTEM      of round and pack: the plans that --eval_bits names one of
-    options: ...       of all but float
+    from: SYSTEM       with train: begin with its weights, not with new ones
+    teacher: SYSTEM    with train: imitate it (distillation)
+    after: SYSTEM      with round and pack: the plans that --eval_bits names one of
+    options: ...       with all but float
 
 So the float model, its rounding and its RAND fine-tuning are
 
@@ -29,8 +29,8 @@ What is quantized is packed, and decoded from its packed file. Systems named NAM
 (other seeds); they share a line of the table of results. Options with , [ ] { } stand on a line of their own, or in
 quotes.
 
-A list of lines, NAME MODE CONFIG INIT [options ...], is taken, too: INIT is the SYSTEM, or that of "from"; CONFIG is
-the configuration, or the system of "after"; - is none; the mode "teach" is a training from INIT with INIT as teacher.
+A list of lines, NAME MODE CONFIG INIT [options ...], is taken, too. INIT is the SYSTEM, or the system of "from". CONFIG
+is the configuration, or the system of "after". - is none. The mode "teach" trains from INIT with INIT as teacher.
 """
 
 import re
@@ -39,7 +39,7 @@ import sys
 import yaml
 
 MODES = ("train", "dry", "float", "round", "calibrate", "pack", "plan")
-#: What else a mode may have.
+#: The further fields that each mode may have.
 FURTHER = {mode: {"options"} for mode in MODES}
 FURTHER.update(train={"options", "from", "teacher"}, float=set())
 FURTHER.update({mode: {"options", "after"} for mode in ("round", "pack")})
@@ -47,11 +47,11 @@ KEYS = (*MODES, "from", "teacher", "after", "options")
 
 
 class ListError(ValueError):
-    """A list that means nothing; the message says which system, and the mend."""
+    """A list that means nothing; the message says which system, and the fix."""
 
 
 def read_yaml(text: str) -> list:
-    """The name and the fields of each system.
+    """Read the name and the fields of each system.
 
     Raises:
         ListError: it is no YAML, or not of systems
@@ -67,7 +67,7 @@ def read_yaml(text: str) -> list:
 
 
 def read_fields(name: str, fields: yaml.Node) -> dict:
-    """The fields of a system.
+    """Read the fields of a system.
 
     Raises:
         ListError: they are no texts with names
@@ -81,7 +81,7 @@ def read_fields(name: str, fields: yaml.Node) -> dict:
 
 
 def read_line(line: str) -> tuple:
-    """The name and the fields of a system in the form NAME MODE CONFIG INIT [options ...].
+    """Read the name and the fields of a system in the form NAME MODE CONFIG INIT [options ...].
 
     Raises:
         ListError: a column is missing
@@ -101,10 +101,10 @@ def read_line(line: str) -> tuple:
 
 
 def columns(name: str, fields: dict) -> dict:
-    """A system as it is written.
+    """Check the fields of a system, and return its columns.
 
     Raises:
-        ListError: it is none
+        ListError: it is no system
     """
     if re.search(r"[\s/]", name) or not name:
         raise ListError(f"system '{name}': a name has no spaces and no /. Fix: it is a directory's")
@@ -132,10 +132,10 @@ def columns(name: str, fields: dict) -> dict:
 
 
 def read_systems(text: str) -> list:
-    """The systems of a list in either form.
+    """Read the systems of a list in either form.
 
     Raises:
-        ListError: it is none, or two systems do not go together
+        ListError: it is no list of systems, or two systems do not go together
     """
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import sentencepiece
 
-SENTENCES = 10_000_000  # at most so many are looked at
+SENTENCES = 10_000_000  # it looks at no more
 
 
 def train(text: Path, nbpe: int, bpemode: str, prefix: Path) -> None:
     """Write <prefix>.model and <prefix>.vocab.
 
     Raises:
-        RuntimeError: sentencepiece cannot make so many tokens, or so few, of this text
+        RuntimeError: sentencepiece cannot make this number of tokens of this text
     """
     with text.open(encoding="utf-8") as lines:
         sentencepiece.SentencePieceTrainer.train(
@@ -31,7 +31,7 @@ def train(text: Path, nbpe: int, bpemode: str, prefix: Path) -> None:
 
 
 def token_list(model: Path) -> list:
-    """The tokens as ESPnet wants them: its own symbols in place of sentencepiece's three."""
+    """List the tokens as ESPnet wants them: its own symbols in place of sentencepiece's three."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     own = {processor.unk_id(), processor.bos_id(), processor.eos_id()}
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size()) if i not in own]

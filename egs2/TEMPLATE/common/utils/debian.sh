@@ -1,5 +1,5 @@
-# To be sourced. unpack_debian <folder> <option> <package> ...: download the packages and unpack them into the folder,
-# once, without root. Where that cannot be done, says how else to, and what option to give the folder with.
+# To be sourced. unpack_debian <folder> <option> <package> ...: downloads the packages and unpacks them into the folder,
+# once, without root. Where that cannot be done, it says how else to do it, and with which option to give the folder.
 unpack_debian() {
     local folder=$1 option=$2
     local packages=("${@:3}") tool package

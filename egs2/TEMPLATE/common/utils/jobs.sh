@@ -1,4 +1,4 @@
-# What stages.sh and asr_long.sh share: reading options, jobs, systems, the files of trained systems. Sourced with the
+# Shared by stages.sh and asr_long.sh: reading options, jobs, systems, the files of trained systems. Sourced with the
 # variables template, task, modules (Python packages of its scripts), stage, stop_stage, nj, python, systems, expdir and
 # inference_model; --help has the options between `set` and `template` of the script, and those of the files in
 # shared_options.
@@ -18,7 +18,7 @@ die() {
     exit 1
 }
 
-job() {  # <log> <steps> <after> <command>: one line of a list of jobs
+job() {  # <log> <steps> <after> <command>: prints one line of a list of jobs
     printf '%s\t%s\t%s\t%s\n' "$@"
 }
 
@@ -34,7 +34,7 @@ for_systems() {  # <function> ...: calls it with ... and the fields of each syst
     done <<< "${system_list}"
 }
 
-model_name() {  # <name> <mode> ...: of a system, unless it is plans, which are no model
+model_name() {  # <name> <mode> ...: prints the name of a system, unless it is plans, which are no model
     [ "$2" = plan ] || echo "$1"
 }
 
@@ -43,7 +43,7 @@ selected() {  # <n>: is this stage to be run?
     [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
 }
 
-config_and_model() {  # <option> <name>: of a system that was trained, or built by a dry run
+config_and_model() {  # <option> <name>: prints the options for the files of a system that was trained, or built dry
     local dir=${expdir}/$2 files
     files="--$1train_config ${dir}/config.yaml"
     [ -e "${dir}/train.done" ] || die "${dir} is not finished: run stage 4 first"
@@ -55,14 +55,14 @@ config_and_model() {  # <option> <name>: of a system that was trained, or built 
     echo "${files}"
 }
 
-outdated() {  # <log> <output> <input> ...: a job is not done if its output is not there, or older than an input
+outdated() {  # <log> <output> <input> ...: unmarks a finished job if its output is missing, or older than an input
     local input
     for input in "${@:3}"; do
         [ "$2" -nt "${input}" ] || rm -f "${1%.log}.done"
     done
 }
 
-model_files() {  # <name> <mode> <init>: the options of a decoder for a system; the packed file of what is quantized
+model_files() {  # <name> <mode> <init>: prints a decoder's options for a system; quantized ones have a packed file
     local dir=${expdir}/$1 system=$1 files
     case $2 in round|calibrate|pack) system=$3 ;; esac
     files=$(config_and_model "${task}_" "${system}") || exit 1

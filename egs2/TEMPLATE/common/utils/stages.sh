@@ -3,17 +3,17 @@
 #
 #   template  its directory, which has links to utils and pyscripts
 #   task      asr: of espnet2.bin.asr_train, espnet2.bin.asr_inference and their options
-#   inputs    what the model gets, FILE,NAME,TYPE of a data directory, one or more
-#   outputs   what the model is to say, likewise; the first is what is scored
+#   inputs    the model's inputs, FILE,NAME,TYPE of a data directory, one or more
+#   outputs   the model's outputs, likewise; the first is scored
 #   scorer    a Python file with score(references, hypotheses), which returns numbers by their names
 #   modules   Python packages that it needs
-#   decoding_step  what a log of decoding says of each utterance, a regular expression
+#   decoding_step  the words in a log of decoding that mark an utterance, a regular expression
 #
-# It then sets token_options (of trainings), stats (a directory), train_args and, if it likes, what is set below; and
-# runs its stages.
+# It then sets token_options (for trainings), stats (a directory), train_args and, if it likes, the variables below. Then
+# it runs its stages.
 #
-# What is finished is skipped, an interrupted training goes on where it was; to redo something, remove its directory.
-# What is packed and decoded is renewed when what it is made of is.
+# Finished jobs are skipped, an interrupted training goes on where it was; to redo something, remove its directory.
+# Packed and decoded files are renewed when a file that they are made of is.
 
 shared_options=${template}/utils/options.sh
 . "${shared_options}"
@@ -22,9 +22,9 @@ shared_options=${template}/utils/options.sh
 task_options=          # more options for trainings
 inference=espnet2.bin.${task}_inference
 decode_options=        # more options for decoding
-decode_made_of=()      # the files that they name
-tag=                   # of what is decoded
-of_task=               # for programs of espnet_rand, whose default is asr
+decode_made_of=()      # the files that these options name
+tag=                   # ends the names of decoding directories
+of_task=               # option of espnet_rand's programs, whose default is asr
 [ "${task}" = asr ] || of_task=" --task ${task}"
 
 # How a training is started, and how many at a time.
@@ -40,7 +40,7 @@ else
     [ "${ngpu}" = 0 ] || train_nj=1
 fi
 
-data_options() {  # <train_|valid_|nothing> <data directory> <FILE,NAME,TYPE> ...
+data_options() {  # <train_|valid_|nothing> <data directory> <FILE,NAME,TYPE> ...: prints options of ESPnet's programs
     local options
     options=$(printf -- "--$1data_path_and_name_and_type $2/%s " "${@:3}")
     echo "${options% }"
@@ -106,7 +106,7 @@ collect_data_stats() {  # <batch size>: stage 3, with the configuration of the f
         "$(train_command) --config ${config} ${train_args}"
 }
 
-epochs() {  # <config> <options>: how many a training has; 0 if it is not said there
+epochs() {  # <config> <options>: prints how many epochs a training has; 0 if they do not say
     local number
     number=$(sed -n 's/^max_epoch: *\([0-9]*\).*/\1/p' "$1")
     if [[ $2 =~ .*--max_epoch[\ =]+([0-9]+) ]]; then  # the last one

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Turn the recordings and dialogues of "Flight of the Amazon Queen" into Kaldi-style data directories.
 
-The game is one file, queen.1c: a table of names, offsets and sizes, then the resources. Those that count here,
-all numbers big-endian:
+The game is one file, queen.1c: a table of names, offsets and sizes, then the resources. These are read here, with all
+numbers big-endian:
 
 NAME.SB    a recording, MP3 at 11.025 kHz
 NAME.DOG   a conversation: a tree of 96 bytes a level, then what Joe, the player, may say, then what the other says
 NAME.CUT   a scene: what is said in it, one text for each of its objects
 
-A text is a length byte and that many characters. `*XX` in it is a command to the actor, and parts it: each part
+A text is a length byte and that many characters. `*XX` in it is a command to the actor, and parts it. Each part
 is a recording of its own, with the part's number at the end of its name. Every size and offset is checked against
 the bytes that are there.
 """
@@ -45,14 +45,14 @@ class Resource:
         self.data = data
 
     def unpack(self, code: str, at: int):
-        """Big-endian values."""
+        """Read big-endian values at an offset."""
         code = ">" + code
         if not 0 <= at <= len(self.data) - struct.calcsize(code):
             raise GameError(f"offset {at} is outside of the {len(self.data)} bytes there")
         return struct.unpack_from(code, self.data, at)
 
     def text(self, at: int, align: int = 2):
-        """A text, and where the next begins."""
+        """Read a text, and find where the next begins."""
         (length,) = self.unpack("B", at)
         if not length:
             return "", at + 1
@@ -61,7 +61,7 @@ class Resource:
 
 
 def read_resources(data: bytes):
-    """{name: Resource} of queen.1c."""
+    """Read the resources of queen.1c: {name: Resource}."""
     file = Resource(data)
     magic, _, compression, count = file.unpack("4s8sBH", 0)
     if magic != b"QTBL" or compression != 1:
@@ -94,7 +94,7 @@ def conversation(name, resource):
 
 
 def scene(name, resource):
-    """As `conversation`, of a .CUT; who speaks is not told."""
+    """Yield the same of a .CUT as `conversation` does; who speaks is not known."""
     body = Resource(resource.data[HEADER:])
     _, count, _, _, at = body.unpack("2h3H", 0)
     _, at = body.text(at)
@@ -119,7 +119,7 @@ def read_lines(resources):
 
 
 def clean(text):
-    """As Whisper writes: no capitals for emphasis, no signs for a pause or a trademark. None: not (only) speech."""
+    """Write a text as Whisper does: no capitals for emphasis, no signs for pauses or trademarks. None: no speech."""
     if NO_SPEECH.search(text):
         return None
     text = re.sub(r"[A-Z]{2,}", lambda word: word[0].lower(), text.replace("^_", ""))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Download LibriSpeech from openslr.org, check it, unpack it.
 
-What is unpacked is skipped, and a download that was interrupted goes on where it was. The archives stay
+A part that is unpacked is skipped, and a download that was interrupted goes on where it was. The archives stay
 where they are (60 GB for train_960); once unpacked, they may be removed.
 """
 
@@ -28,11 +28,11 @@ LM_TEXT = "librispeech-lm-norm.txt.gz"
 
 
 class DownloadError(Exception):
-    """What went wrong and how to mend it, in one line."""
+    """A download failed; the message says why, and the fix, in one line."""
 
 
 def receive(url: str, path: Path, progress: Progress, task) -> None:
-    """Append to `path` what it lacks of `url`.
+    """Download the rest of `url`, and append it to `path`.
 
     Raises:
         requests.RequestException, urllib3.exceptions.HTTPError: the connection failed or broke off
@@ -106,7 +106,7 @@ def fetch_whole(url: str, path: Path, check) -> None:
 
 
 def check_md5(wanted: str):
-    """A check that compares with an MD5 sum, in hexadecimal."""
+    """Make a check that compares with an MD5 sum, in hexadecimal."""
 
     def check(path: Path):
         md5 = hashlib.md5()
@@ -138,7 +138,7 @@ def check_gzip(path: Path):
 
 
 def read_md5sums(base_url: str, downloads: Path) -> dict:
-    """The published sums: archive -> MD5 in hexadecimal."""
+    """Get the published sums: archive -> MD5 in hexadecimal."""
     path = downloads / "md5sum.txt"
 
     def check(temporary: Path):
@@ -181,7 +181,7 @@ def unpack(archive: Path, corpus: Path, part: str) -> None:
 
 
 def get_parts(parts: list, base_url: str, downloads: Path) -> None:
-    """Have <downloads>/LibriSpeech/<part> of all parts."""
+    """Download and unpack <downloads>/LibriSpeech/<part> of all parts, where they are missing."""
     corpus = downloads / "LibriSpeech"
     missing = [part for part in parts if not (corpus / part).exists()]
     if not missing:

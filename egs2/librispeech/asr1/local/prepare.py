@@ -17,7 +17,7 @@ from espnet_rand.kaldi import DataError, read_lines, write_data_dir
 
 
 def read_chapter(transcripts: Path) -> list:
-    """The rows (see write_data_dir) of one .trans.txt and the recordings beside it.
+    """Read the rows (see write_data_dir) of one .trans.txt and the recordings beside it.
 
     Raises:
         DataError: a recording has no transcript or a transcript no recording, or see read_lines
@@ -35,7 +35,7 @@ def read_chapter(transcripts: Path) -> list:
 
 
 def read_part(part: Path) -> list:
-    """The rows (see write_data_dir) of one part.
+    """Read the rows (see write_data_dir) of one part.
 
     Raises:
         DataError: it has no transcripts, or see read_chapter

@@ -4,7 +4,7 @@ TRAIN_SETS = {
     "train_960": ("train-clean-100", "train-clean-360", "train-other-500"),
     "train_clean_100": ("train-clean-100",),
 }
-#: what training is watched with, and what is scored
+#: the sets for validation, and the sets that are scored
 OTHER_SETS = {
     "dev": ("dev-clean", "dev-other"),
     "dev_clean": ("dev-clean",),
@@ -20,5 +20,5 @@ def chosen_sets(train_set: str) -> dict:
 
 
 def parts_of(train_set: str) -> list:
-    """The parts to have, each once."""
+    """The parts that a training set needs, each once."""
     return list(dict.fromkeys(part for parts in chosen_sets(train_set).values() for part in parts))

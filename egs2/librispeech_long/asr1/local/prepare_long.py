@@ -19,7 +19,7 @@ PARTS = ["dev-clean", "dev-other", "test-clean", "test-other"]
 
 
 def read_part(part: Path) -> list:
-    """The rows (see write_data_dir) of a part."""
+    """Read the rows (see write_data_dir) of a part."""
     rows = []
     for flac in sorted(part.glob("*/*/*.flac")):
         transcript = flac.with_suffix(".txt")

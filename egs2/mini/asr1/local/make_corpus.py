@@ -4,7 +4,7 @@
 The speech synthesizer is the library inside the PyPI wheel espeakng-loader,
 called through ctypes, so neither a download nor a system package is needed.
 All choices (text, voice, speed, pitch, noise) come from one seed: the samples
-are always the same. The output is a Kaldi-style data directory
+are always the same. It writes a Kaldi-style data directory
 for each of train, dev and test, and 16 kHz wav files beside them.
 """
 

@@ -88,6 +88,7 @@ class Renamer:
         self.state = {}
 
     def take(self, name):
+        """Take a float variable out."""
         if name not in self.variables:
             raise ValueError(f"it has no variable {name!r}")
         value = self.variables.pop(name)
@@ -96,16 +97,17 @@ class Renamer:
         return torch.from_numpy(value.copy())
 
     def tensor(self, source, target):
+        """Rename one variable."""
         self.state[target] = self.take(source)
 
     def layer(self, source, target):
-        """A linear or convolution layer, or a normalization (gamma, beta)."""
+        """Rename a linear or convolution layer, or a normalization (gamma, beta)."""
         norm = f"{source}/gamma" in self.variables
         self.tensor(f"{source}/{'gamma' if norm else 'weight'}", f"{target}.weight")
         self.tensor(f"{source}/{'beta' if norm else 'bias'}", f"{target}.bias")
 
     def fused(self, source, targets):
-        """Several linear layers that are stored as one matrix, row block by row block."""
+        """Split several linear layers that are stored as one matrix, row block by row block."""
         weight, bias = self.take(f"{source}/weight"), self.take(f"{source}/bias")
         if len(weight) % len(targets) or len(weight) != len(bias):
             raise ValueError(f"{source} does not split into {len(targets)}")
@@ -117,6 +119,7 @@ class Renamer:
                 raise ValueError(f"{source} has a bias for the keys; Whisper has none")
 
     def block(self, source, target, cross):
+        """Rename a block of the encoder, or of the decoder, which has cross-attention."""
         attention = f"{source}/self_attention"
         self.layer(f"{attention}/layer_norm", f"{target}.attn_ln")
         self.fused(f"{attention}/linear_0", [f"{target}.attn.{n}" for n in ("query", "key", "value")])

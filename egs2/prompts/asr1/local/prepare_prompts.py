@@ -19,6 +19,7 @@ SHARES = {"test": 0.36, "dev": 0.18}
 
 
 def find_one(folder, names):
+    """Find the first file of one of these names below a folder, or exit."""
     for name in names:
         for path in sorted(folder.rglob(name)):
             return path

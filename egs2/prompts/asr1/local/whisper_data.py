@@ -1,4 +1,4 @@
-"""Data directories for Whisper: recordings with silence behind them, transcripts in one set only."""
+"""Writes data directories for Whisper: recordings with silence behind them, transcripts in one set only."""
 
 import random
 from pathlib import Path
@@ -13,7 +13,7 @@ from espnet_rand.kaldi import write_data_dir
 
 RATE = 16000
 MAX_SECONDS = 10
-MIN_WORDS = 3  # of an utterance of dev and test; shorter ones (numbers, letters, "goodbye") are all for training
+MIN_WORDS = 3  # utterances of dev and test have these; shorter ones (numbers, letters, "goodbye") are for training
 # Whisper learned from 30 s windows that end in silence, and without any it repeats itself (README.md). Training
 # utterances get as much as conf/train_whisper.yaml says.
 FILLED_SECONDS, TRAINING_SILENCE_SECONDS = 12, 3
@@ -26,7 +26,7 @@ def split(transcripts: List[str], shares: Dict[str, float]) -> Dict[str, str]:
     """Assign each distinct transcript to a set, by a fixed seed.
 
     Args:
-        shares: of the transcripts of MIN_WORDS and more, for each set; the rest is for `train`
+        shares: the share of each set in the transcripts of MIN_WORDS and more; the rest is for `train`
     """
     order = sorted({text for text in transcripts if len(text.split()) >= MIN_WORDS})
     random.Random(SEED).shuffle(order)
@@ -39,8 +39,7 @@ def split(transcripts: List[str], shares: Dict[str, float]) -> Dict[str, str]:
 
 
 def write_sets(data_dir: Path, utterances: List[Utterance], shares: Dict[str, float]) -> None:
-    """Write the directories of `train` and of each set of `shares`, and the recordings; those over MAX_SECONDS are
-    left out."""
+    """Write the directories of `train` and of each set of `shares`, and the recordings up to MAX_SECONDS."""
     normalize = EnglishTextNormalizer()
     sounds = data_dir / "flac"
     sounds.mkdir(parents=True, exist_ok=True)

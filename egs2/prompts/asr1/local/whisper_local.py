@@ -16,7 +16,7 @@ import whisper.tokenizer
 
 LOCAL = "local"
 
-# GPT-2's way to write any byte as one printable character: itself, or one from 256 on.
+# GPT-2 writes any byte as one printable character: itself, or one from 256 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTE_TO_CHAR = {b: chr(b) for b in _PRINTABLE}
 _BYTE_TO_CHAR.update({b: chr(256 + i) for i, b in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))})
@@ -24,7 +24,7 @@ _CHAR_TO_BYTE = {c: b for b, c in _BYTE_TO_CHAR.items()}
 
 
 class HuggingFaceView:
-    """What ESPnet calls of Hugging Face's Whisper tokenizer, answered by tiktoken's."""
+    """Answers by tiktoken's tokenizer what ESPnet asks Hugging Face's Whisper tokenizer."""
 
     additional_special_tokens = []
 
