@@ -64,7 +64,7 @@ def measure(args: argparse.Namespace) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     speech2text = Speech2Text(f"exp/full/{config}", f"exp/full/{file}", ctc_weight=1.0)
     long_form = LongForm(Recognizer(speech2text, ctc_greedy=True), mode=mode, window=args.window)
-    long_form(np.zeros(RATE, np.float32) + 0.01)  # what is loaded and decoded once
+    long_form(np.zeros(RATE, np.float32) + 0.01)  # loads and decodes what is needed once
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter()
     try:

@@ -50,7 +50,7 @@ def asr_inference_long(args: argparse.Namespace) -> None:
     Raises:
         UserError: some recordings were refused
         DataError, OptionError, PackedFileError, VadError ...: nothing can be decoded
-        JournalError: what is finished in --output_dir is of other options; it stays as it is
+        JournalError: finished windows in --output_dir are of other options; they stay as they are
     """
     console = Console(stderr=True)
     _log(args.log_level, console)

@@ -100,7 +100,7 @@ class Recording:
         """Describe it, so as to tell whether it is the same in another run: by its file's fingerprint, else its sound.
 
         Raises:
-            AudioError: what a command wrote or an archive has is damaged
+            AudioError: the sound of a command or an archive is damaged
         """
         if not self._version:  # not by the bytes: libsndfile notes the time in a WAV of floats
             checksum = 0
@@ -302,5 +302,5 @@ def _extract(path: str, offset: int, file: IO[bytes]) -> None:
         try:
             rate, samples = read_kaldi(archive)  # an open file: kaldiio would run a path that ends with "|"
             soundfile.write(file, samples, rate, "FLOAT" if samples.dtype.kind == "f" else "PCM_16", format="WAV")
-        except Exception as e:  # of whatever is at that place
+        except Exception as e:  # anything may be at that place
             raise AudioError(f"{entry}: no sound there: {(str(e) or type(e).__name__).splitlines()[0]}") from None

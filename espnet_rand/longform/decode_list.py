@@ -93,7 +93,7 @@ def decode(
         how many were refused
 
     Raises:
-        JournalError: what is finished in output_dir is of other options, and stays as it is; or another run is at
+        JournalError: finished windows in output_dir are of other options, and stay as they are; or another run is at
             work there
         OSError: output_dir cannot be written to
     """
@@ -117,7 +117,7 @@ def locked(output_dir: Path) -> Iterator[None]:
             raise JournalError(
                 f"{output_dir}: {holder} is at work there. Fix: wait for it, stop it, or choose another --output_dir"
             )
-        file.truncate(0)  # of a killed run
+        file.truncate(0)  # a killed run left its line
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},\n")
         file.flush()
         try:
@@ -156,7 +156,7 @@ def _decode(
                 line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
                 line["took"] = round(time.perf_counter() - begun, 3)
                 logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
-            except JournalError:  # of the run, not of the recording
+            except JournalError:  # the run is at fault, not the recording
                 raise
             except Exception as e:  # whatever a model raises: the other recordings go on
                 reason = (str(e) or type(e).__name__).splitlines()[0]

@@ -30,12 +30,12 @@ class Journal:
 
     Args:
         path: the file, which is made, with the directories above it; None: nothing is kept
-        belongs_to: what is decoded, and how; as JSON it must be that of the run that began the journal
+        belongs_to: what is decoded, and how; as JSON it must be the same as in the run that began the journal
         pieces: the pieces that this run would begin with; None: not known, then the journal's count
 
     Attributes:
         pieces: the pieces of the recording; None until `begin`, unless the journal has some
-        heard: what was heard in the pieces that are finished, the first ones
+        heard: the words of the pieces that are finished, the first ones
 
     Raises:
         JournalError: the journal is of another recording or other options or another version, its first line is
@@ -99,7 +99,7 @@ class Journal:
         try:
             while left:
                 left = left[self._file.write(left) :]
-        except OSError as e:  # of the run, not of the recording
+        except OSError as e:  # the run is at fault, not the recording
             raise JournalError(
                 f"{self._path}: not to be written: {e.strerror}. Fix: free some space, and start again"
             ) from None
@@ -161,7 +161,7 @@ class Journal:
         try:
             heard = content["heard"]
             return Heard(**{**heard, "words": [Word(*word) for word in heard["words"]]})
-        except (TypeError, KeyError):  # of a version whose words have more
+        except (TypeError, KeyError):  # a version whose words have more wrote it
             return None
 
 

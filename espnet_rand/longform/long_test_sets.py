@@ -85,7 +85,7 @@ def join(
         data_dir: wav.scp, text, utt2spk, and segments or not
         output_dir: is made anew
         seconds: length of the recordings; None: all of a group in one; 0: nothing is joined, each utterance is one
-        by: of GROUPS
+        by: one of GROUPS
         pause: seconds between utterances, filled with the quietest tenth of a second of the one before, backwards and
             forwards: models do not know digital silence. None: what is between them in their recording
         pipes: whether entries of wav.scp may be commands

@@ -40,7 +40,7 @@ def find_ogg(path: str) -> Optional[Ogg]:
         if file.read(4) != b"OggS":
             return None
         for position in find(path, rb"OggS\x00[\x00-\x07]", 6):
-            if position < end:  # by chance within a page
+            if position < end:  # the pattern stands within a page by chance
                 continue
             file.seek(position)
             page = _page(file)

@@ -27,7 +27,7 @@ def packed(speech: Iterable[Tuple[int, int]], window: int, overlap: int) -> List
         if pieces and stop - pieces[-1].start <= window:
             pieces[-1] = pieces[-1]._replace(stop=stop)
         else:
-            # where a stretch's margin reaches into the last one, nothing is to be heard twice
+            # a stretch's margin may reach into the last one, but nothing is to be heard twice
             start = max(start, pieces[-1].stop) if pieces else start
             pieces += windows(start, stop, window, overlap)
     return pieces

@@ -9,7 +9,7 @@ import soundfile
 
 from espnet_rand.longform.sound import Parts, difference, left_out, open_raw
 
-# by the format tag of WAV and the bytes of a sample
+# soundfile's names, by the format tag of WAV and the bytes of a sample
 _SUBTYPES = {(1, 1): "PCM_U8", (1, 2): "PCM_16", (1, 3): "PCM_24", (1, 4): "PCM_32"}
 _SUBTYPES |= {(3, 4): "FLOAT", (3, 8): "DOUBLE", (6, 1): "ALAW", (7, 1): "ULAW"}
 _EXTENSIBLE = 0xFFFE

@@ -53,7 +53,7 @@ def checking_task(task: str, config: Union[str, Path]) -> Iterator[None]:
         yield
     except (OSError, UserError):
         raise
-    except Exception as e:  # of whatever is in the files
+    except Exception as e:  # the files may hold anything
         raise OptionError(
             f"--task {task} cannot build the model of {config}: {one_line(e)}. Fix: --task, if it is of another"
         ) from e

@@ -55,7 +55,7 @@ def test_both_forms_say_the_same():
         ("a: {from: c}", "is wanted, not none"),
         ("a: {round: c, from: d}", "system a: 'from' does not go with 'round'"),
         ("a: {round: }", "system a: round which system?"),
-        ("a teach conf -", "system a: who is to teach it?"),
+        ("a teach conf -", "system a: it has no teacher"),
         ("a train conf -\na train conf -", "system a: it is there twice"),
         ("a: {train: b}\na: {train: c}", "system a: it is there twice"),
         ("a: {dry: c}\nb: {train: c, teacher: a}", "system b: a has no weights of a training"),

@@ -82,7 +82,7 @@ class Validation:
                     allow_variable_data_keys=True,
                 )
                 batches = [{**batch, "utt_id": names} for names, batch in loader]
-            except OSError as e:  # as of a BPE model, which is not opened before there is a text
+            except OSError as e:  # a BPE model is not opened before there is a text
                 raise missing_file(e, args.train_config or "config.yaml", str(vars(trained))) or e from None
             except (RuntimeError, ValueError, LookupError) as e:
                 given = " ".join(",".join(one) for one in data)
@@ -93,7 +93,7 @@ class Validation:
             try:
                 with torch.no_grad():
                     self._weight += self._forward(batch)[1]
-            except Exception as e:  # as of a recording that is too short
+            except Exception as e:  # e.g. a recording is too short
                 names = ", ".join(batch["utt_id"])
                 raise PretrainedError(f"the model has no loss of the utterances {names}: {one_line(e)}") from e
 

@@ -82,7 +82,7 @@ def give_base(model: nn.Module, trained: argparse.Namespace) -> None:
     """Load what a training started from, its `init_param`, into a model of it.
 
     Raises:
-        PretrainedError: that is not there, or does not fit
+        PretrainedError: it is not there, or does not fit
     """
     given = getattr(trained, "init_param", None) or ()
     try:

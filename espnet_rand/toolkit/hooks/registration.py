@@ -102,7 +102,7 @@ def _imports() -> List[str]:
         try:
             found = name in sys.modules or importlib.util.find_spec(name)
         except ModuleNotFoundError as e:
-            if not f"{name}.".startswith(f"{e.name}."):  # what is missing is not what it is said to be in
+            if not f"{name}.".startswith(f"{e.name}."):  # an import of the module's own is missing
                 raise
             found = None
         if not found:

@@ -66,7 +66,9 @@ def distill(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Nam
 def _outputs(model: nn.Module) -> Dict[str, float]:
     """The modules of an ESPnet model that give logits, with their weights in its loss."""
     tokens = hasattr(model, "vocab_size") and not hasattr(model, "classification_type")
-    joint = "st_joint_network" if hasattr(model, "st_joint_network") else "joint_network"  # of speech translation
+    joint = (
+        "st_joint_network" if hasattr(model, "st_joint_network") else "joint_network"
+    )  # speech translation has the former
     has = {name: tokens and getattr(model, name, None) is not None for name in ("ctc", "decoder", joint)}
     ctc = getattr(model, "ctc_weight", 0.0 if has["decoder"] else 1.0) if has["ctc"] else 0.0
     parts = {

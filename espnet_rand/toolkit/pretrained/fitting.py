@@ -80,7 +80,7 @@ def fit(
         module: the model, or a part of it
         state: the weights, by the module's names
         left_out: keys of the module that `state` lacks on purpose
-        kinds: what the checkpoint's learned scales are that do not say it themselves
+        kinds: tells what learned scales are that do not say it themselves
 
     Raises:
         NotFiniteError: weights are NaN or infinite

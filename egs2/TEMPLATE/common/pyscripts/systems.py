@@ -92,7 +92,7 @@ def read_line(line: str) -> tuple:
     name, mode, config, init, *options = columns
     if mode == "teach":
         if init == "-":
-            raise ListError(f"system {name}: who is to teach it? Fix: give the name of a system as its INIT")
+            raise ListError(f"system {name}: it has no teacher. Fix: give the name of a system as its INIT")
         return name, {"train": config, "from": init, "teacher": init, "options": "".join(options)}
     if mode in ("train", "dry"):
         return name, {mode: config, "from": init, "options": "".join(options)}

@@ -38,8 +38,8 @@ TIMBRES = ["m1", "m3", "m4", "m6", "f1", "f4", "klatt2", "linda"]
 SIZES = {
     "full": {"train": 1000, "dev": 120, "test": 400},
     "tiny": {"train": 160, "dev": 16, "test": 16},
-    "long": {"train": 1000, "dev": 120, "test": 800},  # of egs2/mini_long
-    "bench": {"train": 1000, "dev": 500, "test": 2000},  # of benchmarks/methods, which tells small differences apart
+    "long": {"train": 1000, "dev": 120, "test": 800},  # for egs2/mini_long
+    "bench": {"train": 1000, "dev": 500, "test": 2000},  # for benchmarks/methods, which tells small differences apart
 }
 # Seconds before and after the speech of an utterance, drawn between these: noise alone.
 EDGES = {"long": (0.1, 0.5)}

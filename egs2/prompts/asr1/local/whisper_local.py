@@ -31,7 +31,7 @@ class HuggingFaceView:
     def __init__(self, encoding, special_tokens):
         self.encoding = encoding
         self.special_tokens = special_tokens
-        self.vocab_size = 50257  # of both the English and the multilingual vocabulary
+        self.vocab_size = 50257  # both the English and the multilingual vocabulary have these
 
     def get_added_vocab(self):
         # ESPnet counts the timestamps apart
