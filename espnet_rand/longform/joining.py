@@ -84,7 +84,7 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] == "P"
 
 
-def _normal(text: str) -> str:
+def comparable(text: str) -> str:
     """What words of one spelling or another have in common: no case, no punctuation if there is anything else."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if not _is_punctuation(c)).casefold() or text
@@ -92,7 +92,7 @@ def _normal(text: str) -> str:
 
 def _pairs(before: Sequence[Word], after: Sequence[Word], tolerance: float) -> List[_Pair]:
     """The common subsequence with the largest sum of agreement: 1 for the same time, 0 for `tolerance` between."""
-    ours, theirs = [_normal(word.text) for word in before], [_normal(word.text) for word in after]
+    ours, theirs = [comparable(word.text) for word in before], [comparable(word.text) for word in after]
 
     best = [[0.0] * (len(after) + 1) for _ in range(len(before) + 1)]
     for i, a in enumerate(before):
