@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from espnet_rand.longform.joining import comparable
 from espnet_rand.longform.scoring import count
@@ -42,7 +42,7 @@ class Report:
             against the reference's text, 0 at least
         words: of the reference's text
         errors: relative squared error of the outputs of the layers that err most, by the weight's name
-        recordings: their numbers, and the seconds of those that were checked
+        recordings: the keys of both parts and of those that are too long, and the seconds of those that were checked
     """
 
     model: str
@@ -54,7 +54,7 @@ class Report:
     min_agreement: float
     figures: Dict[str, Figures]
     errors: Dict[str, float]
-    recordings: Dict[str, object]
+    recordings: Dict[str, Any]
     versions: Dict[str, str]
     advice: List[str]
 
@@ -97,7 +97,7 @@ class Report:
         """The agreement, in a line."""
         return (
             f"{self.agreement:.1f}% of {self.words} words are those of the {self.reference} "
-            f"({self.recordings['check']} recordings, {self.recordings['seconds']:.0f} s)."
+            f"({len(self.recordings['check'])} recordings, {self.recordings['seconds']:.0f} s)."
         )
 
 

@@ -206,20 +206,19 @@ def _report(
             "left_out_too_long": heard.left_out,
         },
         versions={"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
-        advice=[] if common >= order.min_agreement else _advice(order, worst),
+        advice=[] if common >= order.min_agreement else _advice(order, config.get("quantizer_conf") or {}, worst),
     )
 
 
-def _advice(order: Order, layers: Iterable[str]) -> List[str]:
+def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
     """What to do where the agreement is poor; `layers` are the weights that err most."""
-    names = [name.rpartition(".")[0] for name in layers]
-    told = []
-    if names:
-        overrides = ", ".join(f"{name}: {{bits: 8}}" for name in names)
-        told.append(f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}.")
-    told.append("Smaller groups or more bits everywhere: --quantizer_conf group_size=32, --quantizer_conf bits=8.")
-    told.append(
-        "Train with the float model as the teacher: espnet-rand -m espnet2.bin.asr_train --config ... --init_param "
-        f"{order.model} --teacher {order.model} --quantizer_config {TARGETS[order.target].preset}; then ship that."
-    )
-    return told
+    overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
+    finer = "bits=8" if config.get("granularity") == "group" else "granularity=group --quantizer_conf group_size=32"
+    told = [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] if overrides else []
+    return [
+        *told,
+        f"Finer everywhere: --quantizer_conf {finer}.",
+        "Train with the float model as the teacher (docs/teacher.md), and ship that: espnet-rand -m "
+        f"espnet2.bin.{order.task}_train --config CONFIG --init_param {order.model} --teacher {order.model} "
+        f"--quantizer_config {TARGETS[order.target].preset}.",
+    ]

@@ -68,7 +68,7 @@ def test_poor_agreement_ends_with_status_3_and_says_what_to_do(experiments, corp
 
     def decode(folder, files, title):
         text = next(said)
-        return Decoded({key: text for key in files}, 1.0, 1.0, 10**6)
+        return Decoded(dict.fromkeys(files, text), 1.0, 1.0, 10**6)
 
     monkeypatch.setattr("espnet_rand.shipping.steps.example.decode", decode)
     with pytest.raises(SystemExit) as stopped:
