@@ -26,7 +26,7 @@ from espnet_rand.shipping.targets import TARGETS, Shipment, Target
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.commands import checkpoints, validation
 from espnet_rand.toolkit.pretrained.sources import Pretrained, opened
-from espnet_rand.toolkit.recognition.recognizer import rate_of
+from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
 # layers that are named in the report
 _WORST = 5
@@ -156,7 +156,7 @@ def _recordings(order: Order, loaded: _Loaded, temporary: Path) -> Recordings:
     folder = temporary / "wav"
     folder.mkdir()
     longest = getattr(loaded.model.encoder, "pad_samples", math.inf)
-    rate = rate_of(loaded.trained)
+    rate = trained_rate(loaded.trained)
     return recordings.prepare(order.lists, rate, longest, order.num_calibration, order.num_check, folder)
 
 
