@@ -27,7 +27,7 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
         NotInstalledError: a package is missing: ctranslate2, tokenizers, or openai-whisper, which has the vocabulary
     """
     specs = whisper.installed("ctranslate2.specs")
-    model = whisper.describe(packed, _problem, FIX)
+    model = describe(packed)
     scales = {name: block_scales(weight) for name, weight in model.matrices.items()}
     dims, tokens = model.dims, whisper.tokenizer(model.dims)
     spec = specs.WhisperSpec(dims.n_audio_layer, dims.n_audio_head, dims.n_text_layer, dims.n_text_head)
@@ -43,6 +43,11 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
         write_text(folder / "preprocessor_config.json", json.dumps({"feature_size": dims.n_mels}))
     error = scale_error((w, scales[name], layers.scales[name].reciprocal()) for name, w in model.matrices.items())
     return Exported("CTranslate2, int8", error, model.notes("float32"))
+
+
+def describe(packed: PackedModel) -> whisper.Whisper:
+    """A packed model as a Whisper model. Raises ExportError: CTranslate2 cannot hold it."""
+    return whisper.describe(packed, _problem, FIX)
 
 
 def _problem(weight: PackedWeight) -> str:

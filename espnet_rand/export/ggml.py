@@ -61,7 +61,7 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
         ExportError: whisper.cpp cannot hold it; the message names everything that it cannot
         NotInstalledError: openai-whisper is missing, which has the vocabulary and the mel filters
     """
-    model = whisper.describe(packed, _problem, FIX)
+    model = describe(packed)
     scales = {name: block_scales(weight, BLOCK) for name, weight in model.matrices.items()}
     halves = {name: some.half() for name, some in scales.items()}
     convolutions = {name: model.floats.pop(name).half() for name in whisper.CONVOLUTIONS}
@@ -86,6 +86,11 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
             _write_tensor(file, name, (len(tensor), 1) if column else tuple(tensor.shape), _F32, tensor.numpy())
     error = scale_error((weight, scales[name], halves[name]) for name, weight in model.matrices.items())
     return Exported(f"whisper.cpp, {kind.name}", error, _notes(model, kind))
+
+
+def describe(packed: PackedModel) -> whisper.Whisper:
+    """A packed model as a Whisper model. Raises ExportError: whisper.cpp cannot hold it."""
+    return whisper.describe(packed, _problem, FIX)
 
 
 def _problem(weight: PackedWeight) -> str:

@@ -1,12 +1,13 @@
 """Runs the decode.py of a folder: what a user is given as an example is what is checked."""
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping
+from typing import Dict, List, Mapping, Tuple
 
 from rich.progress import track
 
@@ -48,27 +49,34 @@ def decode(folder: Path, files: Mapping[str, Path], title: str) -> Decoded:
     return Decoded({key: said[str(path)] for key, path in files.items()}, load, max(seconds - load, 0.0), peak)
 
 
-def _run(folder: Path, files: List[str], title: str):
-    """The lines that decode.py prints, its CPU seconds, and its peak memory in bytes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+# runs a command; says on stderr what it took. A process's peak memory is at least that of the one that started it,
+# which therefore is small
+_MEASURE = """\
+import json, resource, subprocess, sys
+status = subprocess.call(sys.argv[1:])
+took = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([took.ru_utime + took.ru_stime, took.ru_maxrss * 1024]), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def _run(folder: Path, files: List[str], title: str) -> Tuple[List[str], float, int]:
+    """The lines that decode.py prints of the files, its CPU seconds, and its peak memory in bytes."""
+    command = [sys.executable, "-I", "-S", "-c", _MEASURE, sys.executable, str(folder / "decode.py"), *files]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(
-            [sys.executable, str(folder / "decode.py"), *files],
+        with subprocess.Popen(
+            command,
             stdout=subprocess.PIPE,
             stderr=errors,
             encoding="utf-8",
-            env=environment,
-        )
-        known = set(files)
-        lines = []
-        said = (line for line in process.stdout if line.partition("\t")[0] in known)
-        for line in track(said, title, total=len(files), transient=True):
-            lines.append(line.rstrip("\n"))
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        process.stdout.close()
-        if process.returncode:
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or [f"status {process.returncode}"])[-1]
-            raise ExampleError(f"{folder}/decode.py failed: {last}")
-    return lines, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process:
+            known = set(files)
+            said = (line.rstrip("\n") for line in process.stdout if line.partition("\t")[0] in known)
+            lines = [*track(said, title, total=len(files), transient=True)]
+        errors.seek(0)
+        *messages, took = errors.read().strip().splitlines() or [""]
+    if process.returncode:
+        raise ExampleError(f"{folder}/decode.py failed: {(messages or [took])[-1]}")
+    seconds, peak = json.loads(took)
+    return lines, seconds, peak

@@ -84,3 +84,9 @@ def test_other_files_in_the_folder_stay(experiments, corpus, tmp_path):
     with pytest.raises(SystemExit, match="holds other files. Fix"):
         _ship(experiments / "float/valid.loss.best.pth", corpus, tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_what_the_runtime_cannot_hold_is_said_before_the_work(experiments, corpus, tmp_path):
+    with pytest.raises(SystemExit, match="no Whisper model") as stopped:
+        _ship(experiments / "float/valid.loss.best.pth", corpus, tmp_path / "out", "--target", "whisper_cpp")
+    assert "Fix" in str(stopped.value) and not any((tmp_path / "out").iterdir())
