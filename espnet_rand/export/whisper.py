@@ -80,7 +80,7 @@ def describe(packed: PackedModel, problem_of: Callable[[PackedWeight], str], fix
 
     Args:
         packed: of an ESPnet model with `encoder: whisper` and `decoder: whisper`
-        problem_of: a function from a PackedWeight to the reason why a runtime cannot hold it, or to ""
+        problem_of: a function from a weight to what keeps it out of the runtime, for `refuse`, or to ""
         fix: what is to be done about such weights
 
     Raises:
@@ -92,11 +92,11 @@ def describe(packed: PackedModel, problem_of: Callable[[PackedWeight], str], fix
     for name, tensor in tensors.items():
         codes = isinstance(tensor, PackedWeight)
         if name.endswith(".weight") and len(tensor.shape) == 2:
-            problem = problem_of(tensor) if codes else "it is in float, and all matrices must have codes"
+            problem = problem_of(tensor) if codes else "weights in float, where all matrices must have codes"
             matrices[name] = tensor
         else:
             floats[name] = (tensor.values() if codes else tensor).float()
-            problem = "" if floats[name].isfinite().all() else "it has infinite numbers"
+            problem = "" if floats[name].isfinite().all() else "infinite numbers"
         if problem:
             problems[_packed_name(name)] = problem
     refuse(problems, fix)
