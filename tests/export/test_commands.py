@@ -121,6 +121,11 @@ def test_models_that_are_not_openai_s_are_refused(groups, tmp_path, changes, mes
     assert message in str(raised.value) and not list(tmp_path.iterdir())
 
 
+def test_other_features_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="takes 40 mel bands and 1500 frames"):
+        ggml.export(tiny.packed(GROUP32, mels=40), tmp_path / "out")
+
+
 def test_heads_of_openai_s_sizes_need_not_be_said():
     assert whisper._heads(None, 384) == 6 and whisper._heads(None, 1280) == 20
 
