@@ -18,6 +18,12 @@ from espnet_rand.packing import PackedModel, PackedWeight
 
 FIX = "train or calibrate with granularity: channel (or tensor) for all layers, and none excluded"
 
+# of u8 activations and s8 weights: 255 * 64 + 255 * 64 < 2^15, and 255 * 128 + 255 * 128 is not
+_SATURATES = (
+    "codes of 8 bits: on x86 processors without VNNI, CTranslate2 adds products in pairs in 16 bits, which overflow. "
+    "For such processors train with 7 bits"
+)
+
 
 def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     """Write a packed Whisper model for CTranslate2: a new directory.
@@ -39,10 +45,13 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     spec.optimize()  # the output layer becomes an alias of the embedding
     with replacing_directory(path) as folder:
         spec.save(str(folder))
-        hugging_face(tokens).save(str(folder / "tokenizer.json"))
+        hugging_face(tokens).save(str(folder / "tokenizer.json"), pretty=False)
         write_text(folder / "preprocessor_config.json", json.dumps({"feature_size": dims.n_mels}))
     error = scale_error((w, scales[name], layers.scales[name].reciprocal()) for name, w in model.matrices.items())
-    return Exported("CTranslate2, int8", error, model.notes("float32"))
+    notes = model.notes("float32")
+    if any(weight.bits == 8 for weight in model.matrices.values()):
+        notes.append(_SATURATES)
+    return Exported("CTranslate2, int8", error, notes)
 
 
 def describe(packed: PackedModel) -> whisper.Whisper:
@@ -51,12 +60,12 @@ def describe(packed: PackedModel) -> whisper.Whisper:
 
 
 def _problem(weight: PackedWeight) -> str:
-    """Why CTranslate2 cannot hold a matrix, or ""."""
+    """What keeps a matrix out of CTranslate2, for `refuse`, or ""."""
     if problem := misfit(weight, None):
         return problem
     scales = weight.wide_scales.float()
     if not (scales.reciprocal().isfinite() | (scales == 0)).all():
-        return f"its scales, from {scales.min():.1e}, have no reciprocals in float32"
+        return f"scales from {scales.min():.1e}, whose reciprocals float32 does not hold"
     return ""
 
 
