@@ -55,8 +55,10 @@ setup(
             "onnx>=1.19",
             "onnxruntime>=1.23",
             "onnxscript>=0.5",
+            "openai-whisper==20250625",
             "pywhispercpp>=1.4",
             "sherpa-onnx>=1.12",
+            "tokenizers",
         ],
         # long recordings, --mode vad
         "vad": ["silero-vad"],

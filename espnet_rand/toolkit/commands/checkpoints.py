@@ -6,10 +6,12 @@ import logging
 import pkgutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 import espnet2
 import espnet2.tasks
+from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
+from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
@@ -173,6 +175,20 @@ def pack(model: AbsESPnetModel, bits: Optional[EvalBits] = None) -> PackedModel:
     check_adapter(getattr(model, "_adapter", "lora"))
     if bits is not None:
         set_eval_bits(model, bits)
-    info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
+    info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, **_whisper(model)}
     quantization = getattr(model, "_quantization", None)
     return pack_model(model, {**info, **quantization.config.to_dict()} if quantization else info)
+
+
+def _whisper(model: AbsESPnetModel) -> Dict[str, Any]:
+    """What exports need to know of a Whisper model, and its tensors do not say; of others nothing."""
+    encoder, decoder = getattr(model, "encoder", None), getattr(model, "decoder", None)
+    if not isinstance(encoder, OpenAIWhisperEncoder) or not isinstance(decoder, OpenAIWhisperDecoder):
+        return {}
+    start, tokens = "<|startoftranscript|>", list(model.token_list)
+    about = {
+        "n_audio_head": encoder.encoders.blocks[0].attn.n_head,
+        "n_text_head": decoder.decoders.blocks[0].attn.n_head,
+        "start_of_transcript": tokens.index(start) if start in tokens else -1,
+    }
+    return {"whisper": about}
