@@ -20,6 +20,7 @@ from espnet_rand.config import QuantizerConfig
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers import EvalBits, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
+from espnet_rand.packing import read as read_packed
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import building
 from espnet_rand.toolkit.hooks import init_param, partial
@@ -100,6 +101,33 @@ def load(
         return _load_from(
             files, args.model_file, config, lambda: _build(args.task, config, quantizer, empty), quantizer
         )
+
+
+def load_packed(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace, PackedModel]:
+    """The model of `--task`, `--train_config` and a packed `--model_file`, which computes with the file's weights.
+
+    Returns:
+        the model, the options that it was trained with, and what the file holds
+
+    Raises:
+        OptionError: the configuration is of another task
+        PretrainedError: the file is not a packed one, or is not given, or there is no configuration
+        PackedFileError: it is damaged, or does not fit the configuration
+    """
+    if args.model_file is None or not args.model_file.is_file():
+        raise PretrainedError(f"--model_file: no such file: {args.model_file}. Fix: give a packed one")
+    if not is_packed(args.model_file):
+        raise PretrainedError(
+            f"{args.model_file} is not packed. Fix: python -m espnet_rand.bin.pack_weights, or quantize_weights"
+        )
+    config = args.train_config or args.model_file.parent / "config.yaml"
+    if not config.is_file():
+        raise PretrainedError(f"--train_config: no such file: {config}")
+    espnet_rand.register()
+    packed = read_packed(args.model_file)
+    with building(args.task, config):
+        model, trained = find_task(args.task).build_model_from_file(config, args.model_file)
+    return model, trained, packed
 
 
 def _load_from(
