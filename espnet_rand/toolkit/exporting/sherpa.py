@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping
 import torch
 
 from espnet_rand.atomic import replacing_directory, write_text
-from espnet_rand.export import one_by_one, onnx
+from espnet_rand.export import one_by_one, onnx, operators
 from espnet_rand.export.codes import ExportError
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
@@ -64,11 +64,13 @@ def export(
     """
     tokens = token_lines(model.token_list, model.blank_id, kind)
     bands, model.frontend = model.frontend.output_size(), None
-    weights = {name: packed.weights[name] for name in symbolize(model, packed, ("preencoder", "encoder", "ctc"))}
+    symbols = symbolize(model, packed, ("preencoder", "encoder", "ctc"))
+    for weight, kinds in symbols.items():
+        operators.check(weight, packed.weights[weight], kinds, exact=False)
     encoders.cut_positions(model.encoder, times.frames)
     example = {"features": torch.zeros(1, 200, bands)}
     graph = trace(models.Recognizer(model), example, {"features": {1: "feature_frames"}}, ["log_prob"])
-    ways = onnx.fill(graph, weights)
+    ways = onnx.fill(graph, {weight: packed.weights[weight] for weight in symbols})
     one_by_one.loop(graph, times.subsampling)
     with replacing_directory(folder) as temporary:
         onnx.save(graph, temporary / "model.onnx", {**about, "model_type": "zipformer2_ctc"})

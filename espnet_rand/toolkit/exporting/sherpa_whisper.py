@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_rand.atomic import replacing_directory, write_text
-from espnet_rand.export import onnx, whisper
+from espnet_rand.export import onnx, operators, whisper
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit.exporting.tracing import trace
@@ -110,7 +110,9 @@ def export(packed: PackedModel, folder: Path) -> Dict[str, str]:
     tokenizer = whisper.tokenizer(dims, "en" if dims.multilingual else None)
     model = _model(packed, dims)
     shared = {**packed.aliases, "decoder.output.weight": "decoder.decoders.token_embedding.weight"}
-    symbolize(model, dataclasses.replace(packed, aliases=shared), ("encoder", "decoder"))
+    symbols = symbolize(model, dataclasses.replace(packed, aliases=shared), ("encoder", "decoder"))
+    for weight, kinds in symbols.items():
+        operators.check(weight, packed.weights[weight], kinds, exact=False)
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
     ways: Dict[str, str] = {}
     with replacing_directory(folder) as temporary:
