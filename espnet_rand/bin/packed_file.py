@@ -1,9 +1,11 @@
 """What the commands on packed files share."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Mapping
 
+from espnet_rand.errors import few
 from espnet_rand.export.codes import Exported, ExportError
 from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, is_packed, read, report, write
 
@@ -43,3 +45,17 @@ def export(write_for: Callable[[PackedModel, Path], Exported], args: argparse.Na
     exported = write_for(read(args.packed_file), args.output)
     files = [args.output] if args.output.is_file() else sorted(args.output.iterdir())
     print(f"{args.output}: {sum(file.stat().st_size for file in files):,} bytes\n{exported}")
+
+
+def say_ways(packed: PackedModel, ways: Mapping[str, str], folder: Path) -> None:
+    """Print the files that were written for a runtime, and how it computes with the packed weights.
+
+    Args:
+        ways: from names of weights to how they are computed with
+    """
+    for way, count in Counter(ways.values()).most_common():
+        print(f"{way}: {count} weights")
+    if left := [name for name in packed.weights if name not in ways]:
+        print(f"left out: {few(left, 2)}, which the runtime has no use for")
+    for path in sorted(folder.iterdir()):
+        print(f"{path}: {path.stat().st_size:,} bytes")

@@ -10,7 +10,6 @@ from espnet_rand.export.codes import ExportError
 from espnet_rand.export.operators import OPERATORS, Writer
 from espnet_rand.export.symbols import DOMAIN
 from espnet_rand.packing import PackedWeight
-from espnet_rand.quantizers import Grid
 
 #: Of the standard operators: the first with 4-bit integers.
 OPSET = 21
@@ -21,18 +20,15 @@ def fill(model: ModelProto, weights: Mapping[str, PackedWeight], exact: bool = F
     """Put operators on codes in the place of a graph's symbols (see `espnet_rand.export.symbols`), in place.
 
     Args:
-        weights: those that the symbols of this graph name
+        weights: those that the symbols of this graph name, which `operators.check` has seen
         exact: decode the weights when the file is loaded, and compute in float: to compare with
 
     Returns:
         how each weight is computed with, by its name
 
     Raises:
-        ExportError: a weight is not in the graph, or has scales or a grid that the operators do not have
+        ExportError: a weight is not in the graph
     """
-    for name, weight in weights.items():
-        if type(weight.grid) is not Grid:
-            raise ExportError(f"{name}: its grid is not symmetric. Fix: train without the option grid")
     writer, graph = Writer(exact), model.graph
     for node in graph.node:
         node.ClearField("metadata_props")  # paths of the machine that traced it

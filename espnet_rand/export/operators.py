@@ -10,7 +10,7 @@ ConvInteger is quick with unsigned weights alone, so that its codes are always s
 """
 
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any, Collection, Dict, List, Tuple
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from espnet_rand.export.codes import ExportError, block_scales, code_matrix, misfit
 from espnet_rand.packing import PackedWeight
-from espnet_rand.quantizers import PerColumn, PerGroup, PerTensor
+from espnet_rand.quantizers import Grid, PerColumn, PerGroup, PerTensor
 
 _BLOCKS = (256, 128, 64, 32, 16)  # of MatMulNBits
 _MICROSOFT = "com.microsoft"
@@ -76,6 +76,14 @@ class Writer:
         return made[0] if len(made) == 1 else made
 
 
+def check(name: str, weight: PackedWeight, operators: Collection[str], exact: bool) -> None:
+    """Raises ExportError: the operators that a weight is for cannot compute with it."""
+    if type(weight.grid) is not Grid:
+        raise ExportError(f"{name}: its grid is not symmetric. Fix: train without the option grid")
+    if "Linear" in operators and _group(weight) and not exact and (why := misfit(weight, _BLOCKS[-1])):
+        raise ExportError(f"{name}: {why}. Fix: train or calibrate with groups of 16, 32, 64, 128 or 256")
+
+
 def linear(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
     """Write a linear map, (..., inputs) -> (..., outputs)."""
     if to.exact:
@@ -115,11 +123,7 @@ def _integers(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) ->
 def _blocks(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
     """By MatMulNBits of com.microsoft, which has scales for blocks of a row; activations have 8 bits."""
     size = _group(weight)
-    block = next((block for block in _BLOCKS if size % block == 0), _BLOCKS[-1])
-    if why := misfit(weight, block):
-        raise ExportError(
-            f"{name}: {why}. Fix: train or calibrate with groups of 16, 32, 64, 128 or 256, or give --exact true"
-        )
+    block = next(block for block in _BLOCKS if size % block == 0)
     bits = 2 if weight.bits == 2 else 4 if weight.bits <= 4 else 8
     channels, length = code_matrix(weight).shape
     filled = np.zeros((channels, -(-length // block) * block), dtype=np.int16)

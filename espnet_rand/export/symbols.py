@@ -26,13 +26,15 @@ class _Symbol(nn.Module):
         weight: the weight's name in the packed model
     """
 
+    operator: str
+
     def __init__(self, layer: Any, weight: str):
         super().__init__()
         self.weight_name, self.bias = weight, getattr(layer, "bias", None)
 
-    def _node(self, operator: str, x: Tensor, shape: Sequence[Any], **attributes: Any) -> Tensor:
+    def _node(self, x: Tensor, shape: Sequence[Any], **attributes: Any) -> Tensor:
         return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{operator}",
+            f"{DOMAIN}::{self.operator}",
             (x,),
             {"weight": self.weight_name, **attributes},
             dtype=torch.float32,
@@ -44,12 +46,14 @@ class _Symbol(nn.Module):
 class SymbolicLinear(_Symbol):
     """A linear layer, (..., inputs) -> (..., outputs)."""
 
+    operator = "Linear"
+
     def __init__(self, layer: Any, weight: str):
         super().__init__(layer, weight)
         self.outputs = layer.weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._node("Linear", x, (*x.shape[:-1], self.outputs))
+        y = self._node(x, (*x.shape[:-1], self.outputs))
         return y if self.bias is None else y + self.bias
 
 
@@ -63,6 +67,8 @@ class SymbolicPointwise(SymbolicLinear):
 class SymbolicConvolution(_Symbol):
     """A convolution, (batch, inputs, *size) -> (batch, outputs, *size)."""
 
+    operator = "Convolution"
+
     def __init__(self, layer: Any, weight: str):
         super().__init__(layer, weight)
         self.outputs, self.kernel, self.groups = layer.out_channels, layer.kernel_size, layer.groups
@@ -72,7 +78,6 @@ class SymbolicConvolution(_Symbol):
         options = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation)
         size = [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in options]
         y = self._node(
-            "Convolution",
             x,
             (x.shape[0], self.outputs, *size),
             strides=[*self.stride],
@@ -86,15 +91,17 @@ class SymbolicConvolution(_Symbol):
 class SymbolicEmbedding(_Symbol):
     """An embedding, integers (...) -> (..., dimensions)."""
 
+    operator = "Lookup"
+
     def __init__(self, layer: Any, weight: str):
         super().__init__(layer, weight)
         self.dimensions = layer.embedding_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._node("Lookup", x, (*x.shape, self.dimensions))
+        return self._node(x, (*x.shape, self.dimensions))
 
 
-def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Set[str]:
+def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Dict[str, Set[str]]:
     """Put symbols in the place of the packed layers in some parts of a model; the model then only traces.
 
     Args:
@@ -102,7 +109,7 @@ def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Se
         parts: names of modules
 
     Returns:
-        the names in `packed.weights` of the weights that the symbols name
+        the weights that the symbols name, by their names in `packed.weights`, with the symbols' operators
 
     Raises:
         ExportError: there is a packed layer of a kind that has no symbol
@@ -112,7 +119,7 @@ def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Se
         raise NotInstalledError(f"torch {torch.__version__} does not name nodes of ONNX. Fix: pip install 'torch>=2.8'")
     names: Dict[str, str] = {name: name for name in packed.weights}
     names.update({alias: name for alias, name in packed.aliases.items() if name in packed.weights})
-    found = set()
+    found: Dict[str, Set[str]] = {}
     for full, name in names.items():
         path, _, parameter = full.rpartition(".")
         if any(path == part or path.startswith(part + ".") for part in parts):
@@ -125,7 +132,7 @@ def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Se
                 )
             owner, _, own = path.rpartition(".")
             setattr(model.get_submodule(owner), own, kind(layer, name))
-            found.add(name)
+            found.setdefault(name, set()).add(kind.operator)
     return found
 
 

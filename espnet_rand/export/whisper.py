@@ -104,6 +104,16 @@ def describe(packed: PackedModel, problem_of: Callable[[PackedWeight], str], fix
     return Whisper(dims, matrices, convolutions, floats, left_out)
 
 
+def dims(packed: PackedModel) -> Dims:
+    """The sizes of a packed Whisper model.
+
+    Raises:
+        ExportError: it is no Whisper model
+    """
+    tensors, _ = _renamed(packed)
+    return _dims(packed.info.get("whisper"), {name: tuple(one.shape) for name, one in tensors.items()})
+
+
 def _renamed(packed: PackedModel) -> Tuple[Dict[str, Any], List[str]]:
     """All tensors of a Whisper model by OpenAI's names, and the names of those that it does not have."""
     everything: Dict[str, Any] = {**packed.floats, **packed.weights}

@@ -6,14 +6,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 import espnet_rand
 from espnet_rand.export.codes import code_matrix
-from espnet_rand.export.onnx import fill
-from espnet_rand.export.symbols import symbolize
-from espnet_rand.packing import load_into, pack_model
+from espnet_rand.export.onnx import OPSET, fill
+from espnet_rand.export.symbols import DOMAIN, symbolize
+from espnet_rand.packing import PackedWeight, load_into, pack_model
+from espnet_rand.packing.bits import pack
+from espnet_rand.quantizers import Grid, PerTensor
 from espnet_rand.toolkit.exporting.tracing import trace
 
 BITS = (2, 3, 4, 5, 8)
@@ -88,3 +90,29 @@ def test_every_code_is_in_the_graph_and_is_computed_with(traced, bits, conf):
                 assert float_copy.numpy().tobytes() not in graph.SerializeToString()
         error = np.abs(run(graph, tokens=tokens) - expected).max() / np.abs(expected).max()
         assert error < tolerance, (exact, ways)
+
+
+def alone(operator, x, codes, bits, **options):
+    """What one layer with these codes, and a scale of 1, gives for `x`."""
+    weight = PackedWeight(pack(codes.flatten(1), bits), torch.ones(1), Grid(bits), tuple(codes.shape), PerTensor())
+    node = helper.make_node(operator, ["x"], ["y"], domain=DOMAIN, weight="w", **options)
+    values = [helper.make_tensor_value_info(name, 1, [None] * x.ndim) for name in "xy"]
+    graph = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:]), ir_version=10)
+    del graph.opset_import[:]
+    graph.opset_import.append(helper.make_opsetid("", OPSET))
+    fill(graph, {"w": weight})
+    return run(graph, x=x)
+
+
+@pytest.mark.parametrize("bits", [4, 7, 8])
+def test_the_largest_sums_do_not_saturate(bits):
+    """Inputs 0 to 255 are their own 8-bit integers: what comes out are the sums, exactly."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    x = np.full((1, 2, 64), 255, dtype=np.float32)
+    x[0, 1, :5] = 0, 1, 2, 3, 254
+    codes = torch.tensor([[low] * 64, [high] * 64, [low, high] * 32, [high] * 32 + [low] * 32], dtype=torch.int8)
+    expected = x.astype(np.int64) @ codes.numpy().astype(np.int64).T
+    assert np.array_equal(alone("Linear", x, codes, bits), expected)
+    options = {"strides": [1], "pads": [0, 0], "dilations": [1], "group": 1}
+    swapped = alone("Convolution", x.transpose(0, 2, 1).copy(), codes[:, :, None], bits, **options)
+    assert np.array_equal(swapped, expected.transpose(0, 2, 1))

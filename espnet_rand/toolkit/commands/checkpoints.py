@@ -114,20 +114,30 @@ def load_packed(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Name
         PretrainedError: the file is not a packed one, or is not given, or there is no configuration
         PackedFileError: it is damaged, or does not fit the configuration
     """
+    packed = read_model_file(args)
+    config = args.train_config or args.model_file.parent / "config.yaml"
+    if not config.is_file():
+        raise PretrainedError(f"--train_config: no such file: {config}")
+    espnet_rand.register()
+    with building(args.task, config):
+        model, trained = find_task(args.task).build_model_from_file(config, args.model_file)
+    return model, trained, packed
+
+
+def read_model_file(args: argparse.Namespace) -> PackedModel:
+    """What a packed `--model_file` holds.
+
+    Raises:
+        PretrainedError: the file is not a packed one, or is not given
+        PackedFileError: it is damaged
+    """
     if args.model_file is None or not args.model_file.is_file():
         raise PretrainedError(f"--model_file: no such file: {args.model_file}. Fix: give a packed one")
     if not is_packed(args.model_file):
         raise PretrainedError(
             f"{args.model_file} is not packed. Fix: python -m espnet_rand.bin.pack_weights, or quantize_weights"
         )
-    config = args.train_config or args.model_file.parent / "config.yaml"
-    if not config.is_file():
-        raise PretrainedError(f"--train_config: no such file: {config}")
-    espnet_rand.register()
-    packed = read_packed(args.model_file)
-    with building(args.task, config):
-        model, trained = find_task(args.task).build_model_from_file(config, args.model_file)
-    return model, trained, packed
+    return read_packed(args.model_file)
 
 
 def _load_from(

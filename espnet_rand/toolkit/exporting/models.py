@@ -15,6 +15,7 @@ import espnet_rand
 from espnet_rand.atomic import write_text
 from espnet_rand.export.codes import ExportError
 from espnet_rand.export.onnx import fill, save
+from espnet_rand.export.operators import check as check_weight
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit.exporting import encoders, features
@@ -83,7 +84,10 @@ def export(
     Returns:
         how each weight is computed with, by its name
     """
-    weights = {name: packed.weights[name] for name in symbolize(model, packed, ("preencoder", "encoder", "ctc"))}
+    operators = symbolize(model, packed, ("preencoder", "encoder", "ctc"))
+    weights = {name: packed.weights[name] for name in operators}
+    for name, weight in weights.items():
+        check_weight(name, weight, operators[name], exact)
     encoders.cut_positions(model.encoder, times.frames)
     if times.hop:
         example, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
