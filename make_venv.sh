@@ -37,5 +37,5 @@ if ! python3 -m venv .venv-uv || ! .venv-uv/bin/python -m pip install --quiet --
 fi
 rm -rf .venv
 .venv-uv/bin/uv venv --quiet --python "${python}" .venv
-VIRTUAL_ENV=${PWD}/.venv .venv-uv/bin/uv pip install --quiet --compile-bytecode --editable '.[train,test]'
+VIRTUAL_ENV=${PWD}/.venv .venv-uv/bin/uv pip install --quiet --compile-bytecode --editable '.[train,test,export]'
 touch .venv/.done

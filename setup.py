@@ -48,6 +48,18 @@ setup(
             "types-psutil",
         ],
         "bench": ["brevitas", "torchao"],
+        # writers of other runtimes' files, and the runtimes, which tests and `espnet_rand.bin.ship` decode with
+        "export": [
+            "ctranslate2>=4.6",
+            "faster-whisper>=1.2",
+            "onnx>=1.19",
+            "onnxruntime>=1.23",
+            "onnxscript>=0.5",
+            "openai-whisper==20250625",
+            "pywhispercpp>=1.4",
+            "sherpa-onnx>=1.12",
+            "tokenizers",
+        ],
         # long recordings, --mode vad
         "vad": ["silero-vad"],
     },

@@ -13,6 +13,8 @@ from espnet_rand import QuantizerConfig
 from espnet_rand.presets import presets
 
 ROOT = Path(__file__).parents[1]
+# what the presets that are named for a runtime share a scale among
+RUNTIMES = {"ggml": ("group", 32), "onnx": ("channel", None), "ctranslate2": ("channel", None)}
 PRESETS = sorted((ROOT / "conf").glob("*.yaml"))
 
 
@@ -24,7 +26,10 @@ def test_preset(path):
     assert words[-1] == "w" + "".join(map(str, bits))
     quantizer = words[0] if words[0] in ("rand", "lsc", "clip") else "absmax"
     assert options["quantizer"] == quantizer
-    straight_through = "ste" in words or words[0] in ("lsc", "clip")
+    runtime = RUNTIMES.get(words[1])
+    if runtime is not None:
+        assert (conf["granularity"], conf.get("group_size"), conf["mode"]) == (*runtime, 3)
+    straight_through = "ste" in words or words[0] in ("lsc", "clip") or runtime is not None
     assert conf["estimator"] == ("ste" if straight_through else "pqn")
     assert ("group_size" in conf) == any(word.startswith("g") for word in words)
 

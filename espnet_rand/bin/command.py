@@ -24,7 +24,7 @@ def run(
     try:
         folder = args.output.parent if hasattr(args, "output") else getattr(args, "output_dir", None)
         if hasattr(args, "output") and args.output.is_dir():
-            raise IsADirectoryError(f"--output: {args.output} is a directory")
+            raise IsADirectoryError(f"--output: {args.output} is a directory. Fix: name what is not there yet")
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):

@@ -17,6 +17,7 @@ USAGE = f"""\
 usage: espnet-rand [--import MODULE]... [--eval_bits BITS|PLAN] [--packed_backend NAME]
                    [--trailing_silence SECONDS|full] (-m MODULE | -c COMMAND | SCRIPT) [ARGUMENT]...
        espnet-rand link RECIPE
+       espnet-rand ship MODEL --target RUNTIME --data wav.scp[,text] --output DIR
 
 Runs Python as `python` does, with quantization registered in every ESPnet task, here and in all
 Python processes started below. For example
@@ -29,6 +30,7 @@ Python processes started below. For example
 --packed_backend {"|".join(names.BACKENDS)}  how packed models compute (docs/packed_files.md)
 --trailing_silence SECONDS|full  what Whisper hears behind each recording (docs/whisper.md)
 link RECIPE      links the presets into conf/ of a recipe's directory, and says how to run it
+ship MODEL       calibrates a model, writes it for a runtime, and checks there that it says the same (docs/export.md)
 
 Commands of this package: python -m espnet_rand.bin.NAME --help
 """
@@ -65,6 +67,8 @@ def main(argv: Optional[List[str]] = None) -> NoReturn:
 
         link.main(arguments[1:])
         sys.exit()
+    if arguments[0] == "ship":
+        arguments = ["-m", "espnet_rand.bin.ship", *arguments[1:]]
     _check_flags(arguments)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = with_startup(environment.get("PYTHONPATH", ""))

@@ -1,8 +1,13 @@
 """Writes packed files, and says what they hold."""
 
+import argparse
+from collections import Counter
 from pathlib import Path
+from typing import Callable, Mapping
 
-from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, report, write
+from espnet_rand.errors import few
+from espnet_rand.export.codes import Exported, ExportError
+from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, is_packed, read, report, write
 
 
 def say(packed: PackedModel, path: Path) -> None:
@@ -18,3 +23,39 @@ def save(packed: PackedModel, path: Path) -> None:
     """Write a packed file, and say what it holds."""
     write(path, packed)
     say(packed, path)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser, output: str) -> None:
+    """The packed file, and `--output`, which `output` describes."""
+    parser.add_argument("packed_file", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help=output)
+
+
+def export(write_for: Callable[[PackedModel, Path], Exported], args: argparse.Namespace) -> None:
+    """Write a packed file for another runtime, and say what the runtime's file or directory holds.
+
+    Raises:
+        ExportError: `args.packed_file` is not a packed file
+    """
+    if not is_packed(args.packed_file):
+        raise ExportError(
+            f"{args.packed_file} is not a packed file. Fix: espnet_rand.bin.pack_weights packs a checkpoint that was "
+            "trained with a quantizer, espnet_rand.bin.quantize_weights any other"
+        )
+    exported = write_for(read(args.packed_file), args.output)
+    files = [args.output] if args.output.is_file() else sorted(args.output.iterdir())
+    print(f"{args.output}: {sum(file.stat().st_size for file in files):,} bytes\n{exported}")
+
+
+def say_ways(packed: PackedModel, ways: Mapping[str, str], folder: Path) -> None:
+    """Print the files that were written for a runtime, and how it computes with the packed weights.
+
+    Args:
+        ways: from names of weights to how they are computed with
+    """
+    for way, count in Counter(ways.values()).most_common():
+        print(f"{way}: {count} weights")
+    if left := [name for name in packed.weights if name not in ways]:
+        print(f"left out: {few(left, 2)}, which the runtime has no use for")
+    for path in sorted(folder.iterdir()):
+        print(f"{path}: {path.stat().st_size:,} bytes")

@@ -85,7 +85,7 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] == "P"
 
 
-def _normal(text: str) -> str:
+def comparable(text: str) -> str:
     """Write a text without case, and without punctuation if there is anything else: spellings differ in these."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if not _is_punctuation(c)).casefold() or text
@@ -93,7 +93,7 @@ def _normal(text: str) -> str:
 
 def _pairs(before: Sequence[Word], after: Sequence[Word], tolerance: float) -> List[_Pair]:
     """Pair words by the common subsequence that agrees best: 1 for the same time, 0 for `tolerance` between them."""
-    ours, theirs = [_normal(word.text) for word in before], [_normal(word.text) for word in after]
+    ours, theirs = [comparable(word.text) for word in before], [comparable(word.text) for word in after]
 
     best = [[0.0] * (len(after) + 1) for _ in range(len(before) + 1)]
     for i, a in enumerate(before):

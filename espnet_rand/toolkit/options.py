@@ -109,8 +109,8 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     Raises:
         OptionError: see QuantizerConfig and Distillation; the preset is missing or not a preset
     """
-    preset = getattr(args, "quantizer_config", None)
-    options = _read_preset(preset) if preset else {}
+    given_preset = getattr(args, "quantizer_config", None)
+    options = _read_preset(given_preset) if given_preset else {}
     quantizer = getattr(args, "quantizer", None) or options.get("quantizer")
     given = getattr(args, "quantizer_conf", None) or {}
     if not isinstance(given, dict):
@@ -176,6 +176,11 @@ def read_mapping(name: str, path: Union[str, Path], what: str) -> Dict[Any, Any]
     if not isinstance(found, dict):
         raise OptionError(f"{name}: {path} must hold {what}")
     return found
+
+
+def preset(given: str) -> QuantizerConfig:
+    """The configuration of a preset, or of a file of that kind. Raises OptionError: there is none, or it is not one."""
+    return QuantizerConfig.from_dict(_read_preset(given))
 
 
 def _read_preset(given: str) -> Dict[str, Any]:

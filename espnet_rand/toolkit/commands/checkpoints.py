@@ -6,10 +6,12 @@ import logging
 import pkgutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 import espnet2
 import espnet2.tasks
+from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
+from espnet2.asr.encoder.whisper_encoder import OpenAIWhisperEncoder
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
@@ -18,6 +20,7 @@ from espnet_rand.config import QuantizerConfig
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers import EvalBits, quantize, quantized_layers, set_eval_bits
 from espnet_rand.packing import PackedModel, is_packed, pack_model
+from espnet_rand.packing import read as read_packed
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import checking_task
 from espnet_rand.toolkit.hooks import init_param, partial
@@ -100,6 +103,43 @@ def load(
         )
 
 
+def load_packed(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace, PackedModel]:
+    """The model of `--task`, `--train_config` and a packed `--model_file`, which computes with the file's weights.
+
+    Returns:
+        the model, the options that it was trained with, and what the file holds
+
+    Raises:
+        OptionError: the configuration is of another task
+        PretrainedError: the file is not a packed one, or is not given, or there is no configuration
+        PackedFileError: it is damaged, or does not fit the configuration
+    """
+    packed = read_model_file(args)
+    config = args.train_config or args.model_file.parent / "config.yaml"
+    if not config.is_file():
+        raise PretrainedError(f"--train_config: no such file: {config}")
+    espnet_rand.register()
+    with checking_task(args.task, config):
+        model, trained = find_task(args.task).build_model_from_file(config, args.model_file)
+    return model, trained, packed
+
+
+def read_model_file(args: argparse.Namespace) -> PackedModel:
+    """What a packed `--model_file` holds.
+
+    Raises:
+        PretrainedError: the file is not a packed one, or is not given
+        PackedFileError: it is damaged
+    """
+    if args.model_file is None or not args.model_file.is_file():
+        raise PretrainedError(f"--model_file: no such file: {args.model_file}. Fix: give a packed one")
+    if not is_packed(args.model_file):
+        raise PretrainedError(
+            f"{args.model_file} is not packed. Fix: python -m espnet_rand.bin.pack_weights, or quantize_weights"
+        )
+    return read_packed(args.model_file)
+
+
 def _load_from(
     files: Pretrained,
     name: Path,
@@ -179,6 +219,20 @@ def pack(model: AbsESPnetModel, bits: Optional[EvalBits] = None) -> PackedModel:
     check_adapter(getattr(model, "_adapter", "lora"))
     if bits is not None:
         set_eval_bits(model, bits)
-    info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__}
+    info = {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, **_whisper(model)}
     quantization = getattr(model, "_quantization", None)
     return pack_model(model, {**info, **quantization.config.to_dict()} if quantization else info)
+
+
+def _whisper(model: AbsESPnetModel) -> Dict[str, Any]:
+    """What exports need to know of a Whisper model, and its tensors do not say; of others nothing."""
+    encoder, decoder = getattr(model, "encoder", None), getattr(model, "decoder", None)
+    if not isinstance(encoder, OpenAIWhisperEncoder) or not isinstance(decoder, OpenAIWhisperDecoder):
+        return {}
+    start, tokens = "<|startoftranscript|>", list(model.token_list)
+    about = {
+        "n_audio_head": encoder.encoders.blocks[0].attn.n_head,
+        "n_text_head": decoder.decoders.blocks[0].attn.n_head,
+        "start_of_transcript": tokens.index(start) if start in tokens else -1,
+    }
+    return {"whisper": about}

@@ -27,7 +27,17 @@ from espnet_rand.environment import IMPORT
 from espnet_rand.errors import UserError, refuse_options
 from espnet_rand.layers import SCALE_SUFFIX, Report, believe, quantize, quantize_new_layers, quantized_weights
 from espnet_rand.options import OptionError
-from espnet_rand.toolkit import context, eval_bits, launcher, loading, options, search, trailing_silence, yaml_files
+from espnet_rand.toolkit import (
+    context,
+    eval_bits,
+    kaldi_fbank,
+    launcher,
+    loading,
+    options,
+    search,
+    trailing_silence,
+    yaml_files,
+)
 from espnet_rand.toolkit.hooks import (
     espnet3,
     files,
@@ -79,7 +89,7 @@ def register() -> None:
     AbsTask.main_worker = _MainWorker(AbsTask.__dict__["main_worker"])
     AbsTask.__init_subclass__ = classmethod(_init_subclass)
     for task in _subclasses(AbsTask):
-        _wrap_build_model(task)
+        _extend(task)
     abs_task.create_adapter = functools.partial(_create_adapter, abs_task.create_adapter)
     abs_task.load_pretrained_model = functools.partial(init_param.load_pretrained_model, abs_task.load_pretrained_model)
     trainer.calculate_all_attentions = functools.partial(precisions.plotting, trainer.calculate_all_attentions)
@@ -120,10 +130,11 @@ def _subclasses(task: Type[AbsTask]):
 def _init_subclass(cls, **kwargs: Any) -> None:
     """Wrap `build_model` of a task that is defined from now on."""
     super(AbsTask, cls).__init_subclass__(**kwargs)
-    _wrap_build_model(cls)
+    _extend(cls)
 
 
-def _wrap_build_model(task: Type[AbsTask]) -> None:
+def _extend(task: Type[AbsTask]) -> None:
+    kaldi_fbank.offer(task)
     if "build_model" in vars(task):
         _wrap_classmethod(task, "build_model", _build_model)
 

@@ -59,7 +59,7 @@ class Recognizer:
             search.check(speech2text)
         self.ctc_greedy = ctc_greedy
         self.guard = guard and not ctc_greedy and guards(speech2text)
-        self.rate = _rate(speech2text.asr_train_args)
+        self.rate = trained_rate(speech2text.asr_train_args)
         encoder = self.model.encoder
         self.longest = getattr(encoder, "pad_samples", math.inf)
         self._preprocess = _preprocessor(speech2text.asr_train_args)
@@ -207,7 +207,7 @@ class _Best(NamedTuple):
     spans: Optional[Spans] = None
 
 
-def _rate(train_args: argparse.Namespace) -> int:
+def trained_rate(train_args: argparse.Namespace) -> int:
     """The rate that a model was trained with, in Hz: its frontend's `fs`, or ESPnet's default."""
     rate = (getattr(train_args, "frontend_conf", None) or {}).get("fs", 16000)
     if isinstance(rate, str):  # "16k", as ESPnet reads it

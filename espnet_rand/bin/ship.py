@@ -1,0 +1,76 @@
+"""Calibrate a checkpoint, write it for a runtime, and check there that it says the same: one folder to ship.
+
+  espnet-rand ship exp/asr/valid.acc.ave.pth --target whisper_cpp --data data/train/wav.scp --output shipped
+
+No training: minutes on a CPU. The folder has the model, its tokens, decode.py, README.md and report.json: size, memory,
+speed, and how many words are those of the float model. A model that was trained with a quantizer, and a packed file, is
+not calibrated. The exit status is 3 where fewer words agree than --min_agreement.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_rand.bin.command import run
+from espnet_rand.errors import UserError
+from espnet_rand.shipping import TARGETS, Order, ship
+from espnet_rand.toolkit import options
+from espnet_rand.toolkit.commands.checkpoints import task_names
+
+_DISAGREES = 3
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ship", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="a checkpoint, an archive or directory or tag, or a packed file")
+    parser.add_argument("--target", required=True, choices=[*TARGETS], help="the runtime")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="wav.scp, or wav.scp,text: some recordings are for the calibration, others for the check",
+    )
+    parser.add_argument("--output", dest="output_dir", type=Path, required=True, help="the folder")
+    parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, asr_transducer, ...")
+    parser.add_argument("--train_config", type=Path, help="default: the one that comes with the model")
+    options.add_arguments(parser)
+    parser.add_argument("--num_calibration", type=int, default=32, help="recordings to calibrate on, at most")
+    parser.add_argument("--num_check", type=int, default=20, help="recordings to check, at most")
+    parser.add_argument("--min_agreement", type=float, default=95.0, help="percent of words")
+    return parser
+
+
+def main(cmd=None) -> None:
+    reports = []
+    run(lambda args: reports.append(_ship(args)), get_parser(), cmd)
+    if not reports[0].agrees:
+        sys.exit(_DISAGREES)
+
+
+def _ship(args: argparse.Namespace):
+    lists = [Path(path) for path in args.data.split(",")]
+    if len(lists) > 2:
+        raise UserError(f"--data: {args.data}: wav.scp, or wav.scp,text")
+    report = ship(
+        Order(
+            args.model,
+            args.target,
+            lists,
+            args.output_dir,
+            args.task,
+            args.train_config,
+            options.resolve(args),
+            args.num_calibration,
+            args.num_check,
+            args.min_agreement,
+        )
+    )
+    print(f"{report.table()}{report.summary()}\n{args.output_dir}")
+    for line in report.advice:
+        print(line)
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Packed codes in the files of other runtimes. Nothing here trains, and no ESPnet here."""

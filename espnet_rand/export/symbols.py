@@ -1,0 +1,147 @@
+"""Packed layers as nodes that name their weight, in the graphs that torch.onnx.export makes.
+
+No number of such a weight comes into the graph, so that none is folded, transposed or renamed there.
+`espnet_rand.export.onnx` replaces the nodes by operators on the codes.
+"""
+
+from typing import Any, Dict, Optional, Sequence, Set, Type
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from espnet_rand.errors import NotInstalledError
+from espnet_rand.export.codes import ExportError
+from espnet_rand.packing import PackedModel
+
+#: Of the nodes' operators, which are Linear, Convolution and Lookup.
+DOMAIN = "espnet_rand"
+
+
+class _Symbol(nn.Module):
+    """A layer whose weight is a name.
+
+    Args:
+        layer: that it stands for
+        weight: the weight's name in the packed model
+    """
+
+    operator: str
+
+    def __init__(self, layer: Any, weight: str):
+        super().__init__()
+        self.weight_name, self.bias = weight, getattr(layer, "bias", None)
+
+    def _node(self, x: Tensor, shape: Sequence[Any], **attributes: Any) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{self.operator}",
+            (x,),
+            {"weight": self.weight_name, **attributes},
+            dtype=torch.float32,
+            shape=shape,
+            version=1,
+        )
+
+
+class SymbolicLinear(_Symbol):
+    """A linear layer, (..., inputs) -> (..., outputs)."""
+
+    operator = "Linear"
+
+    def __init__(self, layer: Any, weight: str):
+        super().__init__(layer, weight)
+        self.outputs = layer.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._node(x, (*x.shape[:-1], self.outputs))
+        return y if self.bias is None else y + self.bias
+
+
+class SymbolicPointwise(SymbolicLinear):
+    """A convolution over one frame, (batch, inputs, frames) -> (batch, outputs, frames)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class SymbolicConvolution(_Symbol):
+    """A convolution, (batch, inputs, *size) -> (batch, outputs, *size)."""
+
+    operator = "Convolution"
+
+    def __init__(self, layer: Any, weight: str):
+        super().__init__(layer, weight)
+        self.outputs, self.kernel, self.groups = layer.out_channels, layer.kernel_size, layer.groups
+        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = zip(x.shape[2:], self.kernel, self.stride, self.padding, self.dilation)
+        size = [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in options]
+        y = self._node(
+            x,
+            (x.shape[0], self.outputs, *size),
+            strides=[*self.stride],
+            pads=[*self.padding, *self.padding],
+            dilations=[*self.dilation],
+            group=self.groups,
+        )
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * len(size))
+
+
+class SymbolicEmbedding(_Symbol):
+    """An embedding, integers (...) -> (..., dimensions)."""
+
+    operator = "Lookup"
+
+    def __init__(self, layer: Any, weight: str):
+        super().__init__(layer, weight)
+        self.dimensions = layer.embedding_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._node(x, (*x.shape, self.dimensions))
+
+
+def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Dict[str, Set[str]]:
+    """Put symbols in the place of the packed layers in some parts of a model; the model then only traces.
+
+    Args:
+        packed: what was loaded into the model
+        parts: names of modules
+
+    Returns:
+        the weights that the symbols name, by their names in `packed.weights`, with the symbols' operators
+
+    Raises:
+        ExportError: there is a packed layer of a kind that has no symbol
+        NotInstalledError: torch is too old
+    """
+    if not hasattr(torch.onnx, "ops"):
+        raise NotInstalledError(f"torch {torch.__version__} does not name nodes of ONNX. Fix: pip install 'torch>=2.8'")
+    names: Dict[str, str] = {name: name for name in packed.weights}
+    names.update({alias: name for alias, name in packed.aliases.items() if name in packed.weights})
+    found: Dict[str, Set[str]] = {}
+    for full, name in names.items():
+        path, _, parameter = full.rpartition(".")
+        if any(path == part or path.startswith(part + ".") for part in parts):
+            layer = model.get_submodule(path)
+            kind = _symbol(layer)
+            if kind is None or parameter != "weight":
+                raise ExportError(
+                    f"{full} is packed, and a {type(layer).__name__} cannot be written on codes. "
+                    f'Fix: leave it in float (exclude: ["{path}"])'
+                )
+            owner, _, own = path.rpartition(".")
+            setattr(model.get_submodule(owner), own, kind(layer, name))
+            found.setdefault(name, set()).add(kind.operator)
+    return found
+
+
+def _symbol(layer: nn.Module) -> Optional[Type[_Symbol]]:
+    if isinstance(layer, nn.Embedding):
+        return SymbolicEmbedding
+    if isinstance(layer, nn.Linear) and not isinstance(layer, NonDynamicallyQuantizableLinear):
+        return SymbolicLinear
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    simple = (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1,), (1,), (0,), 1)
+    return SymbolicPointwise if simple else SymbolicConvolution

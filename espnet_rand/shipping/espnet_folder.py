@@ -1,0 +1,47 @@
+"""A folder that ESPnet decodes from: the model, its config.yaml, and the files that this names."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict
+
+import yaml
+
+from espnet_rand.export.examples import write_example
+from espnet_rand.toolkit.yaml_files import read_yaml
+
+# what a training reads, and decoding does not
+_OF_TRAINING = ("data_path_and_name_and_type", "shape_file", "fold_length", "init_param", "teacher", "output_dir")
+
+
+def write_espnet(model_file: Path, config: Path, task: str, folder: Path) -> None:
+    """Write a folder with model.*, config.yaml, the files that this names, and decode.py.
+
+    Args:
+        model_file: a checkpoint or a packed file; it is linked, or copied where that is not possible
+        config: config.yaml of the training; paths in it are relative to the working directory
+    """
+    options = {key: value for key, value in read_yaml(config).items() if not key.endswith(_OF_TRAINING)}
+    copied: Dict[str, str] = {}
+    with (folder / "config.yaml").open("w", encoding="utf-8") as file:
+        yaml.safe_dump(_portable(options, folder, copied), file, allow_unicode=True, sort_keys=False)
+    model = folder / f"model{model_file.suffix}"
+    try:
+        os.link(model_file.resolve(), model)
+    except OSError:
+        shutil.copy(model_file, model)
+    write_example("espnet", folder, TASK=task)
+
+
+def _portable(value: Any, folder: Path, copied: Dict[str, str]) -> Any:
+    """The same options, with files copied into the folder, and named by their new names."""
+    if isinstance(value, dict):
+        return {key: _portable(one, folder, copied) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_portable(one, folder, copied) for one in value]
+    if not isinstance(value, str) or "/" not in value or not Path(value).is_file():
+        return value
+    if value not in copied:
+        copied[value] = f"{len(copied)}_{Path(value).name}"
+        shutil.copy(value, folder / copied[value])
+    return copied[value]

@@ -1,0 +1,224 @@
+"""Calibrate, pack, write for a runtime, and check there: without training."""
+
+import argparse
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import espnet2
+import torch
+from rich.progress import track
+
+import espnet_rand
+from espnet_rand.atomic import replacing_directory, write_text
+from espnet_rand.calibration import Calibration, calibrate
+from espnet_rand.config import QuantizerConfig
+from espnet_rand.errors import UserError
+from espnet_rand.packing import PackedModel, is_packed, read
+from espnet_rand.shipping import example, recordings
+from espnet_rand.shipping.espnet_folder import write_espnet
+from espnet_rand.shipping.example import Decoded
+from espnet_rand.shipping.recordings import Recordings
+from espnet_rand.shipping.report import Report, agreement, figures, number_of_words
+from espnet_rand.shipping.targets import TARGETS, Shipment, Target
+from espnet_rand.toolkit import options
+from espnet_rand.toolkit.commands import checkpoints, validation
+from espnet_rand.toolkit.pretrained.sources import Pretrained, open_pretrained
+from espnet_rand.toolkit.recognition.recognizer import trained_rate
+
+# layers that are named in the report
+_WORST = 5
+# recordings of a calibration at a time
+_BATCH = 8
+
+
+class ShippingError(UserError):
+    """The model cannot be shipped as asked."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    Attributes:
+        model: a checkpoint, an archive, a directory, a packed file or a tag
+        target: one of TARGETS
+        lists: wav.scp, and text where there are transcripts
+        output: the folder; it must not be there, or be that of an earlier order
+        task: ESPnet's
+        train_config: None: the one that comes with the model
+        quantizer: None: the target's
+        num_calibration, num_check: recordings
+        min_agreement: percent of words
+    """
+
+    model: Path
+    target: str
+    lists: Sequence[Path]
+    output: Path
+    task: str = "asr"
+    train_config: Optional[Path] = None
+    quantizer: Optional[QuantizerConfig] = None
+    num_calibration: int = 32
+    num_check: int = 20
+    min_agreement: float = 95.0
+
+
+class _Loaded(NamedTuple):
+    """The model of an order.
+
+    Attributes:
+        model: quantized, unless it is packed
+        packed: what its file holds, if that is packed
+        calibrated: whether it is still to be calibrated
+    """
+
+    files: Pretrained
+    config: Path
+    model: Any
+    trained: Any
+    packed: Optional[PackedModel]
+    calibrated: bool
+
+    @property
+    def reference(self) -> str:
+        """What the shipped model is compared with."""
+        return "packed model" if self.packed else "trained model" if self.calibrated else "float model"
+
+
+def ship(order: Order) -> Report:
+    """Write the folder of an order, with report.json, README.md and decode.py, and return the report.
+
+    Raises:
+        ShippingError, ExportError, PretrainedError, DataError, AudioError: what is asked for cannot be
+            done; before any work where that is known
+        ExampleError: the runtime failed
+    """
+    target = TARGETS[order.target]()
+    target.check_installed()
+    _check_output(order.output)
+    with (
+        open_pretrained(order.model) as files,
+        tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary,
+        replacing_directory(order.output) as folder,
+    ):
+        loaded = _load(order, files, target)
+        target.check(_shipment(order, loaded))
+        heard = _recordings(order, loaded, Path(temporary))
+        (before := Path(temporary, "before")).mkdir()
+        write_espnet(files.model_file, loaded.config, order.task, before)
+        labels = heard.calibration if heard.texts is None and not loaded.calibrated else {}
+        reference = example.decode(before, {**heard.check, **labels}, f"decoding, {loaded.reference}")
+        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, heard.texts or reference.texts, temporary)
+        target.write(_shipment(order, loaded), folder)
+        shipped = example.decode(folder, heard.check, f"decoding, {order.target}")
+        reference = replace(reference, texts={key: reference.texts[key] for key in heard.check})
+        report = _report(
+            order, loaded, heard, {loaded.reference: (before, reference), order.target: (folder, shipped)}, done
+        )
+        report.save(folder)
+    return report
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / "report.json").is_file())):
+        raise ShippingError(f"--output: {output} holds other files. Fix: choose a folder that is not there yet")
+
+
+def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
+    """The model, quantized by the options of its own training, or by those of the order."""
+    config = order.train_config or files.train_config
+    if config is None:
+        raise ShippingError(f"--train_config: there is no config.yaml beside {order.model}: give it")
+    own = options.trained_with(config)
+    packed = read(files.model_file) if is_packed(files.model_file) else None
+    if order.quantizer is not None and (own or packed):
+        raise ShippingError(
+            f"--quantizer: {order.model} is quantized already. Fix: leave it out, or give the float model"
+        )
+    if packed is not None:
+        model, trained = checkpoints.find_task(order.task).build_model_from_file(config, files.model_file)
+        return _Loaded(files, config, model.eval(), trained, packed, True)
+    quantizer = None if own else order.quantizer or options.preset(target.preset)
+    given = argparse.Namespace(task=order.task, train_config=config, model_file=files.model_file)
+    model, trained = checkpoints.load(given, quantizer)
+    return _Loaded(files, config, model.eval(), trained, None, own is not None)
+
+
+def _shipment(order: Order, loaded: _Loaded) -> Shipment:
+    packed = loaded.packed or checkpoints.pack(loaded.model)
+    return Shipment(packed, loaded.model, loaded.trained, loaded.config, order.task)
+
+
+def _recordings(order: Order, loaded: _Loaded, temporary: Path) -> Recordings:
+    folder = temporary / "wav"
+    folder.mkdir()
+    longest = getattr(loaded.model.encoder, "pad_samples", math.inf)
+    rate = trained_rate(loaded.trained)
+    return recordings.prepare(order.lists, rate, longest, order.num_calibration, order.num_check, folder)
+
+
+def _calibrate(
+    order: Order, loaded: _Loaded, heard: Recordings, texts: Mapping[str, str], temporary: str
+) -> List[Calibration]:
+    """Calibrate the model, in place, on recordings with their transcripts, or with what the float model says."""
+    scp, text = Path(temporary, "wav.scp"), Path(temporary, "text")
+    write_text(scp, "".join(f"{key} {path}\n" for key, path in heard.calibration.items()))
+    write_text(text, "".join(f"{key} {texts[key]}\n" for key in heard.calibration))
+    given = [(str(scp), "speech", "sound"), (str(text), "text", "text")]
+    args = argparse.Namespace(
+        data_path_and_name_and_type=given, num_utterances=len(heard.calibration), batch_size=_BATCH
+    )
+    data = validation.Validation(args, checkpoints.find_task(order.task), loaded.model, loaded.trained)
+    return calibrate(loaded.model, data.loss, lambda names: track([*names], "calibration", transient=True))
+
+
+def _report(
+    order: Order,
+    loaded: _Loaded,
+    heard: Recordings,
+    models: Mapping[str, Tuple[Path, Decoded]],
+    done: Sequence[Calibration],
+) -> Report:
+    found = sorted((one for one in done if not one.reason), key=lambda one: -one.error_after)
+    (_, reference), (_, shipped) = models.values()
+    common = agreement(reference.texts, shipped.texts)
+    worst = {one.name: one.error_after for one in found[:_WORST]}
+    config = loaded.packed.info if loaded.packed else loaded.model._quantization.config.to_dict()
+    return Report(
+        model=str(order.model),
+        target=order.target,
+        quantizer={name: config.get(name) for name in ("quantizer", "quantizer_conf")},
+        reference=loaded.reference,
+        agreement=common,
+        words=number_of_words(reference.texts),
+        min_agreement=order.min_agreement,
+        figures={
+            name: figures(folder, decoded, heard.seconds, heard.texts) for name, (folder, decoded) in models.items()
+        },
+        errors=worst,
+        recordings={
+            "calibration": [] if loaded.calibrated else [*heard.calibration],
+            "check": [*heard.check],
+            "seconds": heard.seconds,
+            "left_out_too_long": heard.left_out,
+        },
+        versions={"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
+        advice=[] if common >= order.min_agreement else _advice(order, config.get("quantizer_conf") or {}, worst),
+    )
+
+
+def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
+    """What to do where the agreement is poor; `layers` are the weights that err most."""
+    overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
+    finer = "bits=8" if config.get("granularity") == "group" else "granularity=group --quantizer_conf group_size=32"
+    told = [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] if overrides else []
+    return [
+        *told,
+        f"Finer everywhere: --quantizer_conf {finer}.",
+        "Train with the float model as the teacher (docs/teacher.md), and ship that: espnet-rand -m "
+        f"espnet2.bin.{order.task}_train --config CONFIG --init_param {order.model} --teacher {order.model} "
+        f"--quantizer_config {TARGETS[order.target].preset}.",
+    ]

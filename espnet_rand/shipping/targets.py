@@ -1,0 +1,132 @@
+"""What a model is shipped to: one class and one line in `TARGETS` for each runtime."""
+
+import argparse
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Tuple, Type
+
+from espnet_rand.errors import NotInstalledError
+from espnet_rand.export import ctranslate2, ggml
+from espnet_rand.export.examples import write_example
+from espnet_rand.packing import PackedModel, write
+from espnet_rand.shipping.espnet_folder import write_espnet
+from espnet_rand.toolkit.commands import checkpoints
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What is written for a runtime.
+
+    Attributes:
+        packed: codes and scales
+        model: the quantized ESPnet model, in evaluation mode
+        trained: the options that it was trained with
+        config: its config.yaml
+        task: its task
+    """
+
+    packed: PackedModel
+    model: Any
+    trained: Any
+    config: Path
+    task: str
+
+    @property
+    def language(self) -> str:
+        """What a multilingual Whisper model hears, as the training's preprocessor has it."""
+        return (getattr(self.trained, "preprocessor_conf", None) or {}).get("whisper_language") or "en"
+
+
+class Target:
+    """A runtime.
+
+    Attributes:
+        preset: the quantizer that is taken if none is given
+        packages: those that it needs beside this one
+    """
+
+    preset = "rand_m3_ste_g32_w4"
+    packages: Tuple[str, ...] = ()
+
+    def check_installed(self) -> None:
+        """Raises NotInstalledError: a package is missing."""
+        if missing := [name for name in self.packages if importlib.util.find_spec(name) is None]:
+            raise NotInstalledError(f"{missing[0]} is not installed. Fix: pip install 'espnet_rand[export]'")
+
+    def check(self, shipment: Shipment) -> None:
+        """Raises ExportError: the runtime cannot hold the model; before anything is calibrated."""
+
+    def write(self, shipment: Shipment, folder: Path) -> None:
+        """Write the model, and decode.py, into an empty folder."""
+        raise NotImplementedError
+
+
+class Espnet(Target):
+    """The packed file, for ESPnet with this package."""
+
+    def write(self, shipment: Shipment, folder: Path) -> None:
+        packed = folder / "packed.safetensors"
+        write(packed, shipment.packed)
+        write_espnet(packed, shipment.config, shipment.task, folder)
+        packed.unlink()
+
+
+class WhisperCpp(Target):
+    """whisper.cpp, for Whisper models."""
+
+    preset = "rand_ggml_w4"
+    packages = ("pywhispercpp", "whisper")
+
+    def check(self, shipment: Shipment) -> None:
+        ggml.describe(shipment.packed)
+
+    def write(self, shipment: Shipment, folder: Path) -> None:
+        ggml.export(shipment.packed, folder / "model.bin")
+        write_example("whisper_cpp", folder, LANGUAGE=shipment.language)
+
+
+class CTranslate2(Target):
+    """CTranslate2, for Whisper models, by faster-whisper."""
+
+    preset = "rand_ctranslate2_w8"
+    packages = ("ctranslate2", "faster_whisper", "whisper")
+
+    def check(self, shipment: Shipment) -> None:
+        ctranslate2.describe(shipment.packed)
+
+    def write(self, shipment: Shipment, folder: Path) -> None:
+        ctranslate2.export(shipment.packed, folder / "model")
+        write_example("ctranslate2", folder, LANGUAGE=shipment.language)
+
+
+class Onnx(Target):
+    """ONNX Runtime, for models with CTC."""
+
+    packages = ("onnx", "onnxscript", "onnxruntime")
+
+    def check(self, shipment: Shipment) -> None:
+        from espnet_rand.toolkit.exporting import models  # here, as it imports onnx
+
+        models.check(shipment.model)
+
+    def write(self, shipment: Shipment, folder: Path) -> None:
+        from espnet_rand.toolkit.exporting import models
+
+        with tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary:
+            packed = Path(temporary, "packed.safetensors")
+            write(packed, shipment.packed)
+            given = argparse.Namespace(task=shipment.task, train_config=shipment.config, model_file=packed)
+            model, trained, _ = checkpoints.load_packed(given)
+            times, about = models.measure(model, trained, None), models.describe(model, packed)
+            models.export(model, shipment.packed, folder, times, about, exact=False)
+        write_example("onnx", folder)
+
+
+TARGETS: Dict[str, Type[Target]] = {
+    "espnet": Espnet,
+    "whisper_cpp": WhisperCpp,
+    "ctranslate2": CTranslate2,
+    "onnx": Onnx,
+}

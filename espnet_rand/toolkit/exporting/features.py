@@ -1,0 +1,82 @@
+"""ESPnet's frontend and normalization for one recording, without the masks of batches."""
+
+from typing import Any
+
+import torch
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.global_mvn import GlobalMVN
+from espnet2.layers.utterance_mvn import UtteranceMVN
+from torch import Tensor, nn
+
+
+def misfit(model: Any) -> str:
+    """Why the features of a model cannot be written; empty if they can."""
+    frontend, normalize = model.frontend, model.normalize
+    if frontend is not None and type(frontend) is not DefaultFrontend:
+        return f"frontend {type(frontend).__name__} (only ESPnet's default, or none, which takes features)"
+    if frontend is not None and frontend.stft is None:
+        return "frontend with apply_stft: false"
+    if getattr(getattr(frontend, "frontend", None), "use_wpe", False):
+        return "frontend with use_wpe"
+    if getattr(getattr(frontend, "frontend", None), "use_beamformer", False):
+        return "frontend with use_beamformer"
+    if normalize is not None and type(normalize) not in (GlobalMVN, UtteranceMVN):
+        return f"normalize {type(normalize).__name__}"
+    return ""
+
+
+class Features(nn.Module):
+    """Speech (1, samples) -> normalized features (1, frames, bands). Without a frontend it takes features.
+
+    Args:
+        model: one that has no `misfit`
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.frontend, self.normalize = model.frontend, model.normalize
+        if model.frontend is not None:
+            self.window = _window(model.frontend.stft)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.frontend is not None:
+            x = self._bands(x)
+        if isinstance(self.normalize, GlobalMVN):
+            x = x - self.normalize.mean if self.normalize.norm_means else x
+            x = x / self.normalize.std if self.normalize.norm_vars else x
+        elif self.normalize is not None:
+            centred = x - x.mean(1, keepdim=True)
+            if self.normalize.norm_means:
+                x = centred
+            if self.normalize.norm_vars:
+                x = x / centred.pow(2).mean(1, keepdim=True).sqrt().clamp(min=self.normalize.eps)
+        return x
+
+    def _bands(self, speech: Tensor) -> Tensor:
+        stft = self.frontend.stft
+        if stft.center:
+            speech = nn.functional.pad(speech, (stft.n_fft // 2, stft.n_fft // 2), mode="reflect")
+        sizes = [torch.tensor(size) for size in (stft.hop_length, stft.n_fft)]
+        spectrum = torch.onnx.ops.symbolic(  # (torch's has complex numbers, whose sizes the exporter does not know)
+            "STFT",
+            (speech.unsqueeze(2), sizes[0], self.window, sizes[1]),
+            {"onesided": int(stft.onesided)},
+            dtype=torch.float32,
+            shape=(
+                1,
+                (speech.shape[1] - stft.n_fft) // stft.hop_length + 1,
+                stft.n_fft // 2 + 1 if stft.onesided else stft.n_fft,
+                2,
+            ),
+        )
+        power = spectrum.pow(2).sum(-1)
+        return self.frontend.logmel(power / stft.n_fft if stft.normalized else power)[0]
+
+
+def _window(stft: Any) -> Tensor:
+    """The window of a transform, (n_fft,): a shorter one stands in the middle of zeros, as in torch.stft."""
+    window = torch.ones(stft.win_length)
+    if stft.window is not None:
+        window = getattr(torch, f"{stft.window}_window")(stft.win_length)
+    left = (stft.n_fft - stft.win_length) // 2
+    return nn.functional.pad(window, (left, stft.n_fft - stft.win_length - left))

@@ -1,0 +1,146 @@
+"""ESPnet's models as ONNX files."""
+
+import argparse
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, Dict, Mapping, NamedTuple, Optional
+
+import espnet2
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor, nn
+
+import espnet_rand
+from espnet_rand.atomic import write_text
+from espnet_rand.export.codes import ExportError
+from espnet_rand.export.onnx import fill, save
+from espnet_rand.export.operators import check as check_weight
+from espnet_rand.export.symbols import symbolize
+from espnet_rand.packing import PackedModel
+from espnet_rand.toolkit.exporting import encoders, features
+from espnet_rand.toolkit.exporting.tracing import trace
+from espnet_rand.toolkit.recognition.recognizer import trained_rate
+
+# of the examples that models are traced with
+_SECONDS, _FRAMES = 2, 200
+
+
+class Recognizer(nn.Module):
+    """Speech (1, samples), or features (1, frames, bands) -> log-probabilities of CTC (1, fewer frames, tokens)."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.features, self.encoder, self.ctc = features.Features(model), encoders.Encoder(model), model.ctc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ctc.log_softmax(self.encoder(self.features(x)))
+
+
+class Times(NamedTuple):
+    """How long things are.
+
+    Attributes:
+        rate: samples in a second
+        hop: samples in a frame of features; 0 where the model takes features
+        bands: of a frame of these; else 0
+        subsampling: frames of features in one of the encoder
+        frames: of the encoder, at most; 0 where there is no limit
+    """
+
+    rate: int
+    hop: int
+    bands: int
+    subsampling: int
+    frames: int
+
+
+def check(model: Any) -> None:
+    """Raises ExportError: the model is of an architecture that is not written; the message names it."""
+    if type(model) is not ESPnetASRModel:
+        why = f"model {type(model).__name__}"
+    elif model.ctc is None or model.use_transducer_decoder:
+        why = "it has no CTC"
+    else:
+        why = features.misfit(model) or encoders.misfit(model)
+    if why:
+        raise ExportError(
+            f"the model cannot be written for ONNX Runtime: {why}. Fix: train one with CTC, ESPnet's default "
+            f"frontend and an encoder of {', '.join(encoders.ENCODERS)}"
+        )
+
+
+def export(
+    model: Any, packed: PackedModel, folder: Path, times: Times, about: Mapping[str, Any], exact: bool
+) -> Dict[str, str]:
+    """Write a model's files: model.onnx and tokens.txt. The model is of no use afterwards.
+
+    Args:
+        model: with `packed` loaded into it, and checked
+        times: of `measure`
+        about: for the files' metadata
+        exact: see `espnet_rand.export.onnx.fill`
+
+    Returns:
+        how each weight is computed with, by its name
+    """
+    operators = symbolize(model, packed, ("preencoder", "encoder", "ctc"))
+    weights = {name: packed.weights[name] for name in operators}
+    for name, weight in weights.items():
+        check_weight(name, weight, operators[name], exact)
+    encoders.cut_positions(model.encoder, times.frames)
+    if times.hop:
+        example, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
+    else:
+        example, axis = {"features": torch.zeros(1, _FRAMES, times.bands)}, "feature_frames"
+    name = next(iter(example))
+    graph = trace(Recognizer(model), example, {name: {1: axis}}, ["log_probs"])
+    ways = fill(graph, weights, exact)
+    save(graph, folder / "model.onnx", {**about, **_described(times), "type": "ctc", "blank_id": model.blank_id})
+    write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(model.token_list)))
+    return ways
+
+
+def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -> Times:
+    """How long what a model hears may be, and its frames.
+
+    Args:
+        trained: the options that it was trained with
+        longest: seconds that the tables of positions are cut to; None: they stay as they are
+
+    Raises:
+        ExportError: it is more than they have, or the model takes features, whose seconds are not known
+    """
+    rate, bands = trained_rate(trained), 0 if model.frontend is not None else trained.input_size
+    hop = model.frontend.hop_length if model.frontend is not None else 0
+    kind = type(model.encoder.embed).__name__
+    subsampling = int(kind.rpartition("Subsampling")[2] or 4) if "Subsampling" in kind else 1
+    tables = encoders.position_tables(model.encoder).values()
+    frames = min(tables, default=0)
+    if longest is not None and not hop:
+        raise ExportError("--longest: the model takes features, and not seconds of speech. Fix: leave it out")
+    if longest is not None and tables:
+        wanted = math.ceil(longest * rate / hop / subsampling) + 1
+        if not 1 < wanted <= frames:
+            most = frames * hop * subsampling / rate
+            raise ExportError(f"--longest: {longest:g} s are not possible. Fix: more than 0, and {most:.1f} at most")
+        frames = wanted
+    return Times(rate, hop, bands, subsampling, frames)
+
+
+def describe(model: Any, packed_file: Path) -> Dict[str, Any]:
+    """What all files of a model say of it."""
+    return {
+        "espnet_rand": espnet_rand.__version__,
+        "espnet": espnet2.__version__,
+        "torch": torch.__version__,
+        "packed_file_sha256": hashlib.sha256(packed_file.read_bytes()).hexdigest(),
+        "vocab_size": len(model.token_list),
+    }
+
+
+def _described(times: Times) -> Dict[str, Any]:
+    about: Dict[str, Any] = {"sample_rate": times.rate, "hop_length": times.hop, "subsampling": times.subsampling}
+    if times.frames:
+        about["longest_frames"] = times.frames
+    return about

@@ -1,0 +1,180 @@
+"""ESPnet models in ONNX Runtime: the packed file's codes, and the log-probabilities that it gives."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+import espnet_rand
+from espnet_rand.bin import export_onnx
+from espnet_rand.packing import pack_model, read, write
+from tests.toolkit import tasks
+
+espnet_rand.register()
+
+INT4, INT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8
+TRANSFORMER = {**tasks.CONFORMER, "encoder": "transformer", "encoder_conf": {"output_size": 16, **tasks.SMALL}}
+BRANCHES = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 3}
+KINDS = {
+    "conformer": {},
+    "e_branchformer": {
+        "encoder": "e_branchformer",
+        "encoder_conf": {
+            **BRANCHES,
+            "use_ffn": True,
+            "macaron_ffn": True,
+            "linear_units": 16,
+            "input_layer": "conv2d1",
+        },
+        "normalize": "utterance_mvn",
+        "frontend_conf": {"n_fft": 400, "win_length": 320, "hop_length": 160, "n_mels": 16},
+    },
+    "branchformer": {
+        "encoder": "branchformer",
+        "encoder_conf": {
+            **BRANCHES,
+            "rel_pos_type": "legacy",
+            "use_attn": True,
+            "attention_layer_type": "legacy_rel_selfattn",
+        },
+    },
+    "transformer": {**TRANSFORMER, "input_size": 16, "frontend": None},
+}
+
+
+def make(folder, name="asr", conf=None, **more):
+    """A model of random weights in `folder`: config.yaml, model.safetensors."""
+    conf = {"bits": 4, "mode": 1, **(conf or {})}
+    task, folder = tasks.write_config(name, folder, quantizer="rand", quantizer_conf=conf, **more)
+    torch.manual_seed(0)
+    model, _ = task.build_model_from_file(folder / "config.yaml")
+    write(folder / "model.safetensors", pack_model(model))
+    return folder
+
+
+def export(folder, *options):
+    """A session of ONNX Runtime with what the command writes."""
+    output = folder / "-".join(["onnx", *map(str, options)])
+    export_onnx.main(["--model_file", str(folder / "model.safetensors"), "--output", str(output), *map(str, options)])
+    return session(output / "model.onnx")
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """What the packed model in `folder` gives for an input, computed in float."""
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+
+    def decoded(folder, x):
+        task = tasks.find_task("asr")
+        model, _ = task.build_model_from_file(folder / "config.yaml", folder / "model.safetensors")
+        with torch.no_grad():
+            encoded, _ = model.encode(torch.from_numpy(x), torch.tensor([x.shape[1]]))
+            return model.ctc.log_softmax(encoded).numpy()
+
+    return decoded
+
+
+def noise(kind, seconds):
+    shape = (1, int(100 * seconds), 16) if kind == "transformer" else (1, int(16000 * seconds))
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def run(graph, x):
+    return graph.run(None, {graph.get_inputs()[0].name: x})[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_log_probabilities_are_those_of_the_packed_model(tmp_path, decoded, kind):
+    folder = make(tmp_path / "model", **KINDS[kind])
+    graph = export(folder, "--exact", "true")
+    for seconds in (0.5, 2.37):
+        x = noise(kind, seconds)
+        np.testing.assert_allclose(run(graph, x), decoded(folder, x), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def conformer(tmp_path_factory):
+    """A folder with a model, and the one written for it."""
+    folder = make(tmp_path_factory.mktemp("conformer") / "model", conf={"overrides": {"ctc": {"bits": 8}}})
+    export(folder, "--longest", "3")
+    return folder, folder / "onnx---longest-3"
+
+
+def test_the_files_hold_the_packed_codes_and_what_a_program_needs(conformer):
+    folder, output = conformer
+    packed = read(folder / "model.safetensors")
+    graph = onnx.load(output / "model.onnx")
+    onnx.checker.check_model(graph)
+    arrays = {tensor.name: tensor for tensor in graph.graph.initializer}
+    left = {name for name in packed.weights if name.startswith("decoder.")}
+    assert packed.weights.keys() - arrays.keys() == left and left
+    for name in packed.weights.keys() - left:
+        codes = numpy_helper.to_array(arrays[name]).astype(np.int8)
+        assert np.array_equal(codes.flatten(), packed.weights[name].codes().flatten().numpy())
+    assert {arrays[name].data_type for name in ("ctc.ctc_lo.weight", "encoder.embed.out.weight")} == {INT8, INT4}
+    assert (output / "tokens.txt").read_text().splitlines() == [f"{t} {i}" for i, t in enumerate(tasks.TOKENS)]
+    about = {entry.key: entry.value for entry in graph.metadata_props}
+    assert about["packed_file_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert (about["sample_rate"], about["hop_length"], about["subsampling"]) == ("16000", "128", "4")
+    assert about["vocab_size"] == "6" and about["blank_id"] == "0"
+    assert str(folder).encode() not in (output / "model.onnx").read_bytes()
+
+
+def test_integers_are_within_the_rounding_of_activations(conformer, decoded):
+    folder, output = conformer
+    x = noise("conformer", 2.0)
+    found, expected = run(session(output / "model.onnx"), x), decoded(folder, x)
+    assert 0 < np.abs(found - expected).max() < 0.1
+
+
+def test_longer_recordings_end_the_run(conformer):
+    graph = session(conformer[1] / "model.onnx")
+    longest = int(graph.get_modelmeta().custom_metadata_map["longest_frames"])
+    samples = 128 * (4 * longest + 2)  # the last frame of features is the last of an encoder's
+    assert run(graph, np.zeros((1, samples), dtype=np.float32)).shape[1] == longest
+    for more in (4 * 128, 8 * 128, 16000):
+        with pytest.raises(Exception, match="out of data bounds"):
+            run(graph, np.zeros((1, samples + more), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "name, more, options, message",
+    [
+        ("asr_streaming", {}, [], "encoder ContextualBlockConformerEncoder .*ConformerEncoder, EBranchformerEncoder"),
+        ("asr_rnn", {}, [], "encoder VGGRNNEncoder"),
+        ("asr", {"frontend": "sliding_window", "frontend_conf": {}}, [], "frontend SlidingWindow"),
+        ("asr", {"model_conf": {"ctc_weight": 0.0}}, [], "it has no CTC"),
+        ("asr", {}, ["--longest", "500"], "--longest: 500 s are not possible. Fix: more than 0, and 160.0 at most"),
+        ("asr", {"conf": {"granularity": "group", "group_size": 10}}, [], "scale for each 10 weights .*--exact true"),
+        ("lm", {}, ["--task", "lm"], "model ESPnetLanguageModel"),
+    ],
+)
+def test_what_cannot_be_written_is_said_in_one_line(tmp_path, name, more, options, message):
+    folder = make(tmp_path / "model", name, **more)
+    with pytest.raises(SystemExit, match=message) as stopped:
+        export(folder, *options)
+    assert "\n" not in stopped.value.code and not list(tmp_path.glob("*/onnx*/*"))
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    folder = make(tmp_path / "model")
+    packed = folder / "model.safetensors"
+    packed.write_bytes(packed.read_bytes()[:-3])
+    with pytest.raises(SystemExit, match="model.safetensors: not a packed model, or cut off"):
+        export(folder)
+    torch.save({}, packed)
+    with pytest.raises(SystemExit, match="model.safetensors is not packed. Fix: "):
+        export(folder)
+    packed.unlink()
+    with pytest.raises(SystemExit, match="--model_file: no such file"):
+        export(folder)
