@@ -12,6 +12,7 @@ import soundfile
 from faster_whisper import WhisperModel
 
 LANGUAGE = "en"
+SEARCH = {"beam_size": 5}
 
 model = WhisperModel(
     str(Path(__file__).resolve().parent / "model"),
@@ -23,6 +24,6 @@ for path in sys.argv[1:]:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != 16000:
         sys.exit(f"{path}: {rate} Hz, and the model hears 16000. Fix: sox {path} -r 16000 converted.wav")
-    segments, _ = model.transcribe(samples.mean(axis=1), language=LANGUAGE)
+    segments, _ = model.transcribe(samples.mean(axis=1), language=LANGUAGE, **SEARCH)
     said = " ".join(segment.text for segment in segments)
     print(path, " ".join(said.split()), sep="\t", flush=True)
