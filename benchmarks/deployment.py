@@ -144,10 +144,10 @@ def _write_systems(args: argparse.Namespace, folders: Path) -> None:
     for name, kind in (("its own int8 of the float model", "int8"), ("float", "float32")):
         made = folder(f"CTranslate2, {name}", "ctranslate2", COMPUTE_TYPE=kind, **greedy)
         write_ctranslate2(float_whisper(state, heads), made / "model")
-    sherpa_whisper.export(groups, folder("sherpa-onnx, exported codes, 4 bits in groups", "sherpa_whisper") / "model")
-    sherpa_whisper.export(channels, folder("sherpa-onnx, exported codes, 8 bits", "sherpa_whisper") / "model")
+    sherpa_whisper.export(groups, folder("sherpa-onnx, exported codes, 4 bits in groups", "sherpa_onnx") / "model")
+    sherpa_whisper.export(channels, folder("sherpa-onnx, exported codes, 8 bits", "sherpa_onnx") / "model")
     for name, rounded in (("its own int8 of the float model", True), ("float", False)):
-        made = folder(f"sherpa-onnx, {name}", "sherpa_whisper")
+        made = folder(f"sherpa-onnx, {name}", "sherpa_onnx")
         write_sherpa_onnx(state, heads, made / "model", rounded)
 
 

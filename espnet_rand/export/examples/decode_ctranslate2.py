@@ -12,12 +12,13 @@ import soundfile
 from faster_whisper import WhisperModel
 
 LANGUAGE = "en"
+COMPUTE_TYPE = "int8"
 SEARCH = {"beam_size": 5}
 
 model = WhisperModel(
     str(Path(__file__).resolve().parent / "model"),
     device="cpu",
-    compute_type="int8",
+    compute_type=COMPUTE_TYPE,
     cpu_threads=int(os.environ.get("OMP_NUM_THREADS", 0)),
 )
 for path in sys.argv[1:]:
