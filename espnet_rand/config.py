@@ -8,7 +8,7 @@ from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_preci
 from espnet_rand.quantizers import ESTIMATORS, GRANULARITIES, SCALES, DrawnPrecision, Precision, WeightQuantizer
 
 # option -> what it chooses from; each choice has options of its own, its fields
-AXES: Dict[str, Mapping[str, Type[Options]]] = {
+CHOICES: Dict[str, Mapping[str, Type[Options]]] = {
     "quantizer": SCALES,
     "estimator": ESTIMATORS,
     "granularity": GRANULARITIES,
@@ -122,12 +122,12 @@ class QuantizerConfig:
 
 def _choice(layer: WeightQuantizer, axis: str) -> str:
     """The name of what a layer has on an axis."""
-    return next(name for name, kind in AXES[axis].items() if kind is type(getattr(layer, _FIELDS[axis])))
+    return next(name for name, kind in CHOICES[axis].items() if kind is type(getattr(layer, _FIELDS[axis])))
 
 
 def _options(layer: WeightQuantizer) -> Dict[str, Any]:
     """Every option of a layer with its value, as YAML holds it."""
-    options: Dict[str, Any] = {axis: _choice(layer, axis) for axis in AXES}
+    options: Dict[str, Any] = {axis: _choice(layer, axis) for axis in CHOICES}
     options.update(dataclasses.asdict(layer.precision), start_step=layer.start_step)
     for field in _FIELDS.values():
         options.update(dataclasses.asdict(getattr(layer, field)))
@@ -143,11 +143,11 @@ def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[
     Raises:
         OptionError: an option that there is not, or a value that is not allowed
     """
-    chosen = {axis: given.get(axis, _choice(layer, axis)) for axis in AXES}
-    for axis, choices in AXES.items():
+    chosen = {axis: given.get(axis, _choice(layer, axis)) for axis in CHOICES}
+    for axis, choices in CHOICES.items():
         one_of(*choices)(axis, chosen[axis])
     kinds: Dict[str, Type[Options]] = {"precision": _precision(given.get("bits", layer.precision.bits))}
-    kinds.update({_FIELDS[axis]: choices[chosen[axis]] for axis, choices in AXES.items()})
+    kinds.update({_FIELDS[axis]: choices[chosen[axis]] for axis, choices in CHOICES.items()})
     _check_names(given, chosen, kinds, others)
     parts: Dict[str, Any] = {"start_step": given.get("start_step", layer.start_step)}
     integer(0)("start_step", parts["start_step"])
@@ -170,10 +170,10 @@ def _check_names(
     precision, *axes = kinds.values()
     known = [*_names(precision), "start_step", *(name for kind in axes for name in _names(kind))]
     for name, value in given.items():
-        if name not in known and name not in AXES:
+        if name not in known and name not in CHOICES:
             of = ", ".join(f"{axis} {choice}" for axis, choice in chosen.items())
             of += ", one number of bits" if precision is Precision else ""
-            allowed = ", ".join([*list(AXES)[1:], *known, *others])
+            allowed = ", ".join([*list(CHOICES)[1:], *known, *others])
             raise OptionError(f"{name}: {value!r} is given, but {of} have no such option; there are {allowed}")
 
 

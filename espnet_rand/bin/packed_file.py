@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, report, write
+from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, report, write_packed
 
 
 def say(packed: PackedModel, path: Path) -> None:
@@ -16,5 +16,5 @@ def say(packed: PackedModel, path: Path) -> None:
 
 def save(packed: PackedModel, path: Path) -> None:
     """Write a packed file, and say what it holds."""
-    write(path, packed)
+    write_packed(path, packed)
     say(packed, path)

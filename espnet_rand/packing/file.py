@@ -71,13 +71,13 @@ class PackedWeight:
         return self.grid.bits
 
     @property
-    def rows(self) -> Tuple[int, ...]:
+    def shape_channels_first(self) -> Tuple[int, ...]:
         """Shape with the output channels first."""
-        return _rows(self.shape, self.transposed)
+        return _channels_first(self.shape, self.transposed)
 
     def codes(self) -> Tensor:
         """int8, of shape `rows`."""
-        return unpack(self.packed, self.bits, math.prod(self.rows[1:])).view(self.rows)
+        return unpack(self.packed, self.bits, math.prod(self.shape_channels_first[1:])).view(self.shape_channels_first)
 
     @property
     def wide_scales(self) -> Tensor:
@@ -127,7 +127,7 @@ class PackedWeight:
         return about
 
 
-def _rows(shape: Sequence[int], transposed: int) -> Tuple[int, ...]:
+def _channels_first(shape: Sequence[int], transposed: int) -> Tuple[int, ...]:
     if not transposed:
         return tuple(shape)
     inputs, outputs, *kernel = shape
@@ -165,7 +165,7 @@ class PackedModel:
         return state
 
 
-def write(path: Union[str, Path], model: PackedModel) -> None:
+def write_packed(path: Union[str, Path], model: PackedModel) -> None:
     """Write a packed file: to a temporary name, then renamed.
 
     Raises:
@@ -209,7 +209,7 @@ def is_packed(path: Union[str, Path]) -> bool:
         return f.read(9)[8:] == b"{"
 
 
-def read(path: Union[str, Path]) -> PackedModel:
+def read_packed(path: Union[str, Path]) -> PackedModel:
     """Read a packed file. Nothing is unpickled; shapes, names and sizes are checked before tensors are read.
 
     The tensors are copies: what becomes of the file later does not matter.
@@ -307,7 +307,7 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Te
     if grid is None:
         raise ValueError(f"unknown grid {about['grid']!r}: update espnet_rand")
     granularity = kind(about["group_size"]) if kind is PerGroup else kind()
-    rows = _rows(shape, transposed)
+    rows = _channels_first(shape, transposed)
     groups = granularity.groups(torch.empty(rows, device="meta"))
     matrix = (rows[0], row_bytes(math.prod(rows[1:]), bits))
     stored = [*matrix] if suffix else _stored(shape, math.prod(matrix))

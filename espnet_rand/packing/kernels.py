@@ -127,7 +127,7 @@ class Int8Matmul(Kernel):
     def serves(weight, device, convolution=None):
         if convolution or device.type != "cuda":
             return "multiplies matrices, on CUDA"
-        if weight.rows[0] % 8 or math.prod(weight.rows[1:]) % 8:
+        if weight.shape_channels_first[0] % 8 or math.prod(weight.shape_channels_first[1:]) % 8:
             return "needs a multiple of 8 inputs and outputs"
         return _a_scale_a_channel(weight)
 
@@ -221,12 +221,12 @@ class Int4WeightOnly(Kernel):
     def _shared(weight: PackedWeight) -> int:
         """Inputs that share a scale."""
         per_group = isinstance(weight.granularity, PerGroup)
-        return weight.granularity.group_size if per_group else math.prod(weight.rows[1:])
+        return weight.granularity.group_size if per_group else math.prod(weight.shape_channels_first[1:])
 
     @staticmethod
     def _group(weight: PackedWeight) -> Optional[int]:
         """A group size that the kernel knows and that divides what shares a scale."""
-        length, size = math.prod(weight.rows[1:]), Int4WeightOnly._shared(weight)
+        length, size = math.prod(weight.shape_channels_first[1:]), Int4WeightOnly._shared(weight)
         sizes = [n for n in (256, 128, 64, 32) if length % n == 0 and (size >= length or size % n == 0)]
         return sizes[0] if sizes else None
 
@@ -242,7 +242,7 @@ class Int4WeightOnly(Kernel):
             return f"holds 4 bits, not {weight.bits}"
         if isinstance(weight.granularity, PerColumn):
             return "has scales for outputs, not for inputs"
-        if weight.rows[0] % 16 or Int4WeightOnly._group(weight) is None:
+        if weight.shape_channels_first[0] % 16 or Int4WeightOnly._group(weight) is None:
             return "needs a multiple of 16 outputs, and groups of a multiple of 32"
         return None
 
@@ -277,7 +277,7 @@ class Int4WeightOnly(Kernel):
         """Its codes are what the kernel makes of the unit vectors, with scales of 1."""
         ones = torch.zeros_like(self._scales)
         ones[..., 0] = 1
-        length = math.prod(self._about.rows[1:])
+        length = math.prod(self._about.shape_channels_first[1:])
         columns = [
             self._multiply(F.one_hot(inputs, length).to(torch.bfloat16), self._weight, self._size, ones)
             for inputs in torch.arange(length, device=ones.device).split(256)
