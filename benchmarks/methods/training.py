@@ -17,7 +17,7 @@ from tasks import Sentence, Task
 from torch import nn
 
 from espnet_rand.atomic import replacing
-from espnet_rand.distillation import teach
+from espnet_rand.distillation import distill
 from espnet_rand.layers import SCALE_SUFFIX
 
 CALIBRATION = 96  # sentences of the training set, about
@@ -67,7 +67,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
         finish = method.apply(model, spec.bits, spec.granularity, calibration)
         torch.set_rng_state(drawn)
         if teacher is not None:
-            teach(model, teacher, method.distillation, {task.logits: 1.0}, task.states)
+            distill(model, teacher, method.distillation, {task.logits: 1.0}, task.states)
         loss = train(task, model, spec)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)

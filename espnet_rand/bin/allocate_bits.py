@@ -121,8 +121,8 @@ def _budgets(args: argparse.Namespace, packed: PackedModel, choices: Dict[str, L
         with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
             write_packed(Path(folder) / "most", packed)
             whole = (Path(folder) / "most").stat().st_size
-        rows = {name: weight.shape_channels_first for name, weight in packed.weights.items()}
-        sizes = {n: {b: rows[n][0] * row_bytes(math.prod(rows[n][1:]), b) for b in bits} for n, bits in choices.items()}
+        shapes = {name: weight.matrix_shape for name, weight in packed.weights.items()}
+        sizes = {n: {b: shapes[n][0] * row_bytes(shapes[n][1], b) for b in bits} for n, bits in choices.items()}
         rest = whole - sum(weight.packed.numel() for weight in packed.weights.values())
         unit, option, given = 1e6, "target_mb", args.target_mb
     budgets = {}
