@@ -49,8 +49,8 @@ def distill(
     """Let the training forwards of a model return the loss of imitating a teacher.
 
     The teacher computes with the same batch, in evaluation mode. The statistics get two more, `outputs` and `states`.
-    Evaluation forwards stay as they are. The lengths, (batch,), that tell padding are those that a module returns
-    behind its tensor, or gets in the argument `lengths`; a module without them has those of the states of its shape.
+    The lengths, (batch,), that tell padding are those that a module returns behind its tensor, or gets in the argument
+    `lengths`; a module without them has those of the states of its shape.
 
     Args:
         model: returns (loss, statistics, weight)
@@ -64,14 +64,8 @@ def distill(
         UserError: (in a forward) a module was not called, or its outputs have other shapes than the teacher's
     """
     teacher.eval().requires_grad_(False)
-    # the tensors and lengths that each module gave, call by call
-    given, wanted = ({name: [] for name in (*outputs, *states)} for _ in range(2))
+    given, wanted = (_keep_outputs(whole, [*outputs, *states], model, lengths) for whole in (model, teacher))
     batch = keep_batch(model, lambda model: model.training)
-
-    def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if model.training:
-            inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
-            calls.append(_unpacked(output, inputs.get(lengths)))
 
     def forget(*_: Any) -> None:
         for calls in (*given.values(), *wanted.values()):
@@ -89,11 +83,24 @@ def distill(
         forget()
         return _with_terms(output, terms, weights)
 
-    for kept, whole in ((given, model), (wanted, teacher)):
-        for name, calls in kept.items():
-            whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
     model.register_forward_pre_hook(forget)  # tensors that a failed forward has left
     model.register_forward_hook(imitate)
+
+
+def _keep_outputs(
+    whole: nn.Module, names: Sequence[str], model: nn.Module, lengths: Optional[str]
+) -> Dict[str, List[Any]]:
+    """Lists, by name, to which modules of `whole` append their tensors and lengths while `model` trains."""
+    kept: Dict[str, List[Any]] = {name: [] for name in names}
+
+    def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if model.training:
+            inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
+            calls.append(_unpacked(output, inputs.get(lengths)))
+
+    for name, calls in kept.items():
+        whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
+    return kept
 
 
 def _with_terms(output: Tuple, terms: Mapping[str, Tensor], weights: Distillation) -> Tuple[Tensor, Dict, Tensor]:
