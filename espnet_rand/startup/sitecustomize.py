@@ -60,7 +60,7 @@ def _run_shadowed() -> None:
 
 
 def _say(original, kind, error, trace):
-    """Say an error as `sys.excepthook`, which was `original`: one line, without a traceback, where a user can fix it."""
+    """Say an error as `sys.excepthook`, which was `original`: in one line, with no traceback, if a user can fix it."""
     errors = sys.modules.get("espnet_rand.errors")
     if errors is None:
         return original(kind, error, trace)
