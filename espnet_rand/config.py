@@ -186,7 +186,7 @@ def _names(options: Type[Options]) -> List[str]:
 
 
 def _precision(bits: Any) -> Type[Precision]:
-    """The class of precision for `bits`: of a list, one number is drawn."""
+    """The class of precision for `bits`: a list means that one number is drawn."""
     return DrawnPrecision if isinstance(bits, (list, tuple)) else Precision
 
 

@@ -186,7 +186,7 @@ def _unpacked(output: Any, given: Optional[Tensor]) -> Tuple[Tensor, Optional[Te
 
 
 def _inside(tensor: Tensor, lengths: Optional[Tensor]) -> Tensor:
-    """A mask, (batch, frames), of what is no padding; of all, where no lengths are known."""
+    """A mask, (batch, frames), that is false for padding; without lengths nothing is padding."""
     if lengths is None:
         return tensor.new_ones(tensor.shape[:2])
     return torch.arange(tensor.shape[1], device=tensor.device) < lengths[:, None]

@@ -29,7 +29,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _drawn(count: int) -> np.ndarray:
-    """How often each of `count` sentences is in each draw of a bootstrap (Bisani and Ney, 2004), (draws, count)."""
+    """The number of times that a sentence is in a draw of a bootstrap (Bisani and Ney, 2004), (draws, count)."""
     return np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
 
 

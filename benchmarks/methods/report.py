@@ -119,7 +119,7 @@ def entries(lines: Lines, cell: Cell) -> List[Entry]:
             shared = set.intersection(*(seeds[rate] for rate in tried))
             best = best_rate(lines, where, method, tried, sorted(shared))
             if found and found[0].method == "float" and not METHODS[method].trains:
-                tried = found[0].tried  # what only rounds has the rate of the float model
+                tried = found[0].tried  # methods that only round have the rate of the float model
             found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"]), tried))
     return found
 

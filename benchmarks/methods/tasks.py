@@ -62,18 +62,18 @@ class Task:
 
     recipe: str  # below egs2/
     made_by: str  # the recipe's command
-    config: str  # of the model that the recipe trained
+    config: str  # configuration of the model that the recipe trained
     data: str  # its data directory
     checkpoint: str  # float weights that training starts from
-    loads_itself: bool = False  # the model, when it is built
+    loads_itself: bool = False  # whether the model loads its weights when it is built
     batch_size: int
     steps: int
     scratch_steps: Optional[int] = None
     warmup: float = 0.1  # part of the steps
     grad_clip: float
     rates: Tuple[float, ...]  # learning rates to choose from
-    float_rate: float  # of the float model that a second training begins with, chosen by it on the development set
-    logits: str  # the module that gives them
+    float_rate: float  # rate of the float model that a second training begins with, the best on the development set
+    logits: str  # the module that gives the logits
     states: Tuple[str, ...] = ("encoder",)  # modules whose hidden states are distilled
 
     def __init__(self):

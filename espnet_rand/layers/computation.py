@@ -1,4 +1,4 @@
-"""What a computation is told, in a block and in its thread alone, and how it reads weights.
+"""Tells computations something in a block, in its thread alone, and keeps how they read weights.
 
 `evaluating_at` and `disabled` tell a model something for a block: the computations in that block, and not those of
 other threads. A context variable holds it. The workers of a pool do not see it: enter the block in what they run.
@@ -31,7 +31,7 @@ _REMEMBERED = 1024
 
 
 class _Block:
-    """What a block tells the computations in it; see `telling`."""
+    """Holds what a block tells the computations in it; see `telling`."""
 
     def __init__(self, off: Collection[Any], bits: Mapping[Any, Optional[int]]):
         self.off = frozenset(off)
@@ -61,7 +61,7 @@ def telling(off: Collection[Any] = (), bits: Mapping[Any, Optional[int]] = {}) -
 
 
 class Reading(NamedTuple):
-    """How a weight is read.
+    """A way in which a weight is read.
 
     Attributes:
         number: number of the training forward, from 0; in evaluation, of the last one
@@ -138,12 +138,12 @@ class Readings:
             found |= {*before.values()}
         if len(found) > 1:
             raise QuantizationError(
-                "a checkpoint is recomputed of which it can't be told to which forward it belongs: several threads "
+                "a checkpoint is recomputed, and it can't be told which forward it belongs to: several threads "
                 "computed with the model. Fix: train it in one thread, or without gradient checkpointing"
             )
         if len(noted) == _REMEMBERED and (not found or noted[0].node > number):
             raise QuantizationError(
-                f"a checkpoint is recomputed of a forward after which {_REMEMBERED} or more others came. "
+                f"a checkpoint is recomputed whose forward {_REMEMBERED} or more others came after. "
                 "Fix: call backward earlier"
             )
         return next(iter(found), None)

@@ -105,7 +105,7 @@ def _fits(scale: Tensor, weight: Optional[Tensor], wanted: ScaleParameter) -> bo
 
 
 class Settled(NamedTuple):
-    """What became of a checkpoint's learned scales.
+    """The result of `settle`: what became of a checkpoint's learned scales.
 
     Attributes:
         left: scales that were left out: their kind and the kind of the model's (empty: it has none) -> weights

@@ -289,7 +289,7 @@ class QuantizedWeight(Slot):
             return close(self.tracked, scale)
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Tensor:
-        """The start, (groups,), of the learned scale of a weight in the layer's own layout, in the weight's dtype."""
+        """The value that a learned scale starts with, (groups,), for a weight in its layer's layout, in its dtype."""
         return self.quantizer.initial(self.channels_first(weight), bits).to(weight.dtype)
 
 
@@ -312,7 +312,7 @@ def _needs_graph(sources: Tuple[Tensor, ...]) -> bool:
 
 
 def _version(tensor: Tensor) -> Tuple:
-    """What tells whether a tensor has changed, or is another."""
+    """A stamp of a tensor, which differs where it has changed or is another."""
     # tensors made in inference mode count no versions; nothing can change them in place outside it
     version = 0 if tensor.is_inference() else tensor._version
     storage = StorageWeakRef(tensor.untyped_storage())  # an address alone may be used again

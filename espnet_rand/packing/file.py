@@ -181,7 +181,7 @@ def write_packed(path: Union[str, Path], model: PackedModel) -> None:
     """
     infinite = sorted(name for name, tensor in model.floats.items() if not is_finite(tensor))
     if both := sorted({name + _SCALES for name in model.weights} & model.floats.keys()):
-        raise PackedFileError(f"{both[0]} is a tensor of the model, and where the file has the scales of a weight")
+        raise PackedFileError(f"{both[0]} is a tensor of the model, and the name of a weight's scales in the file")
     if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
         raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Fix: pack another checkpoint")
     tensors = dict(model.floats)
@@ -206,7 +206,7 @@ def write_packed(path: Union[str, Path], model: PackedModel) -> None:
 
 
 def _stored(shape: Sequence[int], size: int) -> List[int]:
-    """The shape of `size` bytes of codes in a file: flat, unlike a weight matrix; of a vector, with two axes."""
+    """The shape of `size` bytes of codes in a file: one axis, or two for a weight of one. It is never the weight's."""
     return [size] if len(shape) > 1 else [size, 1]
 
 
@@ -242,7 +242,7 @@ def _read(file: Any) -> PackedModel:
     """Read a packed model from an open file.
 
     Raises:
-        PackedFileError: as `read_packed`; here and below the message does not name the file
+        PackedFileError: see `read_packed`; here and below the message does not name the file
     """
     header = _read_header(file)
     version = header["format_version"]
@@ -257,7 +257,7 @@ def _read(file: Any) -> PackedModel:
 
 
 def _read_header(file: Any) -> Dict[str, Any]:
-    """Read the metadata, of a known version and with the lists that it must have."""
+    """Read the metadata; check the version, and that the lists are there."""
     try:
         header = json.loads((file.metadata() or {})[_KEY])
         version, described, aliases = header["format_version"], header["weights"], header["aliases"]
@@ -301,7 +301,7 @@ def _check_tensors(header: Mapping[str, Any], file: Any, suffix: str) -> None:
 
 
 def _read_tensors(header: Mapping[str, Any], file: Any) -> Dict[str, Tensor]:
-    """Read all tensors, of which the checksum is right."""
+    """Read all tensors, and check the checksum."""
     try:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         checksum = _checksum(header, tensors)
@@ -313,7 +313,7 @@ def _read_tensors(header: Mapping[str, Any], file: Any) -> Dict[str, Tensor]:
 
 
 def _check_numbers(weights: Mapping[str, PackedWeight], floats: Mapping[str, Tensor], infinite: Sequence[str]) -> None:
-    """Check that all numbers are finite; those of the tensors `infinite` may be infinite."""
+    """Check that all numbers are finite; tensors that `infinite` names may have infinite ones."""
     for name, weight in weights.items():
         if fault := weight.fault():
             raise PackedFileError(f"{name}: {fault}. Fix: pack a checkpoint whose weights are finite")

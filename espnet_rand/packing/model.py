@@ -129,7 +129,7 @@ def load_into(
 
     Args:
         model: of the packed one's architecture, not quantized; its layers may have been made in `weights_on_meta`
-        packed: from `read_packed` or `pack_model`
+        packed: the packed model, as `read_packed` or `pack_model` gives it
         backend: see `espnet_rand.packing.kernels.choose`
         device: the device on which the model will compute
 
