@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from espnet_rand import QuantizerConfig, quantize
+from espnet_rand import QuantizerConfig, packing, quantize
 from espnet_rand.packing import PackedFileError, is_packed, pack_model, read_packed, write_packed
 
 GRANULARITIES = st.sampled_from(
@@ -249,3 +249,8 @@ def test_no_program_can_load_the_codes_as_weights(tmp_path, bits):
     for name in packed.weights:
         with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
             stock.load_state_dict({name: state[name]}, strict=False)
+
+
+def test_version_0_1s_names_of_reading_and_writing_stay(path, tmp_path):
+    packing.write(tmp_path / "again", packing.read(path))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
