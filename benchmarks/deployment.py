@@ -39,7 +39,7 @@ import espnet_rand
 from espnet_rand.atomic import write_text
 from espnet_rand.export import ctranslate2, ggml
 from espnet_rand.export.examples import write_example
-from espnet_rand.packing import PackedModel, pack_model, read, write
+from espnet_rand.packing import PackedModel, pack_model, read_packed, write_packed
 from espnet_rand.reporting import markdown
 
 espnet_rand.register()
@@ -110,7 +110,7 @@ def whisper(args: argparse.Namespace) -> None:
 def _write_systems(args: argparse.Namespace, folders: Path) -> None:
     """Write a folder for each system; their names begin with a number, in the order of the table."""
     config = args.float.parent / "config.yaml"
-    groups, channels = read(args.groups), read(args.channels)
+    groups, channels = read_packed(args.groups), read_packed(args.channels)
     heads = {"n_audio_head": 6, "n_text_head": 6, **groups.info.get("whisper", {})}
     state = torch.load(args.float, map_location="cpu")
 
@@ -224,10 +224,10 @@ def _write_conformers(folder: Path) -> Dict[str, Path]:
         model, _ = _build(folder, folder / "float.pth")
         espnet_rand.quantize(model, {"quantizer": "absmax", "quantizer_conf": options})
         path = folder / f"{name.replace(' ', '_')}.safetensors"
-        write(path, pack_model(model))
+        write_packed(path, pack_model(model))
         files[f"torch, packed, {name}"] = path
-        _onnx(folder, path.stem, read(path), path, files, f"ONNX Runtime, {name}")
-        _onnx(folder, f"{path.stem}_exact", read(path), path, files, f"ONNX Runtime, {name}, exact", exact=True)
+        _onnx(folder, path.stem, read_packed(path), path, files, f"ONNX Runtime, {name}")
+        _onnx(folder, f"{path.stem}_exact", read_packed(path), path, files, f"ONNX Runtime, {name}, exact", exact=True)
     return files
 
 

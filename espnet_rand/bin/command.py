@@ -14,7 +14,7 @@ from espnet_rand.errors import UserError, refuse_options
 def run(
     command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, cmd: Optional[List[str]] = None
 ) -> None:
-    """Run a command; what a user can mend ends it with one line and status 1.
+    """Run a command; an error that a user can fix ends it with one line and status 1.
 
     The folder of `--output`, or `--output_dir`, is made, and tried, before any work.
     """

@@ -99,7 +99,7 @@ def linear(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> No
 def _group(weight: PackedWeight) -> int:
     """The number of weights in a group, where a row has several groups; else 0."""
     size = weight.granularity.group_size if isinstance(weight.granularity, PerGroup) else 0
-    return size if size < math.prod(weight.rows[1:]) else 0
+    return size if size < weight.matrix_shape[1] else 0
 
 
 def _integers(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
@@ -150,15 +150,15 @@ def convolution(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) 
     """Write a convolution: on integers where each output has one scale and more than one input, else decoded."""
     options = {a.name: helper.get_attribute_value(a) for a in symbol.attribute if a.name != "weight"}
     mixed = _group(weight) or isinstance(weight.granularity, PerColumn) or options["group"] > 1
-    if to.exact or mixed or weight.rows[1] == 1:
-        decoded = _decoded(to, name, weight, weight.rows)
+    if to.exact or mixed or weight.shape_channels_first[1] == 1:
+        decoded = _decoded(to, name, weight, weight.shape_channels_first)
         to.add("Conv", symbol.input[0], decoded, outputs=[*symbol.output], **options)
         to.ways[name] = DECODED
         return
     quantized, step, zero = to.add("DynamicQuantizeLinear", symbol.input[0], outputs=3)
-    codes = to.constant(name, _array(weight, weight.rows))
+    codes = to.constant(name, _array(weight, weight.shape_channels_first))
     product = to.add("ConvInteger", quantized, _unsigned(to, codes), zero, _zero(to), **options)
-    scales = weight.wide_scales.float().numpy().reshape(-1, *[1] * (len(weight.rows) - 2))
+    scales = weight.wide_scales.float().numpy().reshape(-1, *[1] * (len(weight.shape_channels_first) - 2))
     steps = to.add("Mul", step, to.constant(f"{name}.steps", scales))
     to.add("Mul", to.add("Cast", product, to=TensorProto.FLOAT), steps, outputs=[*symbol.output])
     to.ways[name] = "ConvInteger"
@@ -169,7 +169,7 @@ def lookup(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> No
     indices = symbol.input[0]
     scales, block = _scales(weight)
     codes = to.add("Cast", to.constant(name, _array(weight, code_matrix(weight).shape)), to=TensorProto.INT8)
-    codes = to.add("Reshape", codes, to.shape(weight.rows[0], -1, block))
+    codes = to.add("Reshape", codes, to.shape(weight.matrix_shape[0], -1, block))
     rows = to.add("Cast", to.add("Gather", codes, indices), to=TensorProto.FLOAT)
     factors = to.constant(f"{name}.scales", scales)
     factors = to.add("Gather", factors, indices) if len(scales) > 1 else to.add("Squeeze", factors, to.shape(0))
@@ -195,7 +195,7 @@ def _decoded(to: Writer, name: str, weight: PackedWeight, shape: Tuple[int, ...]
 
 def _scales(weight: PackedWeight) -> Tuple[np.ndarray, int]:
     """Scales and a size of block: codes as (channels, blocks, size of block), times the scales, are the weight."""
-    length = math.prod(weight.rows[1:])
+    length = weight.matrix_shape[1]
     if isinstance(weight.granularity, PerColumn):
         return weight.wide_scales.float().numpy().reshape(1, 1, length), length
     if isinstance(weight.granularity, PerTensor):

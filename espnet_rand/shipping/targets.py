@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, Tuple, Type
 from espnet_rand.errors import NotInstalledError
 from espnet_rand.export import ctranslate2, ggml, whisper
 from espnet_rand.export.examples import write_example
-from espnet_rand.packing import PackedModel, write
+from espnet_rand.packing import PackedModel, write_packed
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.toolkit.commands import checkpoints
 
@@ -69,7 +69,7 @@ class Espnet(Target):
 
     def write(self, shipment: Shipment, folder: Path) -> None:
         packed = folder / "packed.safetensors"
-        write(packed, shipment.packed)
+        write_packed(packed, shipment.packed)
         write_espnet(packed, shipment.config, shipment.task, folder)
         packed.unlink()
 
@@ -153,7 +153,7 @@ def _loaded(shipment: Shipment) -> Iterator[Tuple[Any, Any, Path]]:
     """The model with its codes loaded, the options that it was trained with, and the packed file."""
     with tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary:
         packed = Path(temporary, "packed.safetensors")
-        write(packed, shipment.packed)
+        write_packed(packed, shipment.packed)
         given = argparse.Namespace(task=shipment.task, train_config=shipment.config, model_file=packed)
         model, trained, _ = checkpoints.load_packed(given)
         yield model, trained, packed

@@ -2,7 +2,7 @@
 
 The launcher and espnet_rand.processes put this folder on PYTHONPATH, so that every Python that is
 started then (recipe scripts, spawned workers, Lightning's ranks, dask workers) quantizes.
-There, errors that a user can mend end a program with one line.
+There, errors that a user can fix end a program with one line.
 It imports nothing big: espnet_rand and torch are loaded only where ESPnet's tasks are.
 """
 
@@ -60,7 +60,7 @@ def _run_shadowed() -> None:
 
 
 def _say(original, kind, error, trace):
-    """`sys.excepthook`, which was `original`: what a user can mend is one line, without a traceback."""
+    """Say an error as `sys.excepthook`, which was `original`: in one line, with no traceback, if a user can fix it."""
     errors = sys.modules.get("espnet_rand.errors")
     if errors is None:
         return original(kind, error, trace)

@@ -65,7 +65,7 @@ def stored(graph, name, weight):
     """The codes of a weight in a graph, (channels, length): what this test knows of the operators' layouts."""
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     if name in arrays:
-        return arrays[name].astype(np.int64).reshape(weight.rows[0], -1)
+        return arrays[name].astype(np.int64).reshape(weight.matrix_shape[0], -1)
     node = next(node for node in graph.graph.node if f"{name}.blocks" in node.input)
     about = {a.name: a.i for a in node.attribute}
     blocks, bits = arrays[f"{name}.blocks"].astype(np.int64), about["bits"]

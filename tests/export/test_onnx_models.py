@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import espnet_rand
 from espnet_rand.bin import export_onnx
-from espnet_rand.packing import pack_model, read, write
+from espnet_rand.packing import pack_model, read_packed, write_packed
 from tests.toolkit import tasks
 
 espnet_rand.register()
@@ -52,7 +52,7 @@ def make(folder, name="asr", conf=None, **more):
     task, folder = tasks.write_config(name, folder, quantizer="rand", quantizer_conf=conf, **more)
     torch.manual_seed(0)
     model, _ = task.build_model_from_file(folder / "config.yaml")
-    write(folder / "model.safetensors", pack_model(model))
+    write_packed(folder / "model.safetensors", pack_model(model))
     return folder
 
 
@@ -112,7 +112,7 @@ def conformer(tmp_path_factory):
 
 def test_the_files_hold_the_packed_codes_and_what_a_program_needs(conformer):
     folder, output = conformer
-    packed = read(folder / "model.safetensors")
+    packed = read_packed(folder / "model.safetensors")
     graph = onnx.load(output / "model.onnx")
     onnx.checker.check_model(graph)
     arrays = {tensor.name: tensor for tensor in graph.graph.initializer}

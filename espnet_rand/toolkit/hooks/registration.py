@@ -208,7 +208,7 @@ def _build_to_train(original, config, args):
     partial.check_training(model, args)
     if getattr(args, "use_deepspeed", False):
         _check_deepspeed(model)
-    precisions.validate_at(model, config.eval_bits)
+    precisions.validate_at(model, config.validation_bits)
     with setting(_building, True):
         teacher.teach(model, again, args)
     if getattr(args, "dist_rank", None) in (None, 0):

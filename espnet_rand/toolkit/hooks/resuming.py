@@ -81,7 +81,7 @@ def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Na
         different = _other_scales(folder / "checkpoint.pth", model)
     if different:
         raise OptionError(
-            f"quantizer: the training in {folder} can't be resumed with these options: {different}. {_mend(folder)}"
+            f"quantizer: the training in {folder} can't be resumed with these options: {different}. {_fix(folder)}"
         )
     if then.config:
         believe(model, then.config)
@@ -142,10 +142,10 @@ def check_kind(folder: Path, old: Optional[QuantizerConfig], new: Optional[Quant
         theirs, ours = ("without", "with") if new else ("with", "without")
         raise OptionError(
             f"quantizer: the training in {folder} was begun {theirs} a quantizer, and can't be resumed {ours} one: its "
-            f"config.yaml would change, by which the models there are decoded. {_mend(folder)}"
+            f"config.yaml would change, by which the models there are decoded. {_fix(folder)}"
         )
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
     there = [folder / name for name in ("latest.pth", "checkpoint.pth") if (folder / name).exists()]
     return "Fix: another --output_dir" + (f", and --init_param {there[0]}" if there else "")

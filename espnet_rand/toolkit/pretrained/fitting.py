@@ -17,7 +17,7 @@ _SHOWN = 5
 
 
 class PretrainedError(UserError, ValueError):
-    """What is given as a pretrained model is none, or does not fit; the message names it and the mend."""
+    """What is given as a pretrained model is none, or does not fit; the message names it and the fix."""
 
 
 @dataclass(frozen=True)

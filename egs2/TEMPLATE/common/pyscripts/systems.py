@@ -47,7 +47,7 @@ KEYS = (*MODES, "from", "teacher", "after", "options")
 
 
 class ListError(ValueError):
-    """A list that means nothing; the message says which system, and the mend."""
+    """A list that means nothing; the message says which system, and the fix."""
 
 
 def read_yaml(text: str) -> list:

@@ -28,7 +28,7 @@ LM_TEXT = "librispeech-lm-norm.txt.gz"
 
 
 class DownloadError(Exception):
-    """What went wrong and how to mend it, in one line."""
+    """What went wrong and how to fix it, in one line."""
 
 
 def receive(url: str, path: Path, progress: Progress, task) -> None:
