@@ -81,7 +81,9 @@ def check(name: str, weight: PackedWeight, operators: Collection[str], exact: bo
     if type(weight.grid) is not Grid:
         raise ExportError(f"{name}: its grid is not symmetric. Fix: train without the option grid")
     if "Linear" in operators and _group(weight) and not exact and (why := misfit(weight, _BLOCKS[-1])):
-        raise ExportError(f"{name}: {why}. Fix: train or calibrate with groups of 16, 32, 64, 128 or 256")
+        raise ExportError(
+            f"{name}: {why}. Fix: train or calibrate in groups of 16, 32, 64, 128 or 256 (or export_onnx --exact true)"
+        )
 
 
 def linear(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
