@@ -18,7 +18,7 @@ espnet_rand.register()
 
 INT4, INT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8
 TRANSFORMER = {**tasks.CONFORMER, "encoder": "transformer", "encoder_conf": {"output_size": 16, **tasks.SMALL}}
-BRANCHES = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 3}
+BRANCHES = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 3}
 KINDS = {
     "conformer": {},
     "e_branchformer": {
@@ -178,3 +178,30 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     packed.unlink()
     with pytest.raises(SystemExit, match="--model_file: no such file"):
         export(folder)
+
+
+@pytest.mark.parametrize("rnn_type", ["lstm", "gru"])
+def test_transducers(tmp_path, monkeypatch, rnn_type):
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    decoder_conf = {"num_layers": 2, "hidden_size": 12, "rnn_type": rnn_type}
+    joint_conf = {"joint_space_size": 10}
+    more = {**TRANSFORMER, "decoder": "transducer", "decoder_conf": decoder_conf, "joint_net_conf": joint_conf}
+    folder = make(tmp_path / "model", **more)
+    encoder = export(folder, "--exact", "true")
+    prediction, joint = (session(folder / "onnx---exact-true" / file) for file in ("prediction.onnx", "joint.onnx"))
+    model, _ = tasks.find_task("asr").build_model_from_file(folder / "config.yaml", folder / "model.safetensors")
+    model.decoder.set_device("cpu")
+    x, tokens = noise("", 1.0), [2, 4, 3]
+    state = {entry.name: np.zeros(entry.shape, dtype=np.float32) for entry in prediction.get_inputs()[1:]}
+    with torch.no_grad():
+        encoded, _ = model.encode(torch.from_numpy(x), torch.tensor([x.shape[1]]))
+        embedded = model.decoder.embed(torch.tensor([tokens]))
+        predicted, states = model.decoder.rnn_forward(embedded, model.decoder.init_state(1))
+        expected = model.joint_network(encoded[:, -1], predicted[:, -1]).log_softmax(-1)
+    for token in tokens:
+        predicted, *after = prediction.run(None, {"token": np.array([[token]]), **state})
+        state = dict(zip(state, after))
+    for found, wanted in zip(state.values(), states):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    found = joint.run(None, {"encoded": run(encoder, x)[:, -1], "predicted": predicted})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)

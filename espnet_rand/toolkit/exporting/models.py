@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import espnet2
 import torch
@@ -18,7 +18,7 @@ from espnet_rand.export.onnx import fill, save
 from espnet_rand.export.operators import check as check_weight
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
-from espnet_rand.toolkit.exporting import encoders, features
+from espnet_rand.toolkit.exporting import encoders, features, transducers
 from espnet_rand.toolkit.exporting.tracing import trace
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
@@ -55,25 +55,66 @@ class Times(NamedTuple):
     frames: int
 
 
+class Graph(NamedTuple):
+    """One file of a model.
+
+    Attributes:
+        file: its name
+        parts: names of the model's modules that it computes with
+        kind: the module that is traced, which is made of the model
+        inputs: an example of each, by their names
+        dynamic: see `trace`
+        outputs: their names
+    """
+
+    file: str
+    parts: Sequence[str]
+    kind: Callable[[Any], nn.Module]
+    inputs: Mapping[str, Tensor]
+    dynamic: Mapping[str, Dict[int, str]]
+    outputs: List[str]
+
+
 def check(model: Any) -> None:
     """Raises ExportError: the model is of an architecture that is not written; the message names it."""
     if type(model) is not ESPnetASRModel:
         why = f"model {type(model).__name__}"
-    elif model.ctc is None or model.use_transducer_decoder:
-        why = "it has no CTC"
+    elif model.use_transducer_decoder:
+        why = transducers.misfit(model)
     else:
-        why = features.misfit(model) or encoders.misfit(model)
-    if why:
+        why = "it has no CTC" if model.ctc is None else ""
+    if why := why or features.misfit(model) or encoders.misfit(model):
         raise ExportError(
-            f"the model cannot be written for ONNX Runtime: {why}. Fix: train one with CTC, ESPnet's default "
-            f"frontend and an encoder of {', '.join(encoders.ENCODERS)}"
+            f"the model cannot be written for ONNX Runtime: {why}. Fix: train one with CTC or a transducer, ESPnet's "
+            f"default frontend and an encoder of {', '.join(encoders.ENCODERS)}"
         )
+
+
+def graphs(model: Any, times: Times) -> List[Graph]:
+    """The files of a model that has been checked."""
+    if times.hop:
+        heard, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
+    else:
+        heard, axis = {"features": torch.zeros(1, _FRAMES, times.bands)}, "feature_frames"
+    dynamic = {name: {1: axis} for name in heard}
+    if not model.use_transducer_decoder:
+        return [Graph("model.onnx", ("preencoder", "encoder", "ctc"), Recognizer, heard, dynamic, ["log_probs"])]
+    states = transducers.states(model.decoder)
+    encoder = ("preencoder", "encoder", "joint_network.lin_enc")
+    step = {"token": torch.zeros(1, 1, dtype=torch.int64), **states}
+    after = ["predicted", *(f"next_{name}" for name in states)]
+    pair = {name: torch.zeros(1, model.joint_network.lin_out.in_features) for name in ("encoded", "predicted")}
+    return [
+        Graph("model.onnx", encoder, transducers.Encoded, heard, dynamic, ["encoded"]),
+        Graph("prediction.onnx", ("decoder", "joint_network.lin_dec"), transducers.Prediction, step, {}, after),
+        Graph("joint.onnx", ("joint_network.lin_out",), transducers.Joint, pair, {}, ["log_probs"]),
+    ]
 
 
 def export(
     model: Any, packed: PackedModel, folder: Path, times: Times, about: Mapping[str, Any], exact: bool
 ) -> Dict[str, str]:
-    """Write a model's files: model.onnx and tokens.txt. The model is of no use afterwards.
+    """Write a model's files, and tokens.txt. The model is of no use afterwards.
 
     Args:
         model: with `packed` loaded into it, and checked
@@ -84,19 +125,18 @@ def export(
     Returns:
         how each weight is computed with, by its name
     """
-    operators = symbolize(model, packed, ("preencoder", "encoder", "ctc"))
-    weights = {name: packed.weights[name] for name in operators}
-    for name, weight in weights.items():
-        check_weight(name, weight, operators[name], exact)
+    made = graphs(model, times)
+    operators = [symbolize(model, packed, graph.parts) for graph in made]
+    for name, used in (pair for entry in operators for pair in entry.items()):
+        check_weight(name, packed.weights[name], used, exact)
     encoders.cut_positions(model.encoder, times.frames)
-    if times.hop:
-        example, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
-    else:
-        example, axis = {"features": torch.zeros(1, _FRAMES, times.bands)}, "feature_frames"
-    name = next(iter(example))
-    graph = trace(Recognizer(model), example, {name: {1: axis}}, ["log_probs"])
-    ways = fill(graph, weights, exact)
-    save(graph, folder / "model.onnx", {**about, **_described(times), "type": "ctc", "blank_id": model.blank_id})
+    filled, ways = {}, {}
+    for graph, names in zip(made, operators):
+        traced = trace(graph.kind(model), graph.inputs, graph.dynamic, graph.outputs)
+        ways.update(fill(traced, {name: packed.weights[name] for name in names}, exact))
+        filled[graph.file] = traced
+    for file, traced in filled.items():
+        save(traced, folder / file, {**about, **_described(times)})
     write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(model.token_list)))
     return ways
 
@@ -135,7 +175,9 @@ def describe(model: Any, packed_file: Path) -> Dict[str, Any]:
         "espnet": espnet2.__version__,
         "torch": torch.__version__,
         "packed_file_sha256": hashlib.sha256(packed_file.read_bytes()).hexdigest(),
+        "type": "transducer" if model.use_transducer_decoder else "ctc",
         "vocab_size": len(model.token_list),
+        "blank_id": model.blank_id,
     }
 
 
