@@ -140,6 +140,8 @@ class SymbolicRecurrent(nn.Module):
 def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Dict[str, Set[str]]:
     """Put symbols in the place of the packed layers in some parts of a model; the model then only traces.
 
+    Layers that are symbols already, for another graph, are passed over.
+
     Args:
         packed: what was loaded into the model
         parts: names of modules
@@ -162,7 +164,10 @@ def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Di
             layers.setdefault(path, {})[parameter] = name
     found: Dict[str, Set[str]] = {}
     for path, weights in layers.items():
-        symbol, operator = _symbol(model.get_submodule(path), weights, path)
+        layer = model.get_submodule(path)
+        if isinstance(layer, _Symbol):
+            continue
+        symbol, operator = _symbol(layer, weights, path)
         owner, _, own = path.rpartition(".")
         setattr(model.get_submodule(owner), own, symbol)
         for name in weights.values():

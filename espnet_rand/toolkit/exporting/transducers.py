@@ -7,15 +7,17 @@ from typing import Any, Dict, List, Tuple
 
 import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
+from espnet2.asr_transducer.decoder.rnn_decoder import RNNDecoder
+from espnet2.asr_transducer.decoder.stateless_decoder import StatelessDecoder
 from torch import Tensor, nn
 
-from espnet_rand.toolkit.exporting.encoders import Encoder
+from espnet_rand.toolkit.exporting import encoders
 from espnet_rand.toolkit.exporting.features import Features
 
 
 def misfit(model: Any) -> str:
     """Why the decoder of a transducer cannot be written; empty if it can."""
-    if type(model.decoder) is not TransducerDecoder:
+    if type(model.decoder) not in (TransducerDecoder, RNNDecoder, StatelessDecoder):
         return f"decoder {type(model.decoder).__name__} of a transducer"
     if getattr(model, "transducer_multi_blank_durations", None):
         return "transducer with several blanks"
@@ -27,7 +29,7 @@ class Encoded(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.features, self.encoder, self.project = Features(model), Encoder(model), model.joint_network.lin_enc
+        self.features, self.encoder, self.project = Features(model), encoders.make(model), model.joint_network.lin_enc
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.encoder(self.features(x)))
@@ -38,7 +40,8 @@ class Prediction(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.embed, self.layers, self.project = model.decoder.embed, model.decoder.decoder, model.joint_network.lin_dec
+        self.embed, self.layers = model.decoder.embed, _layers(model.decoder)
+        self.project = model.joint_network.lin_dec
 
     def forward(self, token: Tensor, *states: Tensor) -> Tuple[Tensor, ...]:
         x, new = self.embed(token), []
@@ -62,5 +65,15 @@ class Joint(nn.Module):
 
 def states(decoder: Any) -> Dict[str, Tensor]:
     """The states of a prediction network before the first token, by the names of a graph's inputs."""
+    layers = _layers(decoder)
+    if not layers:
+        return {}
     names: List[str] = ["hidden", "cell"] if decoder.dtype == "lstm" else ["hidden"]
-    return {name: torch.zeros(decoder.dlayers, 1, decoder.dunits) for name in names}
+    return {name: torch.zeros(len(layers), 1, layers[0].hidden_size) for name in names}
+
+
+def _layers(decoder: Any) -> Any:
+    """The recurrent layers of a prediction network."""
+    if isinstance(decoder, StatelessDecoder):
+        return []
+    return decoder.decoder if isinstance(decoder, TransducerDecoder) else decoder.rnn
