@@ -139,7 +139,7 @@ def _write_systems(args: argparse.Namespace, folders: Path) -> None:
         path = folder(f"whisper.cpp, its own q4_0 of {name}", "whisper_cpp") / "model.bin"
         write_ggml(float_whisper(one, heads), path, Q4_0)
     write_ggml(float_whisper(state, heads), folder("whisper.cpp, f16", "whisper_cpp") / "model.bin", F16)
-    greedy = {"SEARCH": {"beam_size": 1}}
+    greedy = {"SEARCH": {"beam_size": 1, "without_timestamps": True}}
     ctranslate2.export(channels, folder("CTranslate2, int8, exported codes", "ctranslate2", **greedy) / "model")
     for name, kind in (("its own int8 of the float model", "int8"), ("float", "float32")):
         made = folder(f"CTranslate2, {name}", "ctranslate2", COMPUTE_TYPE=kind, **greedy)

@@ -20,6 +20,7 @@ model = Model(
     n_threads=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
     language=LANGUAGE,
     audio_ctx=AUDIO_CTX,
+    no_timestamps=True,  # ESPnet trains without
     print_progress=False,
 )
 for path in sys.argv[1:]:
