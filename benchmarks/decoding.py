@@ -32,7 +32,7 @@ from table import circumstances
 import espnet_rand
 from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import read_lines
-from espnet_rand.packing import pack_model, write
+from espnet_rand.packing import pack_model, write_packed
 from espnet_rand.reporting import markdown
 
 espnet_rand.register()
@@ -138,7 +138,7 @@ def make(model: Model, directory: Path) -> None:
         if not path.exists():
             built, _ = task.build_model_from_file(directory / "config.yaml", directory / "float.pth")
             espnet_rand.quantize(built, espnet_rand.QuantizerConfig("absmax", bits=bits))
-            write(path, pack_model(built))
+            write_packed(path, pack_model(built))
 
 
 def load(model: Model, variant: str, directory: Path):

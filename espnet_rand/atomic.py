@@ -1,4 +1,4 @@
-"""Files and directories that are whole or not there; files that are locked, or told from others."""
+"""Files and directories that are whole or not there; locks; fingerprints, which tell files apart."""
 
 import errno
 import functools
@@ -15,13 +15,13 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# a fingerprint is of so many stretches of a file, of so many bytes
+# the number of stretches of a file that a fingerprint is made of, and the bytes of each
 _STRETCHES, _STRETCH = 64, 4096
 
 
 @contextmanager
 def replacing(path: Union[str, Path]) -> Iterator[Path]:
-    """A temporary name beside `path`, which gets that name when the block ends, and is removed when it fails."""
+    """Give a block a temporary name beside `path`. The file gets its name at the end; it is removed on a failure."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -29,21 +29,21 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as e:
         if e.errno is not None and str(e.filename) in ("None", str(temporary)):
-            e.filename = str(path)  # what a user knows; that of a full disk has no name at all
+            e.filename = str(path)  # the name that a user knows; the error of a full disk has none at all
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Union[str, Path], text: str) -> None:
-    """Make a file of `text`, in UTF-8, or put it in the place of one."""
+    """Write a text, in UTF-8, to a file, in place of what was there."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Union[str, Path], state: Mapping[str, Any]) -> None:
-    """Make a file that torch loads, or put it in the place of one. (To a name of its own, torch hides a full disk.)"""
-    import torch  # not above: recipes have no need of it
+    """Write tensors to a file that torch loads, in place of what was there. (Given a name, torch hides a full disk.)"""
+    import torch  # not above: recipes do without it
 
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
@@ -51,7 +51,7 @@ def write_tensors(path: Union[str, Path], state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def replacing_directory(path: Union[str, Path]) -> Iterator[Path]:
-    """As `replacing`, of a directory: a new one, empty, with the directories above it."""
+    """Give a block a new, empty directory, which then replaces `path`; see `replacing`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(temporary, ignore_errors=True)  # a killed run's
@@ -70,7 +70,7 @@ def lock(file: IO) -> bool:
     Where the file system has no locks, a warning is logged, and the file counts as locked.
 
     Returns:
-        whether it is locked; False: something else, in this process or another, has the lock
+        whether the file is locked now; False: something else, in this process or another, has the lock
     """
     directory = os.path.dirname(os.path.abspath(file.name))
     if fcntl is None:
@@ -85,18 +85,18 @@ def lock(file: IO) -> bool:
     return True
 
 
-@functools.cache  # once of each directory
+@functools.cache  # once for each directory
 def _warn(directory: str, reason: str) -> None:
     logging.warning(f"{directory}: its file system has no locks ({reason}): see that no second run writes to it")
 
 
 def fingerprint(path: Union[str, Path]) -> Dict[str, Any]:
-    """What tells whether a file is the same as in an earlier run: size, time, a checksum of stretches all over it.
+    """The size, time, and a checksum of stretches of a file, which tell whether it is the same as in an earlier run.
 
-    The checksum is for files that replace others of the same size and time. Of a long file it takes no time.
+    The checksum is for files that replace others of the same size and time. It takes no time for a long file.
 
     Raises:
-        OSError: it cannot be read
+        OSError: the file cannot be read
     """
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""The batch of a forward, to compute it once more."""
+"""Keeps the batch of a forward, to compute with it once more."""
 
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -9,14 +9,14 @@ Batch = Tuple[Tuple, Dict[str, Any]]
 
 
 def copied(batch: Any) -> Any:
-    """A forward's arguments with copies of their tensors: feature normalization and masking write into them."""
+    """Copy the tensors in a forward's arguments: feature normalization and masking write into them."""
     return tree_map_only(Tensor, Tensor.clone, batch)
 
 
 def keep_batch(model: nn.Module, when: Callable[[nn.Module], bool]) -> List[Batch]:
     """A list that holds the arguments of the model's forward, as they were before it, for hooks that come after it.
 
-    In forwards of which `when` says no it is empty.
+    The list is empty in forwards of which `when` says no.
     """
     kept: List[Batch] = []
 

@@ -1,4 +1,4 @@
-"""One typed description of a quantization: from YAML, checked once, to the model, and back."""
+"""The configuration of a quantization: read from YAML, checked once, and written back."""
 
 import dataclasses
 import functools
@@ -7,8 +7,8 @@ from typing import Any, Dict, Iterable, List, Mapping, Tuple, Type, Union
 from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_precision, boolean, integer, one_of
 from espnet_rand.quantizers import ESTIMATORS, GRANULARITIES, SCALES, DrawnPrecision, Precision, WeightQuantizer
 
-# option -> what it chooses from; each choice has options of its own, its fields
-AXES: Dict[str, Mapping[str, Type[Options]]] = {
+# option -> the choices that it has; the fields of a choice are options, too
+CHOICES: Dict[str, Mapping[str, Type[Options]]] = {
     "quantizer": SCALES,
     "estimator": ESTIMATORS,
     "granularity": GRANULARITIES,
@@ -25,7 +25,7 @@ _overrides = Check(
     lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and isinstance(x, Mapping) for k, x in v.items()),
     "a mapping from a wildcard on module names to options",
 )
-_evaluations = Check(
+_validations = Check(
     lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) or a_precision.holds(x) for x in v),
     f"a list of numbers of bits {BITS_RANGE} and plan files",
 )
@@ -34,24 +34,27 @@ _MODEL_OPTIONS = {
     "exclude": _patterns,
     "overrides": _overrides,
     "depthwise": boolean,
-    "eval_bits": _evaluations,
+    "eval_bits": _validations,
 }
 
 
 class QuantizerConfig:
-    """What is quantized, and how.
+    """The checked options that say what is quantized, and how.
+
+    Every layer has the options `bits` (a list: one is drawn in each training forward, see
+    DrawnPrecision), `estimator`, `granularity`, `start_step`, and those of the chosen scale,
+    estimator and granularity. `overrides` can give them for some layers. The model has the options
+    of the attributes below; `validation_bits` is called `eval_bits` in YAML.
 
     Args:
         quantizer: the scale: rand, absmax, lsc or clip
         **conf: the other options, as in `quantizer_conf` of a YAML file
 
-    Options of every layer (and so of `overrides`): `bits` (a list: one is drawn in each training
-    forward, see DrawnPrecision), `estimator`, `granularity`, `start_step`, and those of the
-    chosen scale, estimator and granularity. Of the model:
-    `include`, `exclude` (lists of wildcards on module names), `overrides` (wildcard -> options
-    of a layer; where several match, the later wins), `depthwise` (also quantize depthwise
-    convolutions), `eval_bits` (numbers of bits and plan files that a training is validated at,
-    besides the default).
+    Attributes:
+        include, exclude: wildcards on module names
+        overrides: wildcard -> options of a layer; where several match, the later wins
+        depthwise: whether to quantize depthwise convolutions, too
+        validation_bits: numbers of bits and plan files at which a training is validated, besides the default
 
     Raises:
         OptionError: unknown key, wrong type or value; the message names key, value, and what
@@ -68,7 +71,7 @@ class QuantizerConfig:
         self.include: Tuple[str, ...] = tuple(model.get("include", ("*",)))
         self.exclude: Tuple[str, ...] = tuple(model.get("exclude", ()))
         self.depthwise: bool = model.get("depthwise", False)
-        self.eval_bits: Tuple[Union[int, str], ...] = tuple(model.get("eval_bits", ()))
+        self.validation_bits: Tuple[Union[int, str], ...] = tuple(model.get("eval_bits", ()))
         self.overrides: Dict[str, Dict[str, Any]] = {
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
         }
@@ -78,7 +81,7 @@ class QuantizerConfig:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "QuantizerConfig":
-        """From `{"quantizer": name, "quantizer_conf": {...}}`, which is what YAML files hold."""
+        """Make one from `{"quantizer": name, "quantizer_conf": {...}}`, which is what YAML files hold."""
         for key in options:
             if key not in ("quantizer", "quantizer_conf"):
                 raise OptionError(f"{key}: {options[key]!r} is given, but only quantizer and quantizer_conf are known")
@@ -91,14 +94,14 @@ class QuantizerConfig:
         return cls(options.get("quantizer", "rand"), **{str(k): v for k, v in conf.items()})
 
     def to_dict(self) -> Dict[str, Any]:
-        """Every option with its value, such that `from_dict` gives an equal configuration."""
+        """A mapping of every option to its value, from which `from_dict` makes an equal configuration."""
         conf = _options(self._layer)
         quantizer = conf.pop("quantizer")
         conf.update(
             include=list(self.include),
             exclude=list(self.exclude),
             depthwise=self.depthwise,
-            eval_bits=list(self.eval_bits),
+            eval_bits=list(self.validation_bits),
             overrides={pattern: dict(options) for pattern, options in self.overrides.items()},
         )
         return {"quantizer": quantizer, "quantizer_conf": conf}
@@ -120,14 +123,14 @@ class QuantizerConfig:
         return f"QuantizerConfig({self.to_dict()})"
 
 
-def _choice(layer: WeightQuantizer, axis: str) -> str:
-    """The name of what a layer has on an axis."""
-    return next(name for name, kind in AXES[axis].items() if kind is type(getattr(layer, _FIELDS[axis])))
+def _choice(layer: WeightQuantizer, option: str) -> str:
+    """The name of what a layer has chosen by an option."""
+    return next(name for name, kind in CHOICES[option].items() if kind is type(getattr(layer, _FIELDS[option])))
 
 
 def _options(layer: WeightQuantizer) -> Dict[str, Any]:
-    """Every option of a layer with its value, as YAML holds it."""
-    options: Dict[str, Any] = {axis: _choice(layer, axis) for axis in AXES}
+    """A mapping of every option of a layer to its value, as YAML holds it."""
+    options: Dict[str, Any] = {option: _choice(layer, option) for option in CHOICES}
     options.update(dataclasses.asdict(layer.precision), start_step=layer.start_step)
     for field in _FIELDS.values():
         options.update(dataclasses.asdict(getattr(layer, field)))
@@ -135,19 +138,19 @@ def _options(layer: WeightQuantizer) -> Dict[str, Any]:
 
 
 def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[str]) -> WeightQuantizer:
-    """A layer with the options `given` in place of its own. What it newly chooses has its own defaults.
+    """A layer with the options `given` in place of its own. A new choice has its own defaults.
 
     Args:
         others: options that may stand beside them, for messages
 
     Raises:
-        OptionError: an option that there is not, or a value that is not allowed
+        OptionError: there is no such option, or a value is not allowed
     """
-    chosen = {axis: given.get(axis, _choice(layer, axis)) for axis in AXES}
-    for axis, choices in AXES.items():
-        one_of(*choices)(axis, chosen[axis])
+    chosen = {option: given.get(option, _choice(layer, option)) for option in CHOICES}
+    for option, choices in CHOICES.items():
+        one_of(*choices)(option, chosen[option])
     kinds: Dict[str, Type[Options]] = {"precision": _precision(given.get("bits", layer.precision.bits))}
-    kinds.update({_FIELDS[axis]: choices[chosen[axis]] for axis, choices in AXES.items()})
+    kinds.update({_FIELDS[option]: choices[chosen[option]] for option, choices in CHOICES.items()})
     _check_names(given, chosen, kinds, others)
     parts: Dict[str, Any] = {"start_step": given.get("start_step", layer.start_step)}
     integer(0)("start_step", parts["start_step"])
@@ -167,22 +170,23 @@ def _check_names(
     given: Mapping[str, Any], chosen: Mapping[str, str], kinds: Mapping[str, Type[Options]], others: Iterable[str]
 ) -> None:
     """Raises OptionError: one of the options `given` is neither of the choices `kinds` nor of every layer."""
-    precision, *axes = kinds.values()
-    known = [*_names(precision), "start_step", *(name for kind in axes for name in _names(kind))]
+    precision, *others_chosen = kinds.values()
+    known = [*_names(precision), "start_step", *(name for kind in others_chosen for name in _names(kind))]
     for name, value in given.items():
-        if name not in known and name not in AXES:
-            of = ", ".join(f"{axis} {choice}" for axis, choice in chosen.items())
-            of += ", one number of bits" if precision is Precision else ""
-            allowed = ", ".join([*list(AXES)[1:], *known, *others])
-            raise OptionError(f"{name}: {value!r} is given, but {of} have no such option; there are {allowed}")
+        if name not in known and name not in CHOICES:
+            made_of = ", ".join(f"{option} {choice}" for option, choice in chosen.items())
+            made_of += ", one number of bits" if precision is Precision else ""
+            allowed = ", ".join([*list(CHOICES)[1:], *known, *others])
+            raise OptionError(f"{name}: {value!r} is given, but {made_of} have no such option; there are {allowed}")
 
 
 def _names(options: Type[Options]) -> List[str]:
+    """The names of a choice's options."""
     return [field.name for field in dataclasses.fields(options)]
 
 
 def _precision(bits: Any) -> Type[Precision]:
-    """A list of bits means that one is drawn."""
+    """The class of precision for `bits`: a list means that one number is drawn."""
     return DrawnPrecision if isinstance(bits, (list, tuple)) else Precision
 
 

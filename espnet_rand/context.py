@@ -1,4 +1,4 @@
-"""What holds in a block, for this computation alone: not for other threads."""
+"""Blocks in which something holds for this computation alone, and not for other threads."""
 
 import functools
 import threading
@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Tuple
 
 @contextmanager
 def setting(variable: ContextVar, value: Any) -> Iterator[None]:
-    """`variable` is `value` inside the block."""
+    """Let `variable` be `value` in a block."""
     token = variable.set(value)
     try:
         yield
@@ -19,9 +19,9 @@ def setting(variable: ContextVar, value: Any) -> Iterator[None]:
 
 @contextmanager
 def patching(*replacements: Tuple[Any, str, Callable]) -> Iterator[None]:
-    """Functions of classes and modules are others inside the block: (owner, name, function).
+    """Replace functions of classes and modules in a block: (owner, name, function).
 
-    Each is called with the original first. Other threads call the originals; those that enter such a block wait.
+    Each gets the original as its first argument. Other threads call the originals; those that enter such a block wait.
     """
     with _patching:
         originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
@@ -38,7 +38,7 @@ _patching = threading.RLock()
 
 
 def _in_this_thread(original: Callable, replacement: Callable) -> Callable:
-    """`replacement(original, ...)` in this thread, the original in all others."""
+    """A function that calls `replacement(original, ...)` in this thread, and the original in all others."""
     thread = threading.get_ident()
 
     @functools.wraps(original)

@@ -1,4 +1,4 @@
-"""Training that imitates a float model: its outputs and hidden states, in place of the labels or beside them."""
+"""Distillation: training that imitates a float model, its outputs and hidden states, with or without the labels."""
 
 import dataclasses
 import functools
@@ -15,17 +15,17 @@ from espnet_rand.options import OptionError, Options, number, option
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(Options):
-    """The weights of the terms that a taught model's loss is the sum of.
+    """The weights of the terms whose sum is the loss of a distilled model.
 
     Attributes:
-        labels: of the model's own loss, that of the labels
-        outputs: of the Kullback-Leibler divergence from the teacher's outputs, in nats, summed over a sentence (Hinton
-            et al., arXiv 1503.02531, with temperature 1)
-        states: of the squared error of hidden states, in parts of the teacher's sum of squares (FitNets, arXiv
+        labels: weight of the model's own loss, by the labels
+        outputs: weight of the Kullback-Leibler divergence from the teacher's outputs, in nats, summed over a sentence
+            (Hinton et al., arXiv 1503.02531, with temperature 1)
+        states: weight of the squared error of hidden states, in parts of the teacher's sum of squares (FitNets, arXiv
             1412.6550, Eq. 3, without the regressor)
 
     Raises:
-        OptionError: one is negative, or no number of at most a million; nothing of the teacher counts
+        OptionError: a weight is negative, or no number of at most a million; nothing of the teacher counts
     """
 
     labels: float = option(0.0, number(0, 1e6))
@@ -38,7 +38,7 @@ class Distillation(Options):
             raise OptionError("outputs: 0 and states: 0 are not allowed together: nothing of the teacher would count")
 
 
-def teach(
+def distill(
     model: nn.Module,
     teacher: nn.Module,
     weights: Distillation,
@@ -48,32 +48,24 @@ def teach(
 ) -> None:
     """Let the training forwards of a model return the loss of imitating a teacher.
 
-    The teacher computes with the same batch, in evaluation mode: without dropout or SpecAugment. The statistics get two
-    more, `outputs` and `states`; those that there are stay. Evaluation forwards are left alone.
+    The teacher computes with the same batch, in evaluation mode. The statistics get two more, `outputs` and `states`.
+    The lengths, (batch,), that tell padding are those that a module returns behind its tensor, or gets in the argument
+    `lengths`; a module without them has those of the states of its shape.
 
     Args:
         model: returns (loss, statistics, weight)
-        teacher: a model of the same architecture; it is frozen, and follows the model to its device
+        teacher: a model of the same architecture; it is frozen, and moves to the model's device
         outputs: names of modules that give logits or log-probabilities, (batch, frames or tokens, ..., classes), alone
-            or first in a tuple; and what their divergence counts
+            or first in a tuple -> weights of their divergences
         states: names of modules that give hidden states, (batch, frames, features), in the same way
-        lengths: name of the argument, if any, by which modules are given the lengths of what they give
+        lengths: name of the argument, if any, in which modules get the lengths of what they give
 
-    What is no padding say the lengths, (batch,), that a module gives behind the tensor, or that it is given in the
-    argument `lengths`; a module without either (CTC's, a joint network) has those of the states of its shape.
-
-    Raises (in a forward):
-        UserError: a module was not called, or its outputs have other shapes than the teacher's
+    Raises:
+        UserError: (in a forward) a module was not called, or its outputs have other shapes than the teacher's
     """
     teacher.eval().requires_grad_(False)
-    # what each module gave, call by call
-    given, wanted = ({name: [] for name in (*outputs, *states)} for _ in range(2))
+    given, wanted = (_keep_outputs(whole, [*outputs, *states], model, lengths) for whole in (model, teacher))
     batch = keep_batch(model, lambda model: model.training)
-
-    def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if model.training:
-            inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
-            calls.append(_unpacked(output, inputs.get(lengths)))
 
     def forget(*_: Any) -> None:
         for calls in (*given.values(), *wanted.values()):
@@ -82,7 +74,6 @@ def teach(
     def imitate(model: nn.Module, inputs: Any, output: Any) -> Optional[Tuple[Tensor, Dict, Tensor]]:
         if not model.training:
             return None
-        loss, statistics, weight = output
         args, kwargs = batch.pop()
         with torch.no_grad():
             like = next(model.parameters())
@@ -90,15 +81,34 @@ def teach(
         _check_shapes(given, wanted, type(model).__name__)
         terms = _terms(given, wanted, outputs, states)
         forget()
-        statistics = {**statistics, **{name: term.detach().reshape(1) for name, term in terms.items()}}
-        total = sum(getattr(weights, name) * term for name, term in terms.items()).reshape(loss.shape)
-        return total + weights.labels * loss if weights.labels else total, statistics, weight
+        return _with_terms(output, terms, weights)
 
-    for kept, whole in ((given, model), (wanted, teacher)):
-        for name, calls in kept.items():
-            whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
-    model.register_forward_pre_hook(forget)  # what a forward that failed has left
+    model.register_forward_pre_hook(forget)  # tensors that a failed forward has left
     model.register_forward_hook(imitate)
+
+
+def _keep_outputs(
+    whole: nn.Module, names: Sequence[str], model: nn.Module, lengths: Optional[str]
+) -> Dict[str, List[Any]]:
+    """Lists, by name, to which modules of `whole` append their tensors and lengths while `model` trains."""
+    kept: Dict[str, List[Any]] = {name: [] for name in names}
+
+    def keep(calls: List[Any], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if model.training:
+            inputs = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
+            calls.append(_unpacked(output, inputs.get(lengths)))
+
+    for name, calls in kept.items():
+        whole.get_submodule(name).register_forward_hook(functools.partial(keep, calls), with_kwargs=True)
+    return kept
+
+
+def _with_terms(output: Tuple, terms: Mapping[str, Tensor], weights: Distillation) -> Tuple[Tensor, Dict, Tensor]:
+    """The model's (loss, statistics, weight) with the terms in its loss and among its statistics."""
+    loss, statistics, weight = output
+    statistics = {**statistics, **{name: term.detach().reshape(1) for name, term in terms.items()}}
+    total = sum(getattr(weights, name) * term for name, term in terms.items()).reshape(loss.shape)
+    return total + weights.labels * loss if weights.labels else total, statistics, weight
 
 
 def _check_shapes(given: Mapping[str, List[Any]], wanted: Mapping[str, List[Any]], model: str) -> None:
@@ -108,7 +118,7 @@ def _check_shapes(given: Mapping[str, List[Any]], wanted: Mapping[str, List[Any]
         if not ours or ours != theirs:
             raise UserError(
                 f"teacher: {name} gave outputs of shapes {ours} in a forward, the teacher's {theirs}: "
-                f"{model} can't be taught with these options"
+                f"{model} can't be distilled with these options"
             )
 
 
@@ -118,7 +128,7 @@ def _terms(
     outputs: Mapping[str, float],
     states: Sequence[str],
 ) -> Dict[str, Any]:
-    """What counts of the teacher, by the names of Distillation, of what the modules gave in a forward."""
+    """The terms of the loss, by the names of Distillation, from what the modules gave in a forward."""
     frames = {h.shape[:2]: lengths for name in states for h, lengths in given[name]}
     terms = {"outputs": sum(n * _mean(divergence, given[name], wanted[name], frames) for name, n in outputs.items())}
     if states:
@@ -129,10 +139,10 @@ def _terms(
 def _mean(
     error: Callable, given: List[Any], wanted: List[Any], frames: Mapping[torch.Size, Optional[Tensor]]
 ) -> Tensor:
-    """Of a module's calls: intermediate CTC computes with one layer several times.
+    """The mean error of a module's calls: intermediate CTC computes with one layer several times.
 
     Args:
-        frames: the lengths of what comes without, by its shape
+        frames: lengths for tensors that come without them, by (batch, frames)
     """
     errors = [
         error(ours, theirs, frames.get(ours.shape[:2]) if lengths is None else lengths)
@@ -142,11 +152,11 @@ def _mean(
 
 
 def divergence(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
-    """KL(wanted || given), in nats: summed over frames or tokens, the mean of sentences.
+    """The divergence KL(wanted || given), in nats: summed over frames or tokens, the mean of sentences.
 
     Args:
-        given, wanted: logits or log-probabilities, (batch, frames or tokens, classes); of a lattice, (batch, frames,
-            labels, classes), the mean of a frame's labels is summed
+        given, wanted: logits or log-probabilities, (batch, frames or tokens, classes), or (batch, frames, labels,
+            classes) of a lattice, in which the mean of a frame's labels is summed
         lengths: (batch,), in frames or tokens; None: all count
     """
     ours, theirs = given.float().log_softmax(-1), wanted.float().log_softmax(-1)
@@ -156,7 +166,7 @@ def divergence(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = None) 
 
 
 def relative_error(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
-    """Squared error of hidden states, (batch, frames, features), in parts of the sum of squares of those wanted.
+    """The squared error of hidden states, (batch, frames, features), in parts of the sum of squares of those wanted.
 
     Args:
         lengths: (batch,), in frames; None: all count
@@ -166,7 +176,7 @@ def relative_error(given: Tensor, wanted: Tensor, lengths: Optional[Tensor] = No
 
 
 def _unpacked(output: Any, given: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
-    """The tensor that a module gives, and its lengths, (batch,): those behind it, or those that it was given."""
+    """The tensor that a module gives, and its lengths, (batch,): those behind it, or those that the module got."""
     behind: List[Any] = []
     while not isinstance(output, Tensor):
         output, *further = output
@@ -176,7 +186,7 @@ def _unpacked(output: Any, given: Optional[Tensor]) -> Tuple[Tensor, Optional[Te
 
 
 def _inside(tensor: Tensor, lengths: Optional[Tensor]) -> Tensor:
-    """(batch, frames): what is no padding; all, where no lengths are known."""
+    """A mask, (batch, frames), that is false for padding; without lengths nothing is padding."""
     if lengths is None:
         return tensor.new_ones(tensor.shape[:2])
     return torch.arange(tensor.shape[1], device=tensor.device) < lengths[:, None]

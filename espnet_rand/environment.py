@@ -1,4 +1,4 @@
-"""What `espnet-rand` tells the processes below it, in variables of the environment. It imports nothing big."""
+"""Variables of the environment, by which `espnet-rand` tells its processes options. This module imports nothing big."""
 
 import math
 from pathlib import Path
@@ -8,21 +8,21 @@ from espnet_rand.options import BITS_RANGE, OptionError, a_precision, one_of
 
 #: `--import`: modules to import on registration, in every process; a comma between two.
 IMPORT = "ESPNET_RAND_IMPORT"
-#: `--eval_bits`: of models that ESPnet's commands build from files.
+#: `--eval_bits`: bits, or a plan, of models that ESPnet's commands build from files.
 EVAL_BITS = "ESPNET_RAND_EVAL_BITS"
 #: `--packed_backend`: how packed layers compute.
 PACKED_BACKEND = "ESPNET_RAND_PACKED_BACKEND"
-#: `--trailing_silence`: in decoding, in place of what the model was trained with.
+#: `--trailing_silence`: silence in decoding, in place of what the model was trained with.
 TRAILING_SILENCE = "ESPNET_RAND_TRAILING_SILENCE"
 
-#: What packed layers compute with (espnet_rand.packing.kernels): `auto` is a choice, `dequantize` is float.
+#: Backends of packed layers (espnet_rand.packing.kernels): `auto` chooses one, `dequantize` computes in float.
 BACKENDS = ("auto", "int8_dynamic", "int4_weight_only", "dequantize")
 #: As much silence as there is room for.
 FULL = "full"
 
 
 def backend(name: str, given: str) -> str:
-    """One of BACKENDS. `name` is what messages call the option, here and below.
+    """Check that a backend is one of BACKENDS. `name` is what messages call the option, here and below.
 
     Raises:
         OptionError: it is none of them
@@ -32,7 +32,7 @@ def backend(name: str, given: str) -> str:
 
 
 def seconds(name: str, given: Union[str, float]) -> float:
-    """Seconds of silence; infinity for `full`.
+    """Read seconds of silence; infinity for `full`.
 
     Raises:
         OptionError: it is neither `full` nor a number of seconds
@@ -47,7 +47,7 @@ def seconds(name: str, given: Union[str, float]) -> float:
 
 
 def bits_or_plan(name: str, given: Any) -> Union[int, str]:
-    """A number of bits, or the path of a plan file, which is there.
+    """Read a number of bits, or check that the path of a plan file is there.
 
     Raises:
         OptionError: it is neither

@@ -1,4 +1,4 @@
-"""What a user can mend, and how programs say it."""
+"""Errors that a user can fix, and how programs say them."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from typing import Any, Callable, NoReturn, Optional, Sequence, Type
 
 
 class UserError(Exception):
-    """Base of all errors that a user can mend. The message is one line that names the thing and the mend.
+    """Base of all errors that a user can fix. The message is one line that names the thing and the fix.
 
     Programs of `espnet_rand.bin`, and all that `espnet-rand` starts, end with that line, without a traceback.
     """
@@ -31,25 +31,25 @@ class NotFiniteError(UserError, ValueError):
 
 
 def few(names: Sequence[str], shown: int) -> str:
-    """The first of some names, and how many more there are: for messages."""
+    """The first of some names, and how many more there are, for messages."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def one_line(error: BaseException) -> str:
-    """An error's class, and the first line of its message, or two where the first is a heading: of others' errors."""
+    """The class of another program's error, and the first line of its message, or two where the first is a heading."""
     first, *others = f"{type(error).__name__}: {str(error).strip()}".splitlines()
     return f"{first} {others[0].strip().rstrip('.')}" if others and first.endswith(":") else first
 
 
 def no_espnet() -> NotInstalledError:
-    """That ESPnet is missing."""
+    """The error that ESPnet is missing."""
     return NotInstalledError(
         f"ESPnet is not installed for {sys.executable}. Fix: pip install espnet, or use the Python that has it"
     )
 
 
 def refuse_options(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """`parser.error`, without the usage, which for ESPnet's parsers is longer than a screen."""
+    """Exit as `parser.error` does, without the usage, which for ESPnet's parsers is longer than a screen."""
     parser.exit(2, f"{parser.prog}: error: {message} (--help lists the options)\n")
 
 
@@ -60,16 +60,17 @@ def say(
     error: BaseException,
     trace: Optional[TracebackType],
 ) -> None:
-    """`sys.excepthook` of a program, which was `original`: what a user can mend is one line, without a traceback.
+    """Say an error as `sys.excepthook` of a program: one line, without a traceback, where a user can fix it.
 
     In programs of ESPnet a file that is not there counts, too.
 
     Args:
-        program: what its lines begin with; None: the name of the program's file
+        program: what the lines begin with; None: the name of the program's file
+        original: the excepthook for all other errors
     """
     if isinstance(error, UserError):
         said = str(error)
-        if said.startswith("Caught "):  # in a worker of torch's, whose traceback comes first
+        if said.startswith("Caught "):  # by a worker of torch, whose traceback comes first
             said = said.splitlines()[-1].partition(": ")[2]
     elif _of_espnet() and (missing := _missing_file(error)):
         said = f"{missing}. Fix: see that it is there; paths are relative to {os.getcwd()}, where this was started"
@@ -79,11 +80,12 @@ def say(
 
 
 def _of_espnet() -> bool:
+    """Whether this program is one of ESPnet's."""
     specification = getattr(sys.modules["__main__"], "__spec__", None)
     return specification is not None and specification.name.startswith(("espnet2.", "espnet3."))
 
 
 def _missing_file(error: BaseException) -> str:
-    """What an error says that is of a missing file, or nothing; of a worker, the line behind its traceback."""
+    """The line in which an error, or a worker's, says that a file is missing; empty: it says something else."""
     last = (str(error).splitlines() or [""])[-1].removeprefix("FileNotFoundError: ")
     return last if isinstance(error, OSError) and "No such file" in last else ""

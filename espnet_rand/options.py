@@ -1,4 +1,4 @@
-"""Options: declared as dataclass fields, checked when the object is made. It imports nothing big."""
+"""Options: dataclass fields that are checked when the object is made. This module imports nothing big."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ class OptionError(UserError, ValueError):
 
 
 class Check(NamedTuple):
-    """What an option may be: a predicate, and the same in words."""
+    """Checks an option's value: a predicate, and the same in words."""
 
     holds: Callable[[Any], bool]
     allowed: str
@@ -28,26 +28,26 @@ def _is_int(value: Any) -> bool:
 
 
 def integer(low: int, high: float = math.inf) -> Check:
-    """An integer in [low, high]."""
+    """A check for an integer in [low, high]."""
     text = f"an integer from {low} to {high}" if high < math.inf else f"an integer of at least {low}"
     return Check(lambda v: _is_int(v) and low <= v <= high, text)
 
 
 def number(low: float, high: float = math.inf) -> Check:
-    """A real number in [low, high]; infinity (YAML: .inf) only where `high` is infinite."""
+    """A check for a real number in [low, high]; infinity (YAML: .inf) is one only where `high` is infinite."""
     text = f"a number from {low} to {high}" if high < math.inf else f"a number of at least {low} (or .inf)"
     return Check(lambda v: (_is_int(v) or isinstance(v, float)) and low <= v <= high, text)
 
 
 def one_of(*values: Any) -> Check:
-    """One of the listed values (of the same type, so that True is not 1)."""
+    """A check for one of the listed values (of the same type, so that True is not 1)."""
     return Check(
         lambda v: any(type(v) is type(x) and v == x for x in values),
         "one of " + ", ".join(map(str, values)),
     )
 
 
-#: What a number of bits may be, and the same in words.
+#: The allowed numbers of bits, and the same in words.
 BITS = range(2, 9)
 BITS_RANGE = f"from {BITS[0]} to {BITS[-1]}"
 a_precision = integer(BITS[0], BITS[-1])
@@ -61,7 +61,7 @@ def option(default: Any, check: Check) -> Any:
 
 
 def plain(text: str) -> str:
-    """A text in letters and digits alone, such that others give others: further characters as xNUMBER."""
+    """A text in letters and digits alone, different for different texts: other characters become xNUMBER."""
     return "".join(c if c.isascii() and c.isalnum() else f"x{ord(c):x}" for c in text)
 
 
@@ -69,7 +69,8 @@ def plain(text: str) -> str:
 class Options:
     """Base of the frozen dataclasses whose fields are options.
 
-    Raises OptionError on construction where a value is not allowed.
+    Raises:
+        OptionError: (on construction) a value is not allowed
     """
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How other Python processes register: those below `espnet-rand`, and those started after `espnet_rand.register()`."""
+"""Lets other Python processes register: those below `espnet-rand`, and those started after `espnet_rand.register()`."""
 
 import functools
 import logging
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def with_startup(pythonpath: str) -> str:
-    """`pythonpath` with STARTUP first, and once. Its other entries stay, empty ones too: they name the directory."""
+    """Put STARTUP first in a PYTHONPATH, once. Other entries stay, empty ones too: they name the directory."""
     others = [entry for entry in pythonpath.split(os.pathsep) if entry != str(STARTUP)] if pythonpath else []
     return os.pathsep.join([str(STARTUP), *others])
 
@@ -22,11 +22,10 @@ def with_startup(pythonpath: str) -> str:
 def register_children() -> None:
     """Let each Python that this process starts from now on register by itself, when it imports ESPnet's tasks.
 
-    That is what multiprocessing, loky, dask and subprocess start. Idempotent. It raises nothing:
-    it logs a warning, once, where processes of multiprocessing run already, and where Python's own
-    options keep them from registering.
-    It cannot know of processes on other machines, of those that are started with another
-    PYTHONPATH (`env=` of subprocess), and of those that are started with Python's -E, -I or -S.
+    multiprocessing, loky, dask and subprocess start such processes. A second call changes nothing. It
+    raises nothing: it logs a warning, once, where processes of multiprocessing run already, and where
+    Python's own options keep them from registering. It cannot know of processes on other machines, and
+    of those that are started with another PYTHONPATH (`env=` of subprocess) or with Python's -E, -I or -S.
     """
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = with_startup(before)
@@ -43,7 +42,7 @@ def register_children() -> None:
 
 
 def _leave_forkserver() -> None:
-    """Leave a fork server that runs, and would fork float processes, to its children: the next one gets a new server.
+    """Leave a running fork server, which would fork float processes, to its children: later ones get a new server.
 
     The old one ends with this process. A child of a fork server leaves it in the same way.
     """

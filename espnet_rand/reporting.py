@@ -1,4 +1,4 @@
-"""What reports share: runs, tables, confidence intervals."""
+"""Parts of reports: runs, tables, confidence intervals."""
 
 import functools
 import math
@@ -7,11 +7,11 @@ from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 import numpy as np
 from scipy.stats import t as student
 
-_DRAWS = 5000  # of the bootstrap
+_DRAWS = 5000  # number of the bootstrap's draws
 
 
 def runs_of(systems: Iterable[str]) -> Dict[str, List[str]]:
-    """Systems by their names without the number of a run: rand.1 and rand.2 are runs of rand."""
+    """Group systems by their names without the number of a run: rand.1 and rand.2 are runs of rand."""
     runs: Dict[str, List[str]] = {}
     for system in systems:
         name, _, number = system.rpartition(".")
@@ -20,7 +20,7 @@ def runs_of(systems: Iterable[str]) -> Dict[str, List[str]]:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, which a terminal shows as one, too."""
+    """A table in Markdown, which reads as one in a terminal, too."""
     table = [header, *rows]
     widths = [max(3, *map(len, column)) for column in zip(*table)]
     table.insert(1, ["-" * width for width in widths])
@@ -29,17 +29,17 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _drawn(count: int) -> np.ndarray:
-    """How often each of so many sentences is in each draw of a bootstrap (Bisani and Ney, 2004), (draws, count)."""
+    """The number of times that a sentence is in a draw of a bootstrap (Bisani and Ney, 2004), (draws, count)."""
     return np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
 
 
 class Estimate(NamedTuple):
-    """An error rate or a difference of two, in percent, of some sentences and of some runs (seeds).
+    """An error rate, or a difference of two, in percent, from some sentences and runs (seeds).
 
     Attributes:
         value: the mean of the runs
-        error: its standard error, from the sentences (by bootstrap) and the runs, whose variances are added: what
-            other sentences and other runs would give. Of a single run: from the sentences alone
+        error: its standard error over other sentences and runs: the variances over sentences (by bootstrap) and over
+            runs are added. A single run has the variance over sentences alone
         freedom: degrees of freedom, after Satterthwaite (1946): a few runs or recordings say little of how far they lie
             apart
     """
@@ -50,30 +50,30 @@ class Estimate(NamedTuple):
 
     @property
     def interval(self) -> Tuple[float, float]:
-        """95%, of Student's t distribution."""
+        """The 95% interval, by Student's t distribution."""
         half = float(student.ppf(0.975, self.freedom)) * self.error
         return self.value - half, self.value + half
 
     @property
     def p(self) -> float:
-        """Of a value of zero, on both sides."""
+        """The two-sided p of a value of zero."""
         if self.error == 0:
             return float(self.value == 0)
         return float(2 * student.sf(abs(self.value) / self.error, self.freedom))
 
 
 def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
-    """100 * errors / words. Of the differences of two systems' errors it is paired, by sentence and run.
+    """Estimate 100 * errors / words. Differences of two systems' errors give a paired one, by sentence and run.
 
     Args:
-        errors: of each run and sentence, (runs, sentences); two sentences or more
-        words: of each sentence, (sentences,)
+        errors: number of errors, (runs, sentences); two sentences or more
+        words: number of words, (sentences,)
     """
     runs, count = errors.shape
     rates = 100 * errors.sum(1) / words.sum()
     drawn = _drawn(count)
-    of_sentences = np.var(100 * (drawn @ errors.mean(0)) / (drawn @ words))
-    of_runs = rates.var(ddof=1) / runs if runs > 1 else 0.0
-    both = of_sentences + of_runs
-    parts = of_sentences**2 / (count - 1) + (of_runs**2 / (runs - 1) if runs > 1 else 0.0)
+    over_sentences = np.var(100 * (drawn @ errors.mean(0)) / (drawn @ words))
+    over_runs = rates.var(ddof=1) / runs if runs > 1 else 0.0
+    both = over_sentences + over_runs
+    parts = over_sentences**2 / (count - 1) + (over_runs**2 / (runs - 1) if runs > 1 else 0.0)
     return Estimate(float(rates.mean()), math.sqrt(both), float(both**2 / parts) if parts else math.inf)

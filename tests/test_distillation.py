@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from espnet_rand import OptionError, QuantizerConfig, UserError, quantize
-from espnet_rand.distillation import Distillation, divergence, teach
+from espnet_rand.distillation import Distillation, distill, divergence
 
 SPEECH = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1))
 LENGTHS = torch.tensor([7, 5, 2])
@@ -41,7 +41,7 @@ def make(**weights):
     model = copy.deepcopy(teacher)
     quantize(model, QuantizerConfig("absmax", bits=2, estimator="ste"))
     plain = copy.deepcopy(model)
-    teach(model, teacher, Distillation(**weights), {"decoder": 0.75, "ctc_lo": 0.25}, ["encoder"])
+    distill(model, teacher, Distillation(**weights), {"decoder": 0.75, "ctc_lo": 0.25}, ["encoder"])
     return model, plain, teacher
 
 
@@ -139,7 +139,7 @@ def test_what_lies_behind_the_lengths_that_a_module_is_given_does_not_count():
     model, teacher = (nn.ModuleDict({"out": Tokens(4, 5)}) for _ in range(2))
     model.forward = lambda x, lengths: (model.out(x, lengths).sum(), {}, 1)
     teacher.forward = lambda x, lengths: teacher.out(x, lengths)
-    teach(model, teacher, Distillation(states=0), {"out": 1.0}, [], lengths="lens")
+    distill(model, teacher, Distillation(states=0), {"out": 1.0}, [], lengths="lens")
     padded = torch.where(torch.arange(7)[:, None] < LENGTHS[:, None, None], SPEECH, 9.0)
     first, second = (float(model(x, LENGTHS)[1]["outputs"]) for x in (SPEECH, padded))
     assert first == pytest.approx(second) != float(model(padded, LENGTHS + 1)[1]["outputs"])

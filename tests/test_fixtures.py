@@ -9,7 +9,7 @@ import torch
 
 from espnet_rand import quantize
 from espnet_rand.bin import inspect_weights
-from espnet_rand.packing import load_into, pack_model, read
+from espnet_rand.packing import load_into, pack_model, read_packed
 from tests.fixtures.frozen import CONFIGS, Frozen
 
 V1 = Path(__file__).parent / "fixtures/v1"
@@ -33,14 +33,17 @@ def new(name):
 
 @pytest.mark.parametrize("path", sorted(V1.glob("**/*.safetensors")), ids=lambda path: path.stem)
 def test_packed_files_decode_to_the_same_bits(path):
-    assert digest(read(path).state_dict()) == json.loads((V1 / "sha256.json").read_text())[str(path.relative_to(V1))]
+    assert (
+        digest(read_packed(path).state_dict())
+        == json.loads((V1 / "sha256.json").read_text())[str(path.relative_to(V1))]
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_checkpoints_evaluate_with_the_same_codes(name):
     model = new(name)
     model.load_state_dict(torch.load(V1 / f"{name}.pth", weights_only=True))
-    found, wanted = pack_model(model), read(V1 / f"{name}.safetensors")
+    found, wanted = pack_model(model), read_packed(V1 / f"{name}.safetensors")
     assert found.weights.keys() == wanted.weights.keys() and found.aliases == wanted.aliases
     for full, weight in wanted.weights.items():
         assert torch.equal(found.weights[full].codes(), weight.codes()), full
@@ -53,7 +56,7 @@ def test_checkpoints_evaluate_with_the_same_codes(name):
 def test_packed_files_compute_as_their_checkpoints(name):
     model, packed = new(name), Frozen()
     model.load_state_dict(torch.load(V1 / f"{name}.pth", weights_only=True))
-    load_into(packed, read(V1 / f"{name}.safetensors"), "dequantize")
+    load_into(packed, read_packed(V1 / f"{name}.safetensors"), "dequantize")
     with torch.no_grad():
         assert torch.allclose(packed(TOKENS), model.eval()(TOKENS), rtol=1e-4, atol=1e-5)
 

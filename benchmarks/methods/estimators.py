@@ -13,9 +13,9 @@ from espnet_rand.quantizers.estimator import Estimator
 
 @dataclass(frozen=True)
 class RoundedHalf(Estimator):
-    """In each forward a random half of the weights is rounded, straight-through; the others have noise, or are float.
+    """Rounds a random half of the weights in each forward, straight-through; the others have noise, or are float.
 
-    Without noise: Quant-Noise (arXiv 2004.07320, Section 3.1) on single weights, with a rate of 1/2.
+    Without noise it is Quant-Noise (arXiv 2004.07320, Section 3.1) on single weights, with a rate of 1/2.
     """
 
     noise: bool = option(True, boolean)
@@ -27,6 +27,6 @@ class RoundedHalf(Estimator):
 
 
 def set_estimator(model: nn.Module, estimator: Estimator) -> None:
-    """Of all weights of a quantized model, from the next forward on."""
+    """Set the estimator of all weights of a quantized model, from the next forward on."""
     for weight in quantized_weights(model).values():
         weight.quantized.quantizer = replace(weight.quantizer, estimator=estimator)

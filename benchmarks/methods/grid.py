@@ -35,7 +35,7 @@ FIELDS = tuple(Run.__dataclass_fields__)
 
 
 def finished(path: Path) -> List[Dict[str, Any]]:
-    """The lines, from the oldest. A line that was cut off by a kill is dropped."""
+    """The lines of results, from the oldest. A line that was cut off by a kill is dropped."""
     found = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -46,12 +46,12 @@ def finished(path: Path) -> List[Dict[str, Any]]:
 
 
 def begun_at(start: str, found: List[Dict[str, Any]]) -> Lines:
-    """The runs from a start, among the lines."""
+    """Select the runs from a start among the lines."""
     return {Run(**{field: line[field] for field in FIELDS}): line for line in found if line["start"] == start}
 
 
 def append(path: Path, line: Dict[str, Any]) -> None:
-    """Add a line; one that was cut off does not take it along."""
+    """Add a line, also behind one that was cut off."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -60,7 +60,7 @@ def append(path: Path, line: Dict[str, Any]) -> None:
 
 
 def lock(path: Path):
-    """Until what this returns is closed, no other grid runs on these results."""
+    """Lock the results against other grids, until the file that this returns is closed."""
     file = path.with_suffix(".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,12 +83,12 @@ def best_rate(
 
 
 def float_cell(cell: Tuple) -> Tuple:
-    """A float model belongs to all precisions of a task."""
+    """The cell of the float model, which belongs to all precisions of a task."""
     return (cell[0], 0, "-", cell[3])
 
 
 def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[float, ...], seeds: List[int]):
-    """Runs that can begin, those of the first cell first; how many are done; and how many there are in all."""
+    """The runs that can begin, the first cell's first; how many are done; and how many there are in all."""
     begun: List[Tuple[int, int, Run]] = []
     total = 0
     floats = {float_cell(cell): None for cell in cells}
@@ -112,14 +112,14 @@ def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[floa
 
 
 def summary(line: Dict[str, Any]) -> str:
-    """One run in one line."""
+    """A run in one line."""
     dev, test = (100 * sum(line[part]["errors"]) / sum(line[part]["words"]) for part in ("dev", "test"))
     what = f"{line['task']} w{line['bits']}.{line['granularity']}{'.scratch' * line['scratch']} {line['method']}"
     return f"{what}, {line['rate']}, seed {line['seed']}: WER dev {dev:.2f}, test {test:.2f} ({line['seconds']:.0f} s)"
 
 
 def parse_cell(task: str, text: str) -> Tuple:
-    """w4.channel, w2.tensor.scratch ... as (task, bits, granularity, from scratch)."""
+    """Read a cell, w4.channel, w2.tensor.scratch ..., as (task, bits, granularity, from scratch)."""
     bits, granularity, *rest = text.split(".")
     if not (bits[:1] == "w" and bits[1:].isdigit() and granularity in GRANULARITIES):
         raise SystemExit(f"grid.py: --cells: {text} is not of the form w4.channel, w2.tensor.scratch, w4.group")
@@ -132,7 +132,7 @@ _task: Any = None
 
 
 def _begin(name: str, threads: int) -> None:
-    """In each process, once."""
+    """Prepare a process, once."""
     import torch
 
     global _task
@@ -147,7 +147,7 @@ def _begin(name: str, threads: int) -> None:
 
 
 def _end_with_the_grid() -> None:
-    """Else a killed grid's runs would go on, on cores that the next grid counts on, and their results be lost."""
+    """End with the grid: a killed grid's runs would go on, on cores that the next grid counts on, and for nothing."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

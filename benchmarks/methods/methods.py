@@ -31,19 +31,20 @@ GRANULARITIES: Dict[str, Dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """
+    """A method of the comparison.
+
     Attributes:
-        text: for the tables
+        text: its name in the tables
         options: `quantizer` and `quantizer_conf`, bits and granularity apart; None: not by this project
-        trains: False: quantizes the model that `float` trained
-        tuned: training begins with the model that `float` trained, with the same seed, at the task's rate for it
-        other: quantizes (model, names of weights, bits, granularity) without this project; may return
-            what is to be called between training and evaluation
-        granularities: those that it knows
+        trains: whether it trains; False: it quantizes the model that `float` trained
+        tuned: whether training begins with the model that `float` trained, with the same seed, at its rate in the task
+        other: quantizes (model, names of weights, bits, granularity) without this project; it may return
+            a function to call between training and evaluation
+        granularities: the granularities that it knows
         scale_rate: factor on the learning rate of learned scales
-        estimators: those that take the place of the options' from such a part of the steps on
-        distillation: how the float model that training starts from teaches
-        calibrated: `before` training or `after` it sentences of the training set choose its scales and codes
+        estimators: part of the steps -> estimator that takes the place of the options' from there on
+        distillation: the weights of the loss, where it is distilled from the float model that training starts from
+        calibrated: `before` or `after`: when sentences of the training set choose its scales and codes
     """
 
     text: str
@@ -58,7 +59,7 @@ class Method:
     calibrated: Optional[str] = None
 
     def apply(self, model: nn.Module, bits: int, granularity: str, forward: Callable[[], None]) -> Callable[[], Any]:
-        """Quantize a float model in place (`float` leaves it as it is). To be called before evaluation: the result.
+        """Quantize a float model in place (`float` leaves it as it is); return a function to call before evaluation.
 
         `forward` runs the model on sentences of the training set.
         """
@@ -83,13 +84,13 @@ def _with_precision(options: Dict[str, Any], bits: int, granularity: str) -> Dic
 
 
 def quantizable(model: nn.Module) -> List[str]:
-    """Names of the weights that espnet_rand quantizes, so that others quantize the same."""
+    """The names of the weights that espnet_rand quantizes, so that others quantize the same."""
     report = espnet_rand.quantize(copy.deepcopy(model), espnet_rand.QuantizerConfig("absmax"))
     return [entry.name for entry in report.quantized]
 
 
 def latent(model: nn.Module, name: str) -> Tensor:
-    """The float weight under a quantized one, (rows, members); `name` as `quantizable` gives it."""
+    """The float weight under a quantized one, as a matrix; `name` is one of `quantizable`."""
     module, _, weight = name.rpartition(".")
     layer = model.get_submodule(module)
     if hasattr(layer, "parametrizations"):
@@ -98,7 +99,7 @@ def latent(model: nn.Module, name: str) -> Tensor:
 
 
 class _Rows(nn.Module):
-    """A quantizer of matrices, for any weight; zeros fill its rows up to a multiple of `group`."""
+    """Quantizes any weight by a quantizer of matrices; zeros fill its rows up to a multiple of `group`."""
 
     def __init__(self, quantizer: Callable[[Tensor], Tensor], group: int):
         super().__init__()
@@ -106,13 +107,13 @@ class _Rows(nn.Module):
         self.group = group
 
     def forward(self, weight: Tensor) -> Tensor:
-        rows = weight.flatten(1)
-        filled = nn.functional.pad(rows, (0, -rows.shape[1] % self.group))
-        return self.quantizer(filled)[:, : rows.shape[1]].reshape(weight.shape)
+        matrix = weight.flatten(1)
+        filled = nn.functional.pad(matrix, (0, -matrix.shape[1] % self.group))
+        return self.quantizer(filled)[:, : matrix.shape[1]].reshape(weight.shape)
 
 
 class _Columns(nn.Module):
-    """A quantizer of matrices, for the columns of one."""
+    """Quantizes the columns of a matrix by a quantizer of matrices."""
 
     def __init__(self, quantizer: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -132,25 +133,25 @@ def _parametrize(
     for name in names:
         module, _, weight = name.rpartition(".")
         layer = model.get_submodule(module)
-        rows = getattr(layer, weight).detach().flatten(1)
+        matrix = getattr(layer, weight).detach().flatten(1)
         by_columns = granularity == "column" and fnmatchcase(module, EMBEDDING)
-        quantizer = _Columns(make(rows.t().contiguous())) if by_columns else _Rows(make(rows), group)
+        quantizer = _Columns(make(matrix.t().contiguous())) if by_columns else _Rows(make(matrix), group)
         register_parametrization(layer, weight, quantizer)
 
 
 def _torchao(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
-    """The fake quantizer of torchao's QAT linear layers, on all weights."""
+    """Quantize all weights by the fake quantizer of torchao's QAT linear layers."""
     from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
 
     group = GROUP_SIZE if granularity == "group" else None
     config = IntxFakeQuantizeConfig(
         getattr(torch, f"int{bits}"), "per_group" if group else "per_channel", is_symmetric=True, group_size=group
     )
-    _parametrize(model, names, granularity, lambda rows: IntxFakeQuantizer(config), group or 1)
+    _parametrize(model, names, granularity, lambda matrix: IntxFakeQuantizer(config), group or 1)
 
 
 class _Brevitas(nn.Module):
-    def __init__(self, rows: Tensor, bits: int, granularity: str):
+    def __init__(self, matrix: Tensor, bits: int, granularity: str):
         super().__init__()
         from brevitas.inject.enum import ScalingImplType
         from brevitas.nn import QuantLinear
@@ -158,27 +159,27 @@ class _Brevitas(nn.Module):
 
         quant = Int8WeightPerTensorFloatMSE if granularity == "tensor" else Int8WeightPerChannelFloatMSE
         layer = QuantLinear(
-            rows.shape[1],
-            rows.shape[0],
+            matrix.shape[1],
+            matrix.shape[0],
             bias=False,
             weight_quant=quant.let(scaling_impl_type=ScalingImplType.PARAMETER_FROM_STATS, narrow_range=False),
             weight_bit_width=bits,
         )
-        layer.load_state_dict({"weight": rows}, strict=False)  # what the scale starts from
-        layer.to(rows.device)
+        layer.load_state_dict({"weight": matrix}, strict=False)  # the weights that the scale starts from
+        layer.to(matrix.device)
         self.quant = layer.weight_quant
 
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.quant(rows).value
+    def forward(self, matrix: Tensor) -> Tensor:
+        return self.quant(matrix).value
 
 
 def _brevitas(model: nn.Module, names: List[str], bits: int, granularity: str) -> None:
-    """brevitas's weights, all 2^bits codes, with a learned scale that starts where the squared error is least."""
-    _parametrize(model, names, granularity, lambda rows: _Brevitas(rows, bits, granularity))
+    """Quantize by brevitas, to all 2^bits codes, with a learned scale that starts where the squared error is least."""
+    _parametrize(model, names, granularity, lambda matrix: _Brevitas(matrix, bits, granularity))
 
 
 def _diffq(model: nn.Module, names: List[str], bits: int, granularity: str) -> Callable[[], Any]:
-    """DiffQ's noise and quantizer, the bits held fixed. (CC BY-NC 4.0: not a dependency.)"""
+    """Quantize by DiffQ's noise and quantizer, with fixed bits. (CC BY-NC 4.0: not a dependency.)"""
     from diffq import DiffQuantizer
 
     others = [name for name, _ in model.named_parameters() if name not in names]
@@ -278,8 +279,8 @@ for _name in ("lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
             METHODS[_name], text=f"{METHODS[_name].text}, calibrated {_when} it", calibrated=_when
         )
 
-# What may close the gap to float
-_BESIDE = Distillation(labels=1.0, states=0.0)  # beside the labels, outputs alone
+# Methods that may close the gap to float: distillation, more training, faster scales
+_BESIDE = Distillation(labels=1.0, states=0.0)  # outputs alone, beside the labels
 for _name in ("ste", "lsc_lsq+", "lsc_clip", "rand_m3_ste", "rand_m3_pqn"):
     _method = METHODS[_name]
     METHODS[f"{_name}_distilled"] = replace(_method, text=f"{_method.text}, distilled", distillation=_BESIDE)
@@ -288,7 +289,7 @@ for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
     _method = replace(METHODS[_name], tuned=True)
     METHODS[f"{_name}_tuned"] = replace(_method, text=f"{_method.text}, from `float`")
     METHODS[f"{_name}_taught"] = replace(
-        _method, text=f"{_method.text}, from `float` and taught by it", distillation=Distillation()
+        _method, text=f"{_method.text}, distilled from `float`", distillation=Distillation()
     )
 METHODS["lsc_clip_scales"] = replace(
     METHODS["lsc_clip"], text="learnable scale and clip, from clip search, scales learn 10 times slower", scale_rate=0.1

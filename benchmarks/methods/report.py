@@ -30,7 +30,7 @@ Cell = Tuple[str, int, str, bool]
 
 
 class Entry:
-    """The runs of a method in a cell, at its learning rate, one for each seed.
+    """Holds the runs of a method in a cell, at its learning rate, one for each seed.
 
     Attributes:
         tried: the learning rates that it was chosen from
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def rate(self) -> str:
-        """The learning rate, and what is to be said of it."""
+        """The learning rate, with a remark on how it was chosen."""
         rate = self.lines[0]["rate"]
         if len(self.tried) < 2:
             return f"{rate:g} (no other tried)"
@@ -64,11 +64,11 @@ class Entry:
 
     @functools.cached_property
     def estimate(self) -> Estimate:
-        """The error rate, of sentences and seeds."""
+        """The error rate over sentences and seeds."""
         return estimate(self.errors, self.words)
 
     def p_value(self, other: "Entry") -> Optional[float]:
-        """Of the difference to another method, paired by sentence and seed (those that both have; None: none)."""
+        """The p of the difference to another method, paired by sentence and seed; None: no seed has both."""
         both = set(self.seeds) & set(other.seeds)
         if not both:
             return None
@@ -77,7 +77,7 @@ class Entry:
 
 
 def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
-    """Corrected for their number (Holm, 1979)."""
+    """Correct p values for their number (Holm, 1979)."""
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: List[Optional[float]] = [None] * len(p_values)
     largest = 0.0
@@ -119,7 +119,7 @@ def entries(lines: Lines, cell: Cell) -> List[Entry]:
             shared = set.intersection(*(seeds[rate] for rate in tried))
             best = best_rate(lines, where, method, tried, sorted(shared))
             if found and found[0].method == "float" and not METHODS[method].trains:
-                tried = found[0].tried  # what only rounds has the rate of the float model
+                tried = found[0].tried  # methods that only round have the rate of the float model
             found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"]), tried))
     return found
 
@@ -133,7 +133,7 @@ def _p(p: Optional[float]) -> str:
 
 
 def table(cell: Cell, found: List[Entry]) -> str:
-    """Markdown. Tests are against a RAND method: of the main ones with the most seeds that of the least dev WER."""
+    """A section in Markdown. Its tests are against the main RAND method with the most seeds, then the least dev WER."""
     rands = [e for e in found if e.method.startswith("rand") and e.method in MAIN]
     rand = min(rands, key=lambda e: (-len(e.lines), e.dev), default=None)
     tests = [entry.p_value(rand) if rand and entry is not rand else None for entry in found]
@@ -167,7 +167,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
 
 
 def overview(by_cell: Dict[Cell, List[Entry]]) -> str:
-    """Markdown: the error rates of the main methods in all cells."""
+    """A table in Markdown of the error rates of the main methods in all cells."""
     rows = []
     for method in MAIN:
         entries_of = [next((e for e in found if e.method == method), None) for found in by_cell.values()]
@@ -176,7 +176,7 @@ def overview(by_cell: Dict[Cell, List[Entry]]) -> str:
 
 
 def pairs(found: List[Entry]) -> str:
-    """Markdown: the test of every trained method against every other, not corrected."""
+    """A table in Markdown of the tests of every trained method against every other, not corrected."""
     trained = [entry for entry in found if METHODS[entry.method].trains and entry.method in MAIN]
     rows = [
         [f"`{a.method}`", *("" if j <= i else _p(a.p_value(b)) for j, b in enumerate(trained) if j)]
@@ -186,7 +186,7 @@ def pairs(found: List[Entry]) -> str:
 
 
 def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
-    """Error rate of each method with its interval."""
+    """Plot the error rate of each method with its interval."""
     figure, axes = pyplot.subplots(figsize=(7, 0.3 * len(found) + 1))
     for y, entry in enumerate(found):
         low, high = entry.estimate.interval
@@ -202,7 +202,7 @@ def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
 
 
 def plot_weights(cell: Cell, found: List[Entry], path: Path) -> None:
-    """Where the regularization goes: of the first seed's weights, by layer and as a histogram."""
+    """Plot where the regularization goes: the first seed's weights, by layer and as a histogram."""
     trained = [entry for entry in found if METHODS[entry.method].trains]
     figure, (kurtosis, ratio, histogram) = pyplot.subplots(1, 3, figsize=(15, 0.25 * len(trained) + 2))
     labels = [entry.method for entry in trained]

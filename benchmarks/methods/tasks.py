@@ -54,7 +54,7 @@ class Task:
     """A model, its training, development and test sentences, and how it is decoded.
 
     Attributes:
-        start: digest of the float weights and the schedule; runs of another are not to be compared
+        start: digest of the float weights and the schedule; runs with another start are not to be compared
 
     Raises:
         TaskError: the recipe has not been run
@@ -62,19 +62,19 @@ class Task:
 
     recipe: str  # below egs2/
     made_by: str  # the recipe's command
-    config: str  # of the model that the recipe trained
+    config: str  # configuration of the model that the recipe trained
     data: str  # its data directory
     checkpoint: str  # float weights that training starts from
-    loads_itself: bool = False  # the model, when it is built
+    loads_itself: bool = False  # whether the model loads its weights when it is built
     batch_size: int
     steps: int
     scratch_steps: Optional[int] = None
     warmup: float = 0.1  # part of the steps
     grad_clip: float
     rates: Tuple[float, ...]  # learning rates to choose from
-    float_rate: float  # of the float model that a second training begins with, chosen by it on the development set
-    logits: str  # the module that gives them
-    states: Tuple[str, ...] = ("encoder",)  # modules whose hidden states are taught
+    float_rate: float  # rate of the float model that a second training begins with, the best on the development set
+    logits: str  # the module that gives the logits
+    states: Tuple[str, ...] = ("encoder",)  # modules whose hidden states are distilled
 
     def __init__(self):
         self.directory = ROOT / "egs2" / self.recipe
@@ -98,7 +98,7 @@ class Task:
             self.train, self.dev, self.test = (self._read(name) for name in ("train", "dev", "test"))
 
     def prepare(self) -> None:
-        """What must be done before ESPnet is imported."""
+        """Prepare what must be there before ESPnet is imported."""
 
     def _read(self, name: str) -> List[Sentence]:
         directory = self.directory / self.data / name
@@ -124,28 +124,28 @@ class Task:
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def batches(self, sentences: List[Sentence]) -> List[List[Sentence]]:
-        """Sentences of like length together."""
+        """Batches of sentences of like length."""
         ordered = sorted(sentences, key=lambda s: len(s.features["speech"]))
         return [ordered[i : i + self.batch_size] for i in range(0, len(ordered), self.batch_size)]
 
     def decode(self, model: nn.Module, sentences: List[Sentence]) -> List[str]:
-        """What the model hears in each sentence."""
+        """Decode: what the model hears in each sentence."""
         raise NotImplementedError
 
     def clean(self, text: str) -> str:
-        """Text as it is scored."""
+        """The text as it is scored."""
         return text
 
     @torch.no_grad()
     def loss(self, model: nn.Module, sentences: List[Sentence]) -> float:
-        """Mean of the batches."""
+        """The loss: the mean of the batches."""
         device = next(model.parameters()).device
         losses = [model(**self.batch(batch, device))[0].item() for batch in self.batches(sentences)]
         return sum(losses) / len(losses)
 
     @torch.no_grad()
     def errors(self, model: nn.Module, sentences: List[Sentence]) -> Dict[str, List[int]]:
-        """Of each sentence its words and word errors."""
+        """The numbers of words and word errors of each sentence."""
         words, errors = [], []
         for sentence, heard in zip(sentences, self.decode(model, sentences)):
             result = jiwer.process_words(self.clean(sentence.said), self.clean(heard))
@@ -200,7 +200,7 @@ class Whisper(Task):
         import whisper_local  # noqa: F401
 
     def decode(self, model, sentences):
-        """Greedily, at most 40 tokens. (The sentences to decode are all filled up to 12 seconds.)"""
+        """Decode greedily, at most 40 tokens. (The sentences to decode are all filled up to 12 seconds.)"""
         from espnet2.text.build_tokenizer import build_tokenizer
         from espnet2.text.whisper_token_id_converter import OpenAIWhisperTokenIDConverter
 
@@ -238,7 +238,7 @@ class Whisper(Task):
 
 @contextmanager
 def _keys_and_values_kept(decoder: nn.Module) -> Iterator[Dict]:
-    """Inside, Whisper's decoder takes the tokens that are new alone: openai-whisper's own cache."""
+    """Let Whisper's decoder take only new tokens in a block, by openai-whisper's own cache."""
     from whisper.model import Whisper as OpenAIWhisper
 
     model = SimpleNamespace(decoder=decoder, dims=SimpleNamespace(n_text_ctx=len(decoder.positional_embedding)))
@@ -251,7 +251,7 @@ def _keys_and_values_kept(decoder: nn.Module) -> Iterator[Dict]:
 
 
 class Prompts(Whisper):
-    """On Asterisk's prompts: one speaker, little to learn from and little to test on."""
+    """Whisper on Asterisk's prompts: one speaker, little to learn from and little to test on."""
 
     recipe = "prompts/asr1"
     batch_size = 8
@@ -261,7 +261,7 @@ class Prompts(Whisper):
 
 
 class Queen(Whisper):
-    """On the dialogues of a game: actors, ten times as much of both."""
+    """Whisper on the dialogues of a game: actors, ten times as much of both."""
 
     recipe = "amazon_queen/asr1"
     batch_size = 16

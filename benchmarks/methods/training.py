@@ -17,7 +17,7 @@ from tasks import Sentence, Task
 from torch import nn
 
 from espnet_rand.atomic import replacing
-from espnet_rand.distillation import teach
+from espnet_rand.distillation import distill
 from espnet_rand.layers import SCALE_SUFFIX
 
 CALIBRATION = 96  # sentences of the training set, about
@@ -25,7 +25,7 @@ CALIBRATION = 96  # sentences of the training set, about
 
 @dataclass(frozen=True)
 class Run:
-    """What a line of results is about. `bits` and `granularity` of a float run are 0 and "-"."""
+    """The run that a line of results is about. `bits` and `granularity` of a float run are 0 and "-"."""
 
     task: str
     method: str
@@ -37,12 +37,12 @@ class Run:
 
 
 def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, Any]:
-    """Train and evaluate; the line of results.
+    """Train and evaluate; return the line of results.
 
     The data, their order, the steps and the schedule depend on the task and the seed alone.
 
     Args:
-        work: where the float models are kept, for the methods that begin with them
+        work: a folder for the float models, for the methods that begin with them
     """
     start = time.time()
     method = METHODS[spec.method]
@@ -62,12 +62,12 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     sample = task.train[:: max(len(task.train) // CALIBRATION, 1)]
     calibration = functools.partial(task.loss, model, sample)
     if method.trains:
-        drawn = torch.get_rng_state()  # what follows may draw, and dropout is to be the same for all
+        drawn = torch.get_rng_state()  # the code below may draw, and dropout is to be the same for all
         teacher = copy.deepcopy(model) if method.distillation else None
         finish = method.apply(model, spec.bits, spec.granularity, calibration)
         torch.set_rng_state(drawn)
         if teacher is not None:
-            teach(model, teacher, method.distillation, {task.logits: 1.0}, task.states)
+            distill(model, teacher, method.distillation, {task.logits: 1.0}, task.states)
         loss = train(task, model, spec)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
 
 
 def train(task: Task, model: nn.Module, spec: Run) -> float:
-    """AdamW, linear warm-up, linear decay to zero. Returns the mean loss of the last tenth of the steps."""
+    """Train by AdamW, with linear warm-up and decay to zero; return the mean loss of the last tenth of the steps."""
     method = METHODS[spec.method]
     steps = task.scratch_steps if spec.scratch else task.steps
     warmup = max(round(task.warmup * steps), 1)
@@ -116,7 +116,7 @@ def train(task: Task, model: nn.Module, spec: Run) -> float:
         schedule.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            break  # it will not recover: evaluated as it is
+            break  # it will not recover, and is evaluated as it is
     last = losses[-max(len(losses) // 10, 1) :]
     return sum(last) / len(last)
 
@@ -130,12 +130,12 @@ def shuffled(task: Task, seed: int) -> Iterator[List[Sentence]]:
             yield batches[i]
 
 
-EDGES = np.linspace(-8, 8, 65)  # of the histograms, in standard deviations of the row
+EDGES = np.linspace(-8, 8, 65)  # edges of the histograms, in standard deviations of a row
 
 
 @torch.no_grad()
 def statistics(model: nn.Module, names: List[str]) -> Dict[str, Any]:
-    """Of the float weights: for each layer kurtosis and largest-to-standard-deviation ratio (means of rows)."""
+    """The kurtosis and the largest-to-standard-deviation ratio of each layer's float weights (means of rows)."""
     layers, counts = {}, np.zeros(len(EDGES) - 1, dtype=np.int64)
     for name in names:
         rows = latent(model, name).float().cpu()

@@ -1,4 +1,4 @@
-"""Which weight gets how many bits: what each costs the loss, and the best choice within a budget. No ESPnet here."""
+"""Chooses the bits of each weight: what fewer bits cost the loss, and the best plan for a budget. No ESPnet here."""
 
 from espnet_rand.allocation.sensitivity import candidates, curvature, measured
 from espnet_rand.allocation.solver import BudgetError, Table, allocate

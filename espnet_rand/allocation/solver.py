@@ -1,4 +1,4 @@
-"""The bits of each weight that minimize the predicted loss within a budget: an exact small integer program."""
+"""Solves for the bits of each weight with the least predicted loss within a budget: a small integer program."""
 
 import math
 from typing import Dict
@@ -8,23 +8,22 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from espnet_rand.options import OptionError
 
-#: By weight, by number of bits.
+#: Numbers by weight, and by number of bits.
 Table = Dict[str, Dict[int, float]]
 
 
 class BudgetError(OptionError):
-    """No choice of bits is within the budget."""
+    """The budget is less than any choice of bits needs."""
 
 
 def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
     """Choose bits for each weight: the least sum of `losses` whose sum of `sizes` is at most `budget`.
 
-    One of several is chosen for each weight, which is a multiple-choice knapsack; scipy's milp (HiGHS) solves it. The
-    budget is kept exactly.
+    This is a multiple-choice knapsack, which scipy's milp (HiGHS) solves. The budget is kept exactly.
 
     Args:
         losses: predicted loss of each weight at each number of bits
-        sizes: of the same, in the unit of `budget`
+        sizes: size of each weight at each number of bits, in the unit of `budget`
 
     Raises:
         BudgetError: the smallest choice is beyond the budget
@@ -33,7 +32,7 @@ def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
     for name, row in losses.items():
         if not all(map(math.isfinite, row.values())):
             raise OptionError(f"the loss of {name} is {row}, by bits: not all finite numbers, so nothing can be chosen")
-    # milp is exact to a millionth of the largest loss: so without those that are larger than a whole plan's are
+    # milp is exact to a millionth of the largest loss: so losses that are larger than a whole plan's are left out
     while True:
         plan = _solve(losses, sizes, budget)
         least = {name: min(row.values()) for name, row in losses.items()}
@@ -45,6 +44,7 @@ def allocate(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
 
 
 def _solve(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
+    """`allocate`, exact to milp's tolerance of the loss. Raises BudgetError as it does."""
     choices = [(name, bits) for name, row in losses.items() for bits in row]
     smallest = sum(min(sizes[name][bits] for bits in row) for name, row in losses.items())
     if smallest > budget:
@@ -68,5 +68,5 @@ def _solve(losses: Table, sizes: Table, budget: float) -> Dict[str, int]:
         plan = {name: bits for (name, bits), chosen in zip(choices, taken) if chosen}
         if sum(sizes[name][bits] for name, bits in plan.items()) <= budget:
             return plan
-        # beyond the budget by less than the tolerance: anything but this
+        # the plan is beyond the budget, by less than the tolerance: take any other
         constraints.append(LinearConstraint(taken[None].astype(float), ub=len(losses) - 1))

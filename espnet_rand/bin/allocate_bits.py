@@ -21,7 +21,7 @@ from espnet_rand.atomic import write_text
 from espnet_rand.bin.command import run
 from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.options import a_precision
-from espnet_rand.packing import PackedModel, write
+from espnet_rand.packing import PackedModel, write_packed
 from espnet_rand.packing.bits import row_bytes
 from espnet_rand.toolkit import context, options
 from espnet_rand.toolkit.commands import checkpoints, validation
@@ -119,10 +119,10 @@ def _budgets(args: argparse.Namespace, packed: PackedModel, choices: Dict[str, L
     else:
         # a file whose every weight has the most bits: names and scales take no less in it than in any other
         with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
-            write(Path(folder) / "most", packed)
+            write_packed(Path(folder) / "most", packed)
             whole = (Path(folder) / "most").stat().st_size
-        rows = {name: weight.rows for name, weight in packed.weights.items()}
-        sizes = {n: {b: rows[n][0] * row_bytes(math.prod(rows[n][1:]), b) for b in bits} for n, bits in choices.items()}
+        shapes = {name: weight.matrix_shape for name, weight in packed.weights.items()}
+        sizes = {n: {b: shapes[n][0] * row_bytes(shapes[n][1], b) for b in bits} for n, bits in choices.items()}
         rest = whole - sum(weight.packed.numel() for weight in packed.weights.values())
         unit, option, given = 1e6, "target_mb", args.target_mb
     budgets = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from espnet2.utils.types import str2bool
 
 from espnet_rand.bin.command import run
+from espnet_rand.errors import few
 from espnet_rand.toolkit.commands import checkpoints
 from espnet_rand.toolkit.exporting import models
 
@@ -28,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def export_onnx(args: argparse.Namespace) -> None:
-    """Write model.onnx and tokens.txt."""
+    """Write model.onnx and tokens.txt; of a transducer, prediction.onnx and joint.onnx too."""
     model, trained, packed = checkpoints.load_packed(args)
     models.check(model)
     times = models.measure(model, trained, args.longest)
@@ -38,7 +39,7 @@ def export_onnx(args: argparse.Namespace) -> None:
         print(f"{way}: {count} weights")
     left = [name for name in packed.weights if name not in ways]
     if left:
-        print(f"left out: {len(left)} weights ({left[0]} ...), which CTC does not need")
+        print(f"left out, as not needed for {about['type']}: {few(left, 1)}")
     for path in sorted(args.output_dir.iterdir()):
         print(f"{path}: {path.stat().st_size:,} bytes")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from espnet_rand.bin.command import run
 from espnet_rand.bin.packed_file import say
-from espnet_rand.packing import read
+from espnet_rand.packing import read_packed
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def inspect_weights(args: argparse.Namespace) -> None:
     """Print the table and the metadata."""
-    packed = read(args.packed_file)
+    packed = read_packed(args.packed_file)
     for line in (f"{name}: {value}" for name, value in packed.info.items()):
         print(line if line.isprintable() else ascii(line))  # the file may be from anybody
     say(packed, args.packed_file)

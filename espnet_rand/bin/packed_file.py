@@ -7,7 +7,7 @@ from typing import Callable, Mapping
 
 from espnet_rand.errors import few
 from espnet_rand.export.codes import Exported, ExportError
-from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, is_packed, read, report, write
+from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, is_packed, read_packed, report, write_packed
 
 
 def say(packed: PackedModel, path: Path) -> None:
@@ -21,7 +21,7 @@ def say(packed: PackedModel, path: Path) -> None:
 
 def save(packed: PackedModel, path: Path) -> None:
     """Write a packed file, and say what it holds."""
-    write(path, packed)
+    write_packed(path, packed)
     say(packed, path)
 
 
@@ -42,7 +42,7 @@ def export(write_for: Callable[[PackedModel, Path], Exported], args: argparse.Na
             f"{args.packed_file} is not a packed file. Fix: espnet_rand.bin.pack_weights packs a checkpoint that was "
             "trained with a quantizer, espnet_rand.bin.quantize_weights any other"
         )
-    exported = write_for(read(args.packed_file), args.output)
+    exported = write_for(read_packed(args.packed_file), args.output)
     files = [args.output] if args.output.is_file() else sorted(args.output.iterdir())
     print(f"{args.output}: {sum(file.stat().st_size for file in files):,} bytes\n{exported}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from espnet_rand.atomic import write_tensors
 from espnet_rand.bin.command import run
-from espnet_rand.packing import read
+from espnet_rand.packing import read_packed
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def unpack_weights(args: argparse.Namespace) -> None:
     """Write the state_dict with decoded weights."""
-    state = read(args.packed_file).state_dict()
+    state = read_packed(args.packed_file).state_dict()
     write_tensors(args.output, state)
     print(f"{args.output}: {len(state)} tensors, {args.output.stat().st_size:,} bytes")
 

@@ -1,4 +1,4 @@
-"""Rounding that the data decide: what the layers' inputs are, and the steps and codes that their outputs mind least."""
+"""Post-training quantization: data choose the steps and codes that the layers' outputs mind least. No ESPnet here."""
 
 from espnet_rand.calibration.calibrate import Calibration, calibrate
 

@@ -1,4 +1,4 @@
-"""Calibrates a quantized model: moves each float weight to where it rounds to the code that the data choose."""
+"""Calibrates a quantized model: moves each float weight to where it rounds to the code that data choose."""
 
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, List, Mapping
@@ -17,13 +17,13 @@ _MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Calibration:
-    """What became of one weight.
+    """The result of calibrating one weight.
 
     Attributes:
-        name: of the weight
+        name: the name of the weight
         error_before, error_after: squared error of the layer's outputs, in parts of their sum of squares, over the
             inputs seen, without the bias; nan for a weight that stayed as it was
-        reason: why it stayed, or empty
+        reason: the reason why it stayed, or empty
     """
 
     name: str
@@ -36,22 +36,22 @@ class Calibration:
 def calibrate(
     model: nn.Module,
     forward: Callable[[], object],
-    follow: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> List[Calibration]:
     """Choose the steps and the codes of a quantized model by what its layers' outputs mind, in place.
 
-    The steps by clip search, in which a weight's squared error counts as much as its input's mean square; then the
-    codes (`compensated`). A weight that rounds to another code than the chosen one moves to the nearest number that
-    rounds to it, and the learned scales are set to those of the steps. So the model evaluates with the chosen codes,
-    and a training begins with them.
+    Clip search chooses the steps; in it a weight's squared error counts as much as its input's mean square. Then
+    `compensated` chooses the codes. A weight that rounds to another code than the chosen one moves to the nearest
+    number that rounds to it, and the learned scales are set to those of the steps. So the model evaluates with the
+    chosen codes, and a training begins with them.
 
     Args:
         model: quantized, in evaluation mode; linear layers and convolutions (of one group) are calibrated
         forward: runs the model on data
-        follow: is given the names, and passes them on: shows the progress
+        progress: gets the names of weights and passes them on, to show how far it is
 
     Raises:
-        QuantizationError: a weight whose step size is no parameter, but follows the weights; no layer could be
+        QuantizationError: a weight's step size is no parameter, but computed from the weights; no layer could be
             calibrated
     """
     weights = quantized_weights(model)
@@ -63,7 +63,7 @@ def calibrate(
             )
     with disabled(model):
         moments = _moments(model, forward)
-    done = [_calibrated(name, weights[name], moments) for name in follow(weights)]
+    done = [_calibrated(name, weights[name], moments) for name in progress(weights)]
     if all(calibration.reason for calibration in done):
         raise QuantizationError(f"no weight of {type(model).__name__} could be calibrated: {done[0].reason}")
     return done
@@ -78,20 +78,20 @@ def _calibrated(name: str, weight: NamedWeight, moments: Mapping[nn.Parameter, T
         return Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen")
     if not h.isfinite().all():
         raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
-    rows, quantizer = weight.rows.float(), weight.quantizer
-    w, narrow = rows.flatten(1), h.to(rows.dtype)
+    whole, quantizer = weight.channels_first.float(), weight.quantizer
+    w, narrow = whole.flatten(1), h.to(whole.dtype)
     energy = max(_energy(w, narrow), 1e-30)
-    before = _energy(quantizer.decode(*weight.encode(), rows.dtype).flatten(1) - w, narrow) / energy
-    scales = quantizer.searched(rows, narrow.diagonal().expand_as(w).view_as(rows), weight.bits)
-    s = quantizer.spread(scales, rows).flatten(1)
+    before = _energy(quantizer.decode(*weight.encode(), whole.dtype).flatten(1) - w, narrow) / energy
+    scales = quantizer.searched(whole, narrow.diagonal().expand_as(w).view_as(whole), weight.bits)
+    s = quantizer.spread(scales, whole).flatten(1)
     chosen = compensated(w, s, weight.grid, h)
     after = _energy(s * weight.grid.levels(chosen) - w, narrow) / energy
-    weight.place(_nearest(w, s, weight.grid, chosen).view_as(rows), scales)
+    weight.place(_nearest(w, s, weight.grid, chosen).view_as(whole), scales)
     return Calibration(name, before, after)
 
 
 def _nearest(w: Tensor, s: Tensor, grid: Grid, codes: Tensor) -> Tensor:
-    """The nearest weights that round to the codes."""
+    """The nearest weights to w that round to the codes, (channels, n) as all the others."""
     room, levels = 0.5 - _MARGIN, grid.levels(codes)
     low = torch.where(codes <= grid.low, -torch.inf, levels - room)
     high = torch.where(codes >= grid.high, torch.inf, levels + room)
@@ -99,12 +99,12 @@ def _nearest(w: Tensor, s: Tensor, grid: Grid, codes: Tensor) -> Tensor:
 
 
 def _energy(w: Tensor, h: Tensor) -> float:
-    """tr(w h w')."""
+    """The trace tr(w h w'): the outputs' mean sum of squares."""
     return ((w @ h) * w).sum().item()
 
 
 def _moments(model: nn.Module, forward: Callable[[], object]) -> Dict[nn.Parameter, Tensor]:
-    """Mean of x x' over the inputs x of each weight, (n, n), in float64; of all layers that share it."""
+    """The mean of x x' over the inputs x of each weight, (n, n), in float64, over all layers that share it."""
     sums: Dict[nn.Parameter, Tensor] = {}
     counts: Dict[nn.Parameter, int] = {}
 

@@ -87,7 +87,7 @@ def misfit(weight: PackedWeight, block: Optional[int], most_bits: int = 8) -> st
     if isinstance(granularity, PerColumn):
         return "a scale for each column"
     if isinstance(granularity, PerGroup):
-        size, length = granularity.group_size, math.prod(weight.rows[1:])
+        size, length = granularity.group_size, weight.matrix_shape[1]
         if size < length and (block is None or size % block):
             return f"a scale for each {size} weights of a row, where the runtime has one for {block or 'all of it'}"
     return ""

@@ -32,12 +32,20 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
         ExportError: CTranslate2 cannot hold it; the message names everything that it cannot
         NotInstalledError: a package is missing: ctranslate2, tokenizers, or openai-whisper, which has the vocabulary
     """
-    specs = whisper.installed("ctranslate2.specs")
     model = describe(packed)
     scales = {name: block_scales(weight) for name, weight in model.matrices.items()}
-    dims, tokens = model.dims, whisper.tokenizer(model.dims)
-    spec = specs.WhisperSpec(dims.n_audio_layer, dims.n_audio_head, dims.n_text_layer, dims.n_text_head)
     layers = _Layers(model, {name: some.reciprocal() for name, some in scales.items()})
+    _write(model.dims, layers, path)
+    error = scale_error((w, scales[name], layers.scales[name].reciprocal()) for name, w in model.matrices.items())
+    notes = model.notes("float32")
+    if any(weight.bits == 8 for weight in model.matrices.values()):
+        notes.append(_SATURATES)
+    return Exported("CTranslate2, int8", error, notes)
+
+
+def _write(dims: whisper.Dims, layers: "_Layers", path: Union[str, Path]) -> None:
+    specs, tokens = whisper.installed("ctranslate2.specs"), whisper.tokenizer(dims)
+    spec = specs.WhisperSpec(dims.n_audio_layer, dims.n_audio_head, dims.n_text_layer, dims.n_text_head)
     layers.fill(spec)
     _configure(spec.config, dims, tokens)
     spec.register_vocabulary([*_text_tokens(tokens), *_special_tokens(tokens)])
@@ -47,11 +55,6 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
         spec.save(str(folder))
         hugging_face(tokens).save(str(folder / "tokenizer.json"), pretty=False)
         write_text(folder / "preprocessor_config.json", json.dumps({"feature_size": dims.n_mels}))
-    error = scale_error((w, scales[name], layers.scales[name].reciprocal()) for name, w in model.matrices.items())
-    notes = model.notes("float32")
-    if any(weight.bits == 8 for weight in model.matrices.values()):
-        notes.append(_SATURATES)
-    return Exported("CTranslate2, int8", error, notes)
 
 
 def describe(packed: PackedModel) -> whisper.Whisper:

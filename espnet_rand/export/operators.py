@@ -81,7 +81,9 @@ def check(name: str, weight: PackedWeight, operators: Collection[str], exact: bo
     if type(weight.grid) is not Grid:
         raise ExportError(f"{name}: its grid is not symmetric. Fix: train without the option grid")
     if "Linear" in operators and _group(weight) and not exact and (why := misfit(weight, _BLOCKS[-1])):
-        raise ExportError(f"{name}: {why}. Fix: train or calibrate with groups of 16, 32, 64, 128 or 256")
+        raise ExportError(
+            f"{name}: {why}. Fix: train or calibrate in groups of 16, 32, 64, 128 or 256 (or export_onnx --exact true)"
+        )
 
 
 def linear(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
@@ -99,7 +101,7 @@ def linear(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> No
 def _group(weight: PackedWeight) -> int:
     """The number of weights in a group, where a row has several groups; else 0."""
     size = weight.granularity.group_size if isinstance(weight.granularity, PerGroup) else 0
-    return size if size < math.prod(weight.rows[1:]) else 0
+    return size if size < weight.matrix_shape[1] else 0
 
 
 def _integers(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
@@ -122,6 +124,29 @@ def _integers(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) ->
 
 def _blocks(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
     """By MatMulNBits of com.microsoft, which has scales for blocks of a row; activations have 8 bits."""
+    codes, scales, bits, block = _block_constants(to, name, weight)
+    to.add(
+        "MatMulNBits",
+        symbol.input[0],
+        codes,
+        scales,
+        outputs=[*symbol.output],
+        domain=_MICROSOFT,
+        K=weight.matrix_shape[1],
+        N=weight.matrix_shape[0],
+        bits=bits,
+        block_size=block,
+        accuracy_level=4,
+    )
+    to.ways[name] = f"MatMulNBits, {bits} bits in blocks of {block}"
+
+
+def _block_constants(to: Writer, name: str, weight: PackedWeight) -> Tuple[str, str, int, int]:
+    """The codes in blocks, (channels, blocks, bytes), and their scales, (channels, blocks).
+
+    Returns:
+        both names, the bits of a code, the first in a byte's lowest, and the codes in a block
+    """
     size = _group(weight)
     block = next(block for block in _BLOCKS if size % block == 0)
     bits = 2 if weight.bits == 2 else 4 if weight.bits <= 4 else 8
@@ -130,35 +155,23 @@ def _blocks(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> N
     filled[:, :length] = code_matrix(weight).numpy()
     parts = (filled + 2 ** (bits - 1)).astype(np.uint8).reshape(channels, -1, block * bits // 8, 8 // bits)
     codes = np.bitwise_or.reduce(parts << np.arange(0, 8, bits, dtype=np.uint8), axis=-1)
-    to.add(
-        "MatMulNBits",
-        symbol.input[0],
-        to.constant(f"{name}.blocks", codes),
-        to.constant(f"{name}.block_scales", block_scales(weight, block).numpy()),
-        outputs=[*symbol.output],
-        domain=_MICROSOFT,
-        K=length,
-        N=channels,
-        bits=bits,
-        block_size=block,
-        accuracy_level=4,
-    )
-    to.ways[name] = f"MatMulNBits, {bits} bits in blocks of {block}"
+    scales = block_scales(weight, block).numpy()
+    return to.constant(f"{name}.blocks", codes), to.constant(f"{name}.block_scales", scales), bits, block
 
 
 def convolution(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
     """Write a convolution: on integers where each output has one scale and more than one input, else decoded."""
     options = {a.name: helper.get_attribute_value(a) for a in symbol.attribute if a.name != "weight"}
     mixed = _group(weight) or isinstance(weight.granularity, PerColumn) or options["group"] > 1
-    if to.exact or mixed or weight.rows[1] == 1:
-        decoded = _decoded(to, name, weight, weight.rows)
+    if to.exact or mixed or weight.shape_channels_first[1] == 1:
+        decoded = _decoded(to, name, weight, weight.shape_channels_first)
         to.add("Conv", symbol.input[0], decoded, outputs=[*symbol.output], **options)
         to.ways[name] = DECODED
         return
     quantized, step, zero = to.add("DynamicQuantizeLinear", symbol.input[0], outputs=3)
-    codes = to.constant(name, _array(weight, weight.rows))
+    codes = to.constant(name, _array(weight, weight.shape_channels_first))
     product = to.add("ConvInteger", quantized, _unsigned(to, codes), zero, _zero(to), **options)
-    scales = weight.wide_scales.float().numpy().reshape(-1, *[1] * (len(weight.rows) - 2))
+    scales = weight.wide_scales.float().numpy().reshape(-1, *[1] * (len(weight.shape_channels_first) - 2))
     steps = to.add("Mul", step, to.constant(f"{name}.steps", scales))
     to.add("Mul", to.add("Cast", product, to=TensorProto.FLOAT), steps, outputs=[*symbol.output])
     to.ways[name] = "ConvInteger"
@@ -166,15 +179,37 @@ def convolution(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) 
 
 def lookup(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
     """Write a lookup of rows, which alone are decoded: integers (...) -> (..., dimensions)."""
+    if _group(weight) and not to.exact and not misfit(weight, _BLOCKS[-1]):
+        _lookup_blocks(to, symbol, name, weight)
+        return
     indices = symbol.input[0]
     scales, block = _scales(weight)
     codes = to.add("Cast", to.constant(name, _array(weight, code_matrix(weight).shape)), to=TensorProto.INT8)
-    codes = to.add("Reshape", codes, to.shape(weight.rows[0], -1, block))
+    codes = to.add("Reshape", codes, to.shape(weight.matrix_shape[0], -1, block))
     rows = to.add("Cast", to.add("Gather", codes, indices), to=TensorProto.FLOAT)
     factors = to.constant(f"{name}.scales", scales)
     factors = to.add("Gather", factors, indices) if len(scales) > 1 else to.add("Squeeze", factors, to.shape(0))
     whole = to.add("Concat", to.add("Shape", indices), to.shape(-1), axis=0)
     to.add("Reshape", to.add("Mul", rows, factors), whole, outputs=[*symbol.output])
+    to.ways[name] = "Gather"
+
+
+def _lookup_blocks(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
+    """The same on the constants of MatMulNBits, which a linear map with the same weight has as well."""
+    indices = symbol.input[0]
+    codes, scales, bits, block = _block_constants(to, name, weight)
+    rows, last = to.add("Gather", codes, indices), to.shape(-1)
+    mask = to.constant(f"espnet_rand.mask.{bits}", np.uint8(2**bits - 1))
+    shifts = [to.constant(f"espnet_rand.shift.{shift}", np.uint8(shift)) for shift in range(0, 8, bits)]
+    parts = [to.add("BitwiseAnd", to.add("BitShift", rows, shift, direction="RIGHT"), mask) for shift in shifts]
+    together = to.add("Concat", *(to.add("Unsqueeze", part, last) for part in parts), axis=-1)
+    shape = to.add("Shape", indices)
+    blocks = to.add("Reshape", together, to.add("Concat", shape, to.shape(-1, block), axis=0))
+    values = to.add("Cast", blocks, to=TensorProto.FLOAT)
+    centred = to.add("Sub", values, to.constant(f"espnet_rand.centre.{bits}", np.float32(2 ** (bits - 1))))
+    decoded = to.add("Mul", centred, to.add("Unsqueeze", to.add("Gather", scales, indices), last))
+    whole = to.add("Reshape", decoded, to.add("Concat", shape, last, axis=0))
+    to.add("Slice", whole, to.shape(0), to.shape(weight.matrix_shape[1]), last, outputs=[*symbol.output])
     to.ways[name] = "Gather"
 
 
@@ -195,7 +230,7 @@ def _decoded(to: Writer, name: str, weight: PackedWeight, shape: Tuple[int, ...]
 
 def _scales(weight: PackedWeight) -> Tuple[np.ndarray, int]:
     """Scales and a size of block: codes as (channels, blocks, size of block), times the scales, are the weight."""
-    length = math.prod(weight.rows[1:])
+    length = weight.matrix_shape[1]
     if isinstance(weight.granularity, PerColumn):
         return weight.wide_scales.float().numpy().reshape(1, 1, length), length
     if isinstance(weight.granularity, PerTensor):

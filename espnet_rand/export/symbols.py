@@ -4,7 +4,8 @@ No number of such a weight comes into the graph, so that none is folded, transpo
 `espnet_rand.export.onnx` replaces the nodes by operators on the codes.
 """
 
-from typing import Any, Dict, Optional, Sequence, Set, Type
+from types import SimpleNamespace
+from typing import Any, Dict, Mapping, Optional, Sequence, Set, Tuple, Type
 
 import torch
 from torch import Tensor, nn
@@ -101,8 +102,45 @@ class SymbolicEmbedding(_Symbol):
         return self._node(x, (*x.shape, self.dimensions))
 
 
+class SymbolicRecurrent(nn.Module):
+    """One step of an LSTM or a GRU of one layer, called as it: x (1, 1, inputs), state (1, 1, units) or two of them.
+
+    Equations: torch.nn.LSTM, torch.nn.GRU.
+
+    Args:
+        layer: that it stands for
+        names: of its packed weights, by those of the parameters
+    """
+
+    def __init__(self, layer: Any, names: Mapping[str, str]):
+        super().__init__()
+        self.is_lstm = isinstance(layer, nn.LSTM)
+        self.of_input, self.of_state = (
+            SymbolicLinear(
+                SimpleNamespace(weight=getattr(layer, f"weight_{of}_l0"), bias=getattr(layer, f"bias_{of}_l0", None)),
+                names[f"weight_{of}_l0"],
+            )
+            for of in ("ih", "hh")
+        )
+
+    def forward(self, x: Tensor, hx: Any) -> Tuple[Tensor, Any]:
+        state = hx[0] if self.is_lstm else hx
+        gates, back = self.of_input(x), self.of_state(state)
+        if self.is_lstm:
+            i, f, g, o = (gates + back).chunk(4, -1)
+            cell = f.sigmoid() * hx[1] + i.sigmoid() * g.tanh()
+            state = o.sigmoid() * cell.tanh()
+            return state, (state, cell)
+        (r, z, n), (r_back, z_back, n_back) = gates.chunk(3, -1), back.chunk(3, -1)
+        update = (z + z_back).sigmoid()
+        state = (1 - update) * (n + (r + r_back).sigmoid() * n_back).tanh() + update * state
+        return state, state
+
+
 def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Dict[str, Set[str]]:
     """Put symbols in the place of the packed layers in some parts of a model; the model then only traces.
+
+    Layers that are symbols already, for another graph, are passed over.
 
     Args:
         packed: what was loaded into the model
@@ -119,24 +157,38 @@ def symbolize(model: nn.Module, packed: PackedModel, parts: Sequence[str]) -> Di
         raise NotInstalledError(f"torch {torch.__version__} does not name nodes of ONNX. Fix: pip install 'torch>=2.8'")
     names: Dict[str, str] = {name: name for name in packed.weights}
     names.update({alias: name for alias, name in packed.aliases.items() if name in packed.weights})
-    found: Dict[str, Set[str]] = {}
+    layers: Dict[str, Dict[str, str]] = {}
     for full, name in names.items():
         path, _, parameter = full.rpartition(".")
         if any(path == part or path.startswith(part + ".") for part in parts):
-            layer = model.get_submodule(path)
-            kind = _symbol(layer)
-            if kind is None or parameter != "weight":
-                raise ExportError(
-                    f"{full} is packed, and a {type(layer).__name__} cannot be written on codes. "
-                    f'Fix: leave it in float (exclude: ["{path}"])'
-                )
-            owner, _, own = path.rpartition(".")
-            setattr(model.get_submodule(owner), own, kind(layer, name))
-            found.setdefault(name, set()).add(kind.operator)
+            layers.setdefault(path, {})[parameter] = name
+    found: Dict[str, Set[str]] = {}
+    for path, weights in layers.items():
+        layer = model.get_submodule(path)
+        if isinstance(layer, _Symbol):
+            continue
+        symbol, operator = _symbol(layer, weights, path)
+        owner, _, own = path.rpartition(".")
+        setattr(model.get_submodule(owner), own, symbol)
+        for name in weights.values():
+            found.setdefault(name, set()).add(operator)
     return found
 
 
-def _symbol(layer: nn.Module) -> Optional[Type[_Symbol]]:
+def _symbol(layer: Any, weights: Mapping[str, str], path: str) -> Tuple[nn.Module, str]:
+    """What stands for a layer, and the operator of its symbols. Raises ExportError: nothing can."""
+    if isinstance(layer, (nn.LSTM, nn.GRU)) and {*weights} == {"weight_ih_l0", "weight_hh_l0"}:  # one layer
+        return SymbolicRecurrent(layer, weights), SymbolicLinear.operator
+    kind = _kind(layer)
+    if kind is None or {*weights} != {"weight"}:
+        raise ExportError(
+            f"{path} is packed, and a {type(layer).__name__} cannot be written on codes. "
+            f'Fix: leave it in float (exclude: ["{path}"])'
+        )
+    return kind(layer, weights["weight"]), kind.operator
+
+
+def _kind(layer: nn.Module) -> Optional[Type[_Symbol]]:
     if isinstance(layer, nn.Embedding):
         return SymbolicEmbedding
     if isinstance(layer, nn.Linear) and not isinstance(layer, NonDynamicallyQuantizableLinear):

@@ -10,7 +10,7 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 @quantizes(nn.MultiheadAttention)
 class QuantizedMultiheadAttention(QuantizedLayer):
-    """nn.MultiheadAttention and its subclasses."""
+    """Quantizes nn.MultiheadAttention and its subclasses."""
 
     @classmethod
     def weights(cls, module):

@@ -1,4 +1,4 @@
-"""Convolutions: weight (out, in / groups, *kernel); transposed ones (in, out / groups, *kernel)."""
+"""Convolutions: weight (out, in / groups, *kernel), or (in, out / groups, *kernel) where they are transposed."""
 
 import functools
 
@@ -9,7 +9,7 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 @quantizes(nn.Conv1d, nn.Conv2d)
 class QuantizedConvolution(QuantizedLayer):
-    """nn.Conv1d, nn.Conv2d and their subclasses."""
+    """Quantizes nn.Conv1d, nn.Conv2d and their subclasses."""
 
     @classmethod
     def skip(cls, module, name, depthwise):
@@ -34,7 +34,7 @@ class QuantizedConvolution(QuantizedLayer):
 
 @quantizes(nn.ConvTranspose1d, nn.ConvTranspose2d)
 class QuantizedTransposedConvolution(QuantizedConvolution):
-    """nn.ConvTranspose1d, nn.ConvTranspose2d and their subclasses."""
+    """Quantizes nn.ConvTranspose1d, nn.ConvTranspose2d and their subclasses."""
 
     @classmethod
     def layout(cls, module):
@@ -48,14 +48,14 @@ class QuantizedTransposedConvolution(QuantizedConvolution):
 
 
 def channels_first(weight: Tensor, groups: int) -> Tensor:
-    """(in, out / groups, *kernel) -> (out, in / groups, *kernel)."""
+    """Reorder a weight: (in, out / groups, *kernel) -> (out, in / groups, *kernel)."""
     inputs, outputs, *kernel = weight.shape
     split = weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2)
     return split.reshape(groups * outputs, inputs // groups, *kernel)
 
 
-def channels_second(rows: Tensor, groups: int) -> Tensor:
-    """(out, in / groups, *kernel) -> (in, out / groups, *kernel)."""
-    outputs, inputs, *kernel = rows.shape
-    split = rows.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)
+def channels_second(weight: Tensor, groups: int) -> Tensor:
+    """Undo `channels_first`: (out, in / groups, *kernel) -> (in, out / groups, *kernel)."""
+    outputs, inputs, *kernel = weight.shape
+    split = weight.reshape(groups, outputs // groups, inputs, *kernel).transpose(1, 2)
     return split.reshape(groups * inputs, outputs // groups, *kernel)

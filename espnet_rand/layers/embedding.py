@@ -1,4 +1,4 @@
-"""Embeddings: weight (entries, dim); a channel is an entry, and a column what a lookup puts out."""
+"""Embeddings: weight (entries, dim). A channel is an entry; a column is one dimension of what a lookup puts out."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 @quantizes(nn.Embedding)
 class QuantizedEmbedding(QuantizedLayer):
-    """nn.Embedding and its subclasses."""
+    """Quantizes nn.Embedding and its subclasses."""
 
     @classmethod
     def skip(cls, module, name, depthwise):

@@ -1,4 +1,4 @@
-"""At how many bits a quantized model evaluates, decodes and is packed: one number, or a plan."""
+"""The bits at which a quantized model evaluates, decodes and is packed: one number, or a plan."""
 
 import threading
 from typing import Any, Dict, Mapping, Optional, Union
@@ -6,44 +6,44 @@ from typing import Any, Dict, Mapping, Optional, Union
 from torch import nn
 
 from espnet_rand.errors import QuantizationError
-from espnet_rand.layers.clock import telling
+from espnet_rand.layers.computation import telling
 from espnet_rand.layers.layer import quantized_layers
 from espnet_rand.layers.patterns import matches, near
 from espnet_rand.layers.weight import QuantizedWeight
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.options import OptionError, a_precision
 
-#: One number for all weights, or a plan: wildcard on names of weights or modules -> bits; the later wins.
+#: One number for all weights, or a plan: wildcard on names of weights or modules -> bits; the last match wins.
 EvalBits = Union[int, Mapping[str, int]]
 
 
 def set_eval_bits(model: nn.Module, bits: Optional[EvalBits]) -> None:
     """Let a quantized model evaluate at other numbers of bits, in place, in all threads. Training does not change.
 
-    A forward that runs meanwhile in another thread may see some weights before and some after the change: a server sets
-    them before it serves, or uses `evaluating_at` in each request.
+    A forward that runs meanwhile in another thread may see some weights before and some after the change. So a server
+    sets the bits before it serves, or uses `evaluating_at` in each request.
 
     Args:
         model: quantized by `espnet_rand.quantize`
-        bits: 2 to 8, for all weights but those that `overrides` gave one number of bits; or a plan, which must name
-            every weight but those ("*" is the others); None is the default: the highest number that each weight is
-            trained with
+        bits: a number from 2 to 8, for all weights but those that `overrides` gave one number of bits; or a plan, which
+            must name every weight but those ("*" is all others); None: the default, the highest number that each weight
+            is trained with
 
     Raises:
         OptionError: bits that are not allowed; a plan that names no weight of the model, or not all
         QuantizationError: the model is not quantized, or comes from a packed file
     """
     chosen = _chosen(model, bits)
-    with _setting:  # two threads that set bits: those of one of them
+    with _setting:  # where two threads set bits, one of them wins, for all weights
         for quantized, b in chosen.items():
-            quantized.eval_bits = b
+            quantized.evaluation_bits = b
 
 
 _setting = threading.Lock()
 
 
 def _chosen(model: nn.Module, bits: Optional[EvalBits]) -> Dict[QuantizedWeight, Optional[int]]:
-    """What `set_eval_bits` makes of `bits`, for each quantized weight; it raises what that does."""
+    """The bits of each quantized weight that `set_eval_bits` sets; None: the default. It raises what that does."""
     weights = _trained_weights(model)
     if bits is None:
         chosen = {}
@@ -68,7 +68,7 @@ def _chosen(model: nn.Module, bits: Optional[EvalBits]) -> Dict[QuantizedWeight,
 
 
 def _trained_weights(model: nn.Module) -> Dict[str, NamedWeight]:
-    """Those whose bits can be chosen.
+    """The quantized weights of a model whose bits can be chosen.
 
     Raises:
         QuantizationError: there are none
@@ -85,12 +85,13 @@ def _trained_weights(model: nn.Module) -> Dict[str, NamedWeight]:
 def evaluating_at(model: nn.Module, bits: Optional[EvalBits]) -> Any:
     """A block in which a quantized model evaluates at other numbers of bits, for this thread alone.
 
-    Args and raises: those of `set_eval_bits`, which it goes before
+    In the block these bits replace those of `set_eval_bits`. Arguments and errors are the same.
     """
     return telling(bits=_chosen(model, bits))
 
 
 def _planned(plan: Mapping[str, int], weights: Mapping[str, NamedWeight]) -> Dict[str, int]:
+    """The bits that a plan gives, by the names of weights. Raises OptionError: a line is not allowed, or names none."""
     chosen = {}
     for pattern, bits in ((str(pattern), bits) for pattern, bits in plan.items()):
         a_precision(f"eval_bits: {pattern}", bits)

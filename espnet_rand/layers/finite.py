@@ -13,12 +13,12 @@ _SHOWN = 3
 def check_finite(state: Mapping[str, Tensor], model: nn.Module, prefix: str = "") -> None:
     """Check a state_dict before a newly built model gets it, in the dtypes of the model.
 
-    Buffers may have infinite numbers where the model's own have the same, as masks do. What the model lacks, or has in
-    another shape, may have infinite numbers as well: it is not loaded, or by another name.
+    Buffers may have infinite numbers where the model's own have the same, as masks do. A tensor that the model lacks,
+    or has in another shape, may have infinite numbers as well: it is not loaded, or by another name.
 
     Args:
         state: the tensors
-        prefix: what the model's names begin with in it
+        prefix: what the model's names begin with in `state`
 
     Raises:
         NotFiniteError: other numbers are infinite or NaN
@@ -33,18 +33,19 @@ def check_finite(state: Mapping[str, Tensor], model: nn.Module, prefix: str = ""
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are; True of one without numbers, and of what else a state_dict holds."""
+    """Whether all numbers of a tensor are finite; True for a tensor on meta, and for what is no tensor."""
     if not isinstance(tensor, Tensor) or tensor.is_meta:
         return True
     return bool(_wide(tensor).isfinite().all())
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """torch looks at no numbers of 8 bits."""
+    """The tensor in a dtype in which torch knows finite numbers: it does not for floats of 8 bits."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _allowed(tensor: Tensor, own: Optional[Tensor]) -> bool:
+    """Whether the model may get a tensor in place of its `own` (None: it lacks it); see `check_finite`."""
     if not isinstance(own, Tensor) or not isinstance(tensor, Tensor) or own.shape != tensor.shape:
         return is_finite(tensor) or not _wide(tensor).isnan().any()
     if own.is_floating_point() and tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""What a quantized layer is, and the registry of layer types.
+"""The quantized layer, and the registry of layer types.
 
 A layer keeps its object, its parameters and their names. Only its class changes, to a
 subclass of what it was, in which reading the weight gives the quantized one. So whatever
@@ -35,50 +35,51 @@ def quantizes(*types: Type[nn.Module]) -> Callable:
 
 
 def registered() -> Tuple[Type[nn.Module], ...]:
-    """The layer types that are served."""
+    """The layer types that QuantizedLayers serve."""
     return tuple(_REGISTRY)
 
 
 def find_layer(module: nn.Module) -> Optional[Type["QuantizedLayer"]]:
-    """The QuantizedLayer for a module's type, by the nearest registered ancestor; None where there is none."""
+    """The QuantizedLayer of the nearest registered ancestor of a module's type; None: there is none."""
     return next((_REGISTRY[kind] for kind in type(module).__mro__ if kind in _REGISTRY), None)
 
 
 class QuantizedLayer:
     """Mixin that quantizes a torch layer's weights. Subclasses say which, for one layer family."""
 
-    #: Set on wrapping: what stands in place of parameters, by their names, and the model's clock.
+    #: Set on wrapping: the slots that stand in place of parameters, by their names, and the model's clock.
     _quantized: Dict[str, Slot]
     _clock: Clock
 
     @classmethod
     def weights(cls, module: nn.Module) -> Iterable[str]:
-        """Names of the parameters of `module` to quantize, those that it may lack included."""
+        """The names of the parameters of `module` to quantize, with those that it may lack."""
         return ("weight",)
 
     @classmethod
     def skip(cls, module: nn.Module, name: str, depthwise: bool) -> Optional[str]:
-        """Why `module`, called `name` in its model, stays in float by default; None if it does not."""
+        """The reason why `module`, called `name` in its model, stays in float by default; None: it does not."""
         return None
 
     @classmethod
     def layout(cls, module: nn.Module) -> Tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """Two picklable functions: a weight with its output channels first, and back."""
+        """Two picklable functions: one brings a weight's output channels to the front, the other brings them back."""
         return _unchanged, _unchanged
 
     def columns(self, x: Tensor) -> Optional[Tensor]:
         """The layer's input as (positions, n), where it multiplies the n weights of each output channel with it.
 
-        Its output is then `columns @ rows.flatten(1).T`, but for the shape and the bias. None: it computes otherwise.
+        Then its output is `columns @ w.flatten(1).T`, w its weight with the output channels first, but for the shape
+        and the bias. None: it computes otherwise.
         """
         return None
 
     def source(self, name: str) -> Tensor:
-        """What is quantized in place of the parameter `name`: the parameter itself."""
+        """The tensor that is quantized for the parameter `name`: here the parameter itself."""
         return self._parameters[name]
 
     def scale_parameter(self, name: str) -> Optional[Tensor]:
-        """The learned scale of the parameter `name`, (groups,); None where there is none."""
+        """The learned scale of the parameter `name`, (groups,); None: there is none."""
         suffix = self._quantized[name].scale_suffix
         return self._parameters[name + suffix] if suffix else None
 
@@ -107,8 +108,8 @@ class QuantizedLayer:
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
-        """A float checkpoint has no learned scales, or none of this model's: those of its weights are used."""
-        if settled := str(settle(state_dict, own_scales(self, prefix))):  # in part of a model, loaded by itself
+        """Load; learned scales start from the weights where the checkpoint has none, or none of the model's kind."""
+        if settled := str(settle(state_dict, own_scales(self, prefix))):  # a part of a model is loaded by itself
             logging.warning(f"espnet_rand: {settled}")
         absent, untrained = [], {}
         for name, weight in self._with_scales():
@@ -151,7 +152,12 @@ class QuantizedLayer:
 
 
 def wrap_layer(module: nn.Module, slots: Mapping[str, Slot], scales: Mapping[str, nn.Parameter], clock: Clock) -> None:
-    """Turn `module` into its quantized subclass, in place: `slots` stand for its parameters, `scales` are learned."""
+    """Turn `module` into its quantized subclass, in place.
+
+    Args:
+        slots: what stands in place of its parameters, by their names
+        scales: the learned scales, by the names of their parameters
+    """
     for name, scale in scales.items():
         _exclude_from_weight_decay(scale)
         module.register_parameter(name + slots[name].scale_suffix, scale)
@@ -196,7 +202,7 @@ def _weight_property(name: str) -> property:
 
 
 def _exclude_from_weight_decay(scale: Optional[nn.Parameter]) -> None:
-    """Where ESPnet and others (`exclude_weight_decay`) look for it; copying a parameter loses it."""
+    """Mark a scale where ESPnet and others (`exclude_weight_decay`) look. A copy of a parameter loses the mark."""
     if scale is not None:
         scale._no_weight_decay = True
 
@@ -206,7 +212,7 @@ def _unchanged(weight: Tensor) -> Tensor:
 
 
 def own_scales(module: nn.Module, prefix: str = "") -> Dict[str, ScaleParameter]:
-    """The learned scales of the quantized layers in a module, by the names of their weights, behind `prefix`."""
+    """The learned scales of the quantized layers in a module, by the names of their weights behind `prefix`."""
     return {
         ".".join(filter(None, (prefix.removesuffix("."), path, name))): ScaleParameter(
             scale_kind(weight.quantizer),

@@ -1,8 +1,8 @@
 """Learned scales in checkpoints. Their names say what they are: `weight__rand3p8_channel_w4_quantizer_scale`.
 
-A name survives what becomes of a checkpoint: averages, the gathering of partitioned parameters, files of parts. A scale
-that was learned for another quantizer, another granularity or other bits is of no use to a model: it then begins with
-those of its weights. Checkpoints of version 0.1 have `weight_quantizer_scale`, which does not say what it is.
+A name survives averages, the gathering of partitioned parameters, and files of parts. A scale that was learned for
+another quantizer, granularity or number of bits is of no use to a model, whose scales then start from its weights.
+Checkpoints of version 0.1 have `weight_quantizer_scale`, which does not say what it is.
 """
 
 import re
@@ -19,12 +19,12 @@ _KEY = re.compile(
 )
 _SHOWN = 3
 
-#: What the learned scale of a weight is, by the weight's name; empty: it has none.
+#: Gives the kind of a weight's learned scale by the weight's name; empty: it has none.
 Kinds = Callable[[str], str]
 
 
 class ScaleParameter(NamedTuple):
-    """The learned scale of a weight of a model: what it is, how many numbers, and the weight's shape."""
+    """The learned scale of a weight of a model: its kind, how many numbers it has, and the weight's shape."""
 
     kind: str
     groups: int
@@ -32,12 +32,12 @@ class ScaleParameter(NamedTuple):
 
 
 def scale_kind(quantizer: WeightQuantizer) -> str:
-    """What a learned scale of this quantizer is, in one word; empty where its scale is not learned."""
+    """The kind of the learned scales of a quantizer, in one word; empty where its scale is not learned."""
     return rounding_kind(quantizer) if quantizer.scale.learned else ""
 
 
 def rounding_kind(quantizer: WeightQuantizer) -> str:
-    """What decides how this quantizer rounds in evaluation, beside the weights and learned scales, in one word.
+    """One word for all that decides how a quantizer rounds in evaluation, beside the weights and learned scales.
 
     Raises:
         OptionError: a scale or granularity of one's own has a `meaning` or `name` of other characters
@@ -53,18 +53,18 @@ def rounding_kind(quantizer: WeightQuantizer) -> str:
 
 
 def scale_suffix(quantizer: WeightQuantizer) -> str:
-    """What a weight's name is followed by in that of its learned scale; empty where there is none."""
+    """The end of the name of a learned scale, behind the weight's name; empty where the scale is not learned."""
     kind = scale_kind(quantizer)
     return kind and scale_key("", kind)
 
 
 def scale_key(weight: str, kind: str) -> str:
-    """The name of the learned scale of a weight, which says what it is."""
+    """The name of a weight's learned scale, which says its kind."""
     return f"{weight}__{kind}{SCALE_SUFFIX}"
 
 
 def split_scales(state: Mapping[str, Tensor]) -> Dict[str, Tuple[str, str]]:
-    """The learned scales of a state_dict: key -> the weight's name, and what they are (empty: the key does not say)."""
+    """The learned scales of a state_dict: key -> the weight's name, and the kind (empty: the key does not say it)."""
     found = {key: _KEY.fullmatch(key) for key in state if key.endswith(SCALE_SUFFIX)}
     return {key: (match["weight"], match["kind"] or "") for key, match in found.items() if match}
 
@@ -72,12 +72,12 @@ def split_scales(state: Mapping[str, Tensor]) -> Dict[str, Tuple[str, str]]:
 def settle(
     state: MutableMapping[str, Tensor], own: Mapping[str, ScaleParameter], believed: Optional[Kinds] = None
 ) -> "Settled":
-    """Leave in a state_dict, in place, those learned scales alone that are what a model's are.
+    """Take out of a state_dict, in place, the learned scales that are not of the same kind as the model's.
 
     Args:
         state: a state_dict, by the model's names
         own: the model's learned scales, by the weights' names
-        believed: what those are that do not say it; None: they are taken for the model's
+        believed: kinds of the scales that do not say theirs; None: they are taken for the model's
     """
     left: Dict[Tuple[str, str], List[str]] = {}
     assumed: List[str] = []
@@ -98,18 +98,18 @@ def settle(
 
 
 def _fits(scale: Tensor, weight: Optional[Tensor], wanted: ScaleParameter) -> bool:
-    """Whether a scale is of a weight of the model's shape. (ZeRO 3 of DeepSpeed keeps both elsewhere.)"""
+    """Whether a scale has the model's groups, and its weight the model's shape. (ZeRO 3 keeps both elsewhere.)"""
     if not scale.numel() or not wanted.groups:
         return True
     return scale.numel() == wanted.groups and (weight is None or tuple(weight.shape) == wanted.shape)
 
 
 class Settled(NamedTuple):
-    """What became of a checkpoint's learned scales.
+    """The result of `settle`: what became of a checkpoint's learned scales.
 
     Attributes:
-        left: those that were left out: what they are and what the model's are (empty: it has none) -> weights
-        assumed: weights whose scales were taken although they do not say what they are
+        left: scales that were left out: their kind and the kind of the model's (empty: it has none) -> weights
+        assumed: weights whose scales were taken although they do not say their kind
         missing: weights that came without the scale that the model has
         taken: how many scales were taken
     """
@@ -121,14 +121,14 @@ class Settled(NamedTuple):
 
     @property
     def others(self) -> str:
-        """What was left out, where that is no note but an error; empty where nothing was."""
+        """An error's words for what was left out; empty where nothing was."""
         return others(
             {w: theirs for (theirs, _), ws in self.left.items() for w in ws},
             {w: ours for (_, ours), ws in self.left.items() for w in ws},
         )
 
     def __str__(self) -> str:
-        """What a user has to know; empty where all scales were taken as what they say they are."""
+        """A warning's words; empty where all scales were taken, and say their kind."""
         said = []
         for (theirs, ours), weights in self.left.items():
             what = f"learned scales of {len(weights)} weights ({_few(weights)}) are {theirs}"
@@ -150,7 +150,7 @@ class Settled(NamedTuple):
 
 
 def others(theirs: Mapping[str, str], ours: Mapping[str, str], what: str = "learned scales are others") -> str:
-    """How weights differ between a checkpoint and a model, by a word for each; empty where they don't."""
+    """Say how weights differ between a checkpoint and a model, by a word for each; empty where they don't."""
     different = sorted(weight for weight in {*theirs, *ours} if theirs.get(weight, "") != ours.get(weight, ""))
     if not different:
         return ""

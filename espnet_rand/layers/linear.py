@@ -7,7 +7,7 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 @quantizes(nn.Linear)
 class QuantizedLinear(QuantizedLayer):
-    """nn.Linear and its subclasses."""
+    """Quantizes nn.Linear and its subclasses."""
 
     def columns(self, x):
         return x.reshape(-1, x.shape[-1])

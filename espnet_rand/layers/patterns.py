@@ -11,7 +11,7 @@ def matches(pattern: str, names: Iterable[str]) -> bool:
 
 
 def near(pattern: str, names: Iterable[str]) -> str:
-    """For messages: which of `names`, and of those above them, are like a pattern that matches none."""
+    """A hint for messages: which names, or names of modules above them, are like a pattern that matches none."""
     known = {above: None for name in names for above in _above(name)}
     found = difflib.get_close_matches(pattern.strip("*."), known, n=3, cutoff=0.3)
     return f"near: {', '.join(found)}" if found else "it has " + ", ".join(list(known)[:5])

@@ -1,4 +1,4 @@
-"""Walks a model, wraps its layers, and says what it did."""
+"""Quantizes a model: walks it, wraps its layers, and reports what it did."""
 
 import logging
 import math
@@ -10,7 +10,8 @@ from torch import nn
 
 from espnet_rand.config import Configuration, QuantizerConfig
 from espnet_rand.errors import QuantizationError
-from espnet_rand.layers.clock import Clock, telling
+from espnet_rand.layers.clock import Clock
+from espnet_rand.layers.computation import telling
 from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import QuantizedLayer, find_layer, own_scales, quantized_layers, wrap_layer
 from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
@@ -23,10 +24,10 @@ from espnet_rand.quantizers import WeightQuantizer, grid_name
 
 @dataclass
 class _Quantization:
-    """What a quantized model remembers.
+    """The state that `quantize` gives a model.
 
     Attributes:
-        believed, alone: see `believe`
+        believed, alone: arguments of `believe`
     """
 
     config: QuantizerConfig
@@ -35,17 +36,17 @@ class _Quantization:
     alone: bool = False
 
 
-# In the metadata of the model's state_dict, which torch.save keeps and which is no key of it.
+# a key of the metadata of the model's state_dict, which torch.save keeps
 _METADATA = "quantizer_forwards"
 
 
 def quantize(model: nn.Module, config: Configuration) -> Report:
     """Quantize the weights of a model's layers, in place.
 
-    Afterwards training forwards compute with the estimator's weights, evaluation forwards
-    with the rounded ones, and `with disabled(model):` with the float ones. Parameters, their
-    names and `state_dict` keys stay; learned scales add keys (see learned_scales.py). Training
-    forwards are those of `model` itself, called as `model(...)`: `start_step` counts them.
+    Afterwards training forwards compute with fake-quantized weights, evaluation forwards with
+    rounded ones, and `with disabled(model):` with float ones. Parameters, their names and
+    `state_dict` keys stay; learned scales add keys (see learned_scales.py). `start_step` counts
+    the training forwards of `model` itself, called as `model(...)`.
 
     A wildcard of the configuration matches a layer by its own name or that of a module above it.
 
@@ -96,7 +97,7 @@ def quantize_new_layers(model: nn.Module) -> Report:
 
 
 def disabled(model: nn.Module) -> Any:
-    """A block in which the layers of a quantized model compute with their float weights, for this thread alone.
+    """Let the layers of a quantized model compute with their float weights in a block, for this thread alone.
 
     Raises:
         QuantizationError: the model has no quantized layer, or comes from a packed file
@@ -110,28 +111,29 @@ def disabled(model: nn.Module) -> Any:
 
 
 def believe(model: nn.Module, config: QuantizerConfig, alone: bool = False) -> None:
-    """Take learned scales of checkpoints of version 0.1, which do not say what they are, for those of `config`.
+    """Take the learned scales of checkpoints of version 0.1, which do not say their kind, for those of `config`.
 
     Args:
         model: quantized, perhaps by other options than those of the checkpoints that it will load
-        alone: refuse checkpoints with other learned scales than the model's, by an OptionError; else these start from
-            the weights
+        alone: whether to refuse, by an OptionError, checkpoints with other learned scales than the model's; else the
+            model's start from the weights
     """
     model._quantization.believed, model._quantization.alone = config, alone
 
 
 def kinds_of(config: QuantizerConfig, model: Optional[nn.Module] = None, prefix: str = "") -> Kinds:
-    """What the learned scale of a weight is in a model that `config` quantized, and whose names follow `prefix`.
+    """A function that gives the kind of a weight's learned scale, by its name, in a model that `config` quantized.
 
     Args:
-        model: it, or one of the same layers; without it a layer is known by one of its names alone
+        model: the model, or one of the same layers; None: a layer is known by one of its names alone
+        prefix: what the names begin with before the model's own
     """
     quantizers = quantizers_of(config, model)
     return lambda weight: scale_kind(quantizers(weight.removeprefix(prefix)))
 
 
 def quantizers_of(config: QuantizerConfig, model: Optional[nn.Module] = None) -> Callable[[str], WeightQuantizer]:
-    """The quantizer of a weight, by its name, in a model that `config` quantized; see `kinds_of`."""
+    """A function that gives a weight's quantizer, by its name, in a model that `config` quantized; see `kinds_of`."""
     names = {} if model is None else {name: every for every in _all_names(model).values() for name in every}
 
     def quantizer(weight: str) -> WeightQuantizer:
@@ -142,6 +144,8 @@ def quantizers_of(config: QuantizerConfig, model: Optional[nn.Module] = None) ->
 
 
 class _Planned(NamedTuple):
+    """A layer to wrap: its parameters to quantize, and the keys of `overrides` that match it."""
+
     name: str
     module: nn.Module
     weights: Tuple[str, ...]
@@ -149,7 +153,7 @@ class _Planned(NamedTuple):
 
 
 def _all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:
-    """The modules of a model with their names: a shared one has several."""
+    """The modules of a model with their names: a shared module has several."""
     names: Dict[nn.Module, List[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -157,6 +161,7 @@ def _all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:
 
 
 def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
+    """Raises OptionError: a wildcard matches no layer."""
     layers = [names for module, names in _all_names(model).items() if find_layer(module)]
     for key in ("include", "exclude", "overrides"):
         for pattern in getattr(config, key):
@@ -167,7 +172,7 @@ def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
 
 
 def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], List[FloatEntry]]:
-    """The layers to wrap; and the parameters that stay in float, by module."""
+    """The layers to wrap, and the parameters that stay in float, by module."""
     plan: List[_Planned] = []
     left: List[FloatEntry] = []
     counted = set()
@@ -192,7 +197,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
 
 
 def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -> Tuple[Tuple[str, ...], str]:
-    """Which of a module's own parameters to quantize, and why the others (if none: all) are not."""
+    """The names of a module's own parameters to quantize, and the reason why the others are not."""
     layer = find_layer(module)
     if layer is None:
         return (), f"not a layer that is quantized ({type(module).__name__})"
@@ -215,7 +220,7 @@ def _quantized_parameters(layer: QuantizedLayer) -> List[nn.Parameter]:
 
 
 def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_number: int = 0) -> List[QuantizedEntry]:
-    """Wrap the planned layers; one quantized weight, and one learned scale, for a shared parameter.
+    """Wrap the planned layers. A shared parameter gets one quantized weight, and one learned scale.
 
     Layers and weights are numbered from `first_number`.
     """
@@ -232,11 +237,11 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
             parameter = module._parameters[weight]
             full = f"{name}.{weight}" if name else weight
             if id(parameter) not in shared:
-                rows, unrows = find_layer(module).layout(module)
+                channels_first, own_layout = find_layer(module).layout(module)
                 index, layer = first_number + len(shared), first_number + len(ready)
-                made = QuantizedWeight(quantizer, clock, index, layer, rows, unrows, fixed)
-                made.followed = made.initial(parameter) if quantizer.scale.learned else None
-                scale = None if made.followed is None else nn.Parameter(made.followed.detach().clone())
+                made = QuantizedWeight(quantizer, clock, index, layer, channels_first, own_layout, fixed)
+                made.tracked = made.initial(parameter) if quantizer.scale.learned else None
+                scale = None if made.tracked is None else nn.Parameter(made.tracked.detach().clone())
                 shared[id(parameter)] = (full, made, scale)
                 entries.append(_entry(full, module, parameter, made))
             first, made, scale = shared[id(parameter)]
@@ -256,10 +261,10 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
 
 def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: QuantizedWeight) -> QuantizedEntry:
     quantizer = made.quantizer
-    scales = quantizer.granularity.groups(made.rows(parameter))
-    axes = [quantizer.scale, quantizer.estimator, quantizer.granularity]
-    axes += [quantizer.precision] if len(quantizer.precision.all) > 1 else []
-    axes += filter(None, [grid_name(quantizer.grid)])
+    scales = quantizer.granularity.groups(made.channels_first(parameter))
+    parts = [quantizer.scale, quantizer.estimator, quantizer.granularity]
+    parts += [quantizer.precision] if len(quantizer.precision.all) > 1 else []
+    parts += filter(None, [grid_name(quantizer.grid)])
     scale_bytes = max(4, parameter.element_size())
     return QuantizedEntry(
         name=name,
@@ -267,7 +272,7 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
         shape=tuple(parameter.shape),
         scales=scales,
         bits=made.bits,
-        quantizer=" ".join(map(str, axes)),
+        quantizer=" ".join(map(str, parts)),
         bytes_before=parameter.numel() * parameter.element_size(),
         bytes_after=math.ceil(parameter.numel() * made.bits / 8) + scales * scale_bytes,
     )

@@ -1,6 +1,6 @@
 """Recurrent layers: weight_ih_l0 (gates hidden, input), weight_hh_l0 (gates hidden, hidden), ...
 
-All matrices of every layer and direction, the projection of an LSTM with proj_size included.
+The matrices of every layer and direction are quantized, the projection of an LSTM with proj_size too.
 """
 
 from torch import nn
@@ -10,7 +10,7 @@ from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 @quantizes(nn.RNNCellBase)
 class QuantizedCell(QuantizedLayer):
-    """nn.LSTMCell, nn.GRUCell, nn.RNNCell."""
+    """Quantizes nn.LSTMCell, nn.GRUCell and nn.RNNCell."""
 
     @classmethod
     def weights(cls, module):
@@ -19,7 +19,7 @@ class QuantizedCell(QuantizedLayer):
 
 @quantizes(nn.RNNBase)
 class QuantizedRecurrent(QuantizedLayer):
-    """nn.LSTM, nn.GRU, nn.RNN."""
+    """Quantizes nn.LSTM, nn.GRU and nn.RNN."""
 
     @classmethod
     def weights(cls, module):
@@ -31,7 +31,7 @@ class QuantizedRecurrent(QuantizedLayer):
 
     @_flat_weights.setter
     def _flat_weights(self, weights):
-        """The list is made whenever it is read."""
+        """Do nothing: the list is made whenever it is read."""
 
     def flatten_parameters(self):
-        """Nothing to do: the weights of each forward are new tensors."""
+        """Do nothing: the weights of each forward are new tensors."""

@@ -1,4 +1,4 @@
-"""What was quantized and what was not, as a table and as plain data."""
+"""The report of what was quantized and what was not, as a table and as plain data."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -10,9 +10,11 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class QuantizedEntry:
-    """One quantized weight. Sizes in bytes; `bytes_after` is codes of `bits` bits plus the scales.
+    """One quantized weight.
 
-    `layer` is the layer's type, here and below; empty for a packed file, which does not say it.
+    Attributes:
+        layer: the layer's type, here and below; empty for a packed file, which does not hold it
+        bytes_before, bytes_after: its size in float, and that of codes of `bits` bits with the scales
     """
 
     name: str
@@ -27,7 +29,7 @@ class QuantizedEntry:
 
 @dataclass(frozen=True)
 class FloatEntry:
-    """Parameters of one module that stay in float, and why."""
+    """The parameters of one module that stay in float, and why."""
 
     name: str
     layer: str
@@ -38,14 +40,14 @@ class FloatEntry:
 
 @dataclass(frozen=True)
 class Report:
-    """What `quantize` did. Prints as a table; `to_dict` is plain data for YAML."""
+    """The report of what `quantize` did. It prints as a table; `to_dict` is plain data for YAML."""
 
     quantized: List[QuantizedEntry] = field(default_factory=list)
     left_in_float: List[FloatEntry] = field(default_factory=list)
 
     @property
     def totals(self) -> Dict[str, Any]:
-        """Of all that is listed: numbers of weights, and bytes before and after (float parts included)."""
+        """The numbers of weights, and the bytes before and after, float parts included."""
         kept = sum(entry.bytes for entry in self.left_in_float)
         before = kept + sum(entry.bytes_before for entry in self.quantized)
         after = kept + sum(entry.bytes_after for entry in self.quantized)
@@ -58,7 +60,7 @@ class Report:
         }
 
     def to_dict(self) -> Dict[str, Any]:
-        """totals, quantized and left_in_float, of lists, strings and numbers only."""
+        """A mapping of totals, quantized and left_in_float, of lists, strings and numbers only."""
         quantized = [{**asdict(entry), "shape": list(entry.shape)} for entry in self.quantized]
         return {
             "totals": self.totals,

@@ -1,24 +1,24 @@
-"""What stands in a layer in place of a parameter: a quantized weight in training, a packed one in decoding."""
+"""The protocol of what stands in a layer in place of a parameter: a quantized weight, or a packed one."""
 
 from typing import Any
 
 
 class Slot:
-    """What a layer reads in place of its parameter, and tells what becomes of itself.
+    """Gives a layer what it computes with in place of a parameter, and is told when the layer changes.
 
-    One that nothing changes has only to be read. `str` of it says how the weight is quantized. Layers that share a
-    parameter may share one of these: so it is told at which layer it is called, and for which of its parameters.
+    Only `read` has to be written. `str` of a slot says how the weight is quantized. Layers that share a parameter may
+    share a slot: so each call gets the layer, and the name of the parameter there.
     """
 
-    #: What the parameter's name is followed by in that of its learned scale; empty: it has none.
+    #: The end of the name of the learned scale, behind the parameter's name; empty: there is none.
     scale_suffix = ""
 
     def read(self, layer: Any, name: str) -> Any:
-        """What the layer computes with, a tensor; None: with its parameter `name`."""
+        """The tensor that the layer computes with in place of its parameter `name`; None: the parameter itself."""
         raise NotImplementedError
 
     def switch(self, layer: Any, name: str, training: bool) -> None:
-        """The layer goes into training or evaluation mode next."""
+        """Called before the layer goes into training or evaluation mode."""
 
     def save(self, layer: Any, name: str) -> None:
-        """The layer's state_dict is made next."""
+        """Called before the layer's state_dict is made."""

@@ -1,4 +1,4 @@
-"""The quantized weights of a model: for each one handle, by which others look at it and change it."""
+"""The quantized weights of a model: a handle for each, by which others look at it and change it."""
 
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
@@ -13,10 +13,10 @@ from espnet_rand.quantizers import Grid, WeightQuantizer
 
 @dataclass
 class NamedWeight(LayerWeight):
-    """A quantized weight of a model: of several layers that share it the first.
+    """A quantized weight of a model, in the first of the layers that share it.
 
     Attributes:
-        quantized: what stands in the layers in its place
+        quantized: the slot that stands in the layers in its place
         full_names: all of its names in the model
     """
 
@@ -25,7 +25,7 @@ class NamedWeight(LayerWeight):
 
     @property
     def quantizer(self) -> WeightQuantizer:
-        """How it is quantized."""
+        """The quantizer of the weight."""
         return self.quantized.quantizer
 
     @property
@@ -35,26 +35,26 @@ class NamedWeight(LayerWeight):
 
     @property
     def fixed(self) -> bool:
-        """Whether its bits are its own, by `overrides`."""
+        """Whether `overrides` gave the weight bits of its own."""
         return self.quantized.fixed
 
     @property
     def bits(self) -> int:
-        """In evaluation, and in a packed file."""
+        """The bits of the weight in evaluation, and in a packed file."""
         return self.quantized.bits
 
     @property
     def grid(self) -> Grid:
-        """What evaluation rounds it to."""
+        """The grid that evaluation rounds the weight to."""
         return self.quantizer.grid(self.bits)
 
     @property
-    def rows(self) -> Tensor:
+    def channels_first(self) -> Tensor:
         """The float weight, output channels first, without a gradient."""
-        return self.quantized.rows(self.source.detach())
+        return self.quantized.channels_first(self.source.detach())
 
     def encode(self, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
-        """Codes, output channels first, and scales of evaluation (see WeightQuantizer.encode); `bits`: of others."""
+        """Encode the weight: codes, output channels first, and scales, at `bits` (default: those of evaluation)."""
         return self.quantized.encode(self, bits)
 
     def step_sizes(self, bits: Optional[int] = None) -> Tensor:
@@ -62,15 +62,15 @@ class NamedWeight(LayerWeight):
         return self.encode(bits)[1]
 
     def spread(self, steps: Tensor) -> Tensor:
-        """Of step sizes, (groups,), each number's own, output channels first."""
-        return self.quantizer.spread(steps, self.rows)
+        """Give each number of the weight its step size: steps (groups,) in its shape, output channels first."""
+        return self.quantizer.spread(steps, self.channels_first)
 
     @torch.no_grad()
-    def place(self, rows: Tensor, scales: Tensor) -> None:
+    def place(self, weight: Tensor, scales: Tensor) -> None:
         """Set the float weight, output channels first, and the learned scale to that of step sizes, (groups,)."""
-        self.parameter.copy_(self.quantized.unrows(rows))
-        self.scale.copy_(self.quantizer.parameter(rows, scales, self.bits))
-        self.quantized.followed = None
+        self.parameter.copy_(self.quantized.own_layout(weight))
+        self.scale.copy_(self.quantizer.parameter(weight, scales, self.bits))
+        self.quantized.tracked = None
 
 
 def quantized_weights(model: nn.Module) -> Dict[str, NamedWeight]:

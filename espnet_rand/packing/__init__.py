@@ -7,10 +7,13 @@ from espnet_rand.packing.file import (
     PackedModel,
     PackedWeight,
     is_packed,
-    read,
-    write,
+    read_packed,
+    write_packed,
 )
 from espnet_rand.packing.model import load_into, pack_model, report, weights_on_meta
+
+# their names in version 0.1
+read, write = read_packed, write_packed
 
 __all__ = [
     "FORMAT_VERSION",
@@ -21,8 +24,8 @@ __all__ = [
     "is_packed",
     "load_into",
     "pack_model",
-    "read",
+    "read_packed",
     "report",
     "weights_on_meta",
-    "write",
+    "write_packed",
 ]

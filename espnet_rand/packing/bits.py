@@ -1,4 +1,4 @@
-"""Integer codes of 2 to 8 bits in bytes, without gaps."""
+"""Packs integer codes of 2 to 8 bits into bytes, without gaps."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from espnet_rand.quantizers.rows import rowwise
 
 
 def row_bytes(length: int, bits: int) -> int:
-    """Bytes that `length` codes of `bits` bits take."""
+    """The bytes that `length` codes of `bits` bits take."""
     return -(-length * bits // 8)
 
 
@@ -17,10 +17,10 @@ def row_bytes(length: int, bits: int) -> int:
 
 @rowwise
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes in [-Q-1, Q] (int8, (rows, length)) as bytes (uint8, (rows, row_bytes)).
+    """Pack codes in [-Q-1, Q] (int8, (rows, length)) into bytes (uint8, (rows, row_bytes)).
 
-    Code i of a row, plus Q + 1, is bits i * bits and following of the row, lowest bit first;
-    byte j holds bits 8 j to 8 j + 7, lowest first. What is left of a row's last byte is zero.
+    Code i of a row, plus Q + 1, is in bits i * bits to i * bits + bits - 1 of the row, lowest bit first.
+    Byte j holds bits 8 j to 8 j + 7, lowest first. The bits left over in a row's last byte are zero.
     """
     rows, length = codes.shape
     unsigned = codes.to(torch.int16) - Grid(bits).low
@@ -37,7 +37,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 @rowwise
 def unpack(packed: Tensor, bits: int, length: int) -> Tensor:
-    """The codes (int8, (rows, length)) of which `pack` made `packed`."""
+    """Undo `pack`: bytes (uint8, (rows, row_bytes)) -> codes (int8, (rows, length))."""
     rows, count = packed.shape
     octets = torch.nn.functional.pad(packed, (0, -count % bits)).view(rows, -(-count // bits), bits)
     eights = octets.new_empty(rows, octets.shape[1], 8, dtype=torch.int8)

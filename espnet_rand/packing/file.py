@@ -23,7 +23,7 @@ from espnet_rand.quantizers import GRANULARITIES, GRIDS, Grid, PerGroup, grid_na
 from espnet_rand.quantizers.granularity import Granularity
 
 FORMAT_VERSION = 2
-#: What is said of files of version 1.
+#: A warning's words for files of version 1.
 OLD_FORMAT = (
     "its format is version 1. Started with plain python, ESPnet takes such a file for a checkpoint, and computes with "
     "random weights. Fix: pack the checkpoint again"
@@ -31,16 +31,16 @@ OLD_FORMAT = (
 _KEY = "espnet_rand"
 _SCALES = ".scales"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
-# of scales, and of other tensors
 _MOST_AXES = 32
+# dtypes of scales, and of other tensors
 _FLOATS = ("F32", "F64", "F16", "BF16")
 _PLAIN = (*_FLOATS, "C64", "BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64")
-# what the header has beside what `PackedModel.info` is
+# keys of the header that are not `PackedModel.info`
 _OWN = ("format_version", "weights", "aliases", "infinite", "sha256")
 
 
 class PackedFileError(UserError, ValueError):
-    """The file is not a packed model, is damaged, or does not fit; the message says where."""
+    """The file is no packed model, is damaged, or does not fit; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class PackedWeight:
     Attributes:
         packed: the codes with output channels first, uint8, (channels, row_bytes), see `espnet_rand.packing.bits`
         scales: step sizes, (groups,)
-        grid: what the codes stand for
-        shape: the parameter's, in its layer
-        granularity: which codes share a scale
-        dtype: of the decoded weight
-        transposed: of a transposed convolution, its number of groups; else 0
+        grid: says what the codes stand for
+        shape: the shape of the parameter in its layer
+        granularity: says which codes share a scale
+        dtype: the dtype of the decoded weight
+        transposed: the number of groups of a transposed convolution; else 0
     """
 
     packed: Tensor
@@ -67,35 +67,41 @@ class PackedWeight:
 
     @property
     def bits(self) -> int:
-        """Of a code."""
+        """The bits of a code."""
         return self.grid.bits
 
     @property
-    def rows(self) -> Tuple[int, ...]:
-        """Shape with the output channels first."""
-        return _rows(self.shape, self.transposed)
+    def shape_channels_first(self) -> Tuple[int, ...]:
+        """The weight's shape with the output channels first."""
+        return _channels_first(self.shape, self.transposed)
+
+    @property
+    def matrix_shape(self) -> Tuple[int, int]:
+        """The shape of the weight as a matrix: output channels, and weights of each."""
+        channels, *rest = self.shape_channels_first
+        return channels, math.prod(rest)
 
     def codes(self) -> Tensor:
-        """int8, of shape `rows`."""
-        return unpack(self.packed, self.bits, math.prod(self.rows[1:])).view(self.rows)
+        """The codes, int8, with the output channels first."""
+        return unpack(self.packed, self.bits, self.matrix_shape[1]).view(self.shape_channels_first)
 
     @property
     def wide_scales(self) -> Tensor:
-        """The scales in the dtype of the product, float32 at least."""
+        """The scales in the dtype that they are multiplied in, float32 at least."""
         return self.scales.to(torch.promote_types(self.scales.dtype, torch.float32))
 
     def values(self) -> Tensor:
-        """The weight, of `shape` and `dtype`."""
-        rows = self._scaled(self.wide_scales).to(self.dtype)
-        return channels_second(rows, self.transposed) if self.transposed else rows
+        """The decoded weight, of `shape` and `dtype`."""
+        weight = self._scaled(self.wide_scales).to(self.dtype)
+        return channels_second(weight, self.transposed) if self.transposed else weight
 
     def _scaled(self, scales: Tensor) -> Tensor:
         return self.granularity.scaled(self.grid.levels(self.codes()), scales)
 
     def fault(self) -> str:
-        """Why it cannot be computed with: step sizes that no grid has, or decoded numbers that are infinite; or empty.
+        """The reason why nothing can compute with it; empty: there is none.
 
-        A step size of 0 is allowed where all its codes stand for 0.
+        Step sizes may be wrong, or decoded numbers infinite. A step size of 0 is right where all its codes stand for 0.
         """
         scales, largest = self.wide_scales, -self.grid.low
         wrong, zero = wrong_steps(scales), scales == 0
@@ -111,11 +117,11 @@ class PackedWeight:
 
     @property
     def bytes(self) -> int:
-        """Of codes and scales."""
+        """The bytes of codes and scales."""
         return self.packed.numel() + self.scales.numel() * self.scales.element_size()
 
     def describe(self) -> Dict[str, Any]:
-        """Everything but the tensors, as the file's metadata hold it."""
+        """A description of all but the tensors, as the file's metadata hold it."""
         about = {"shape": [*self.shape], "bits": self.bits, "dtype": str(self.dtype).removeprefix("torch.")}
         about["granularity"] = next(n for n, kind in GRANULARITIES.items() if kind is type(self.granularity))
         if isinstance(self.granularity, PerGroup):
@@ -127,7 +133,8 @@ class PackedWeight:
         return about
 
 
-def _rows(shape: Sequence[int], transposed: int) -> Tuple[int, ...]:
+def _channels_first(shape: Sequence[int], transposed: int) -> Tuple[int, ...]:
+    """A weight's shape with the output channels first."""
     if not transposed:
         return tuple(shape)
     inputs, outputs, *kernel = shape
@@ -136,14 +143,14 @@ def _rows(shape: Sequence[int], transposed: int) -> Tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PackedModel:
-    """What a packed file holds.
+    """The content of a packed file.
 
     Attributes:
-        weights: the quantized ones, by their names in the model's state_dict
+        weights: the quantized weights, by their names in the model's state_dict
         floats: the rest of the state_dict
-        aliases: names of the state_dict that are the same tensor as another -> that one
+        aliases: names of the state_dict whose tensor is that of another -> the other name
         info: versions and the resolved quantizer options; nothing depends on them
-        version: of the format that it was read from
+        version: version of the format that it was read from
     """
 
     weights: Dict[str, PackedWeight]
@@ -153,28 +160,28 @@ class PackedModel:
     version: int = FORMAT_VERSION
 
     def average_bits(self, plan: Optional[Mapping[str, int]] = None) -> float:
-        """Bits in the mean over all quantized weights: those of the codes, or of a plan that names all."""
+        """The mean number of bits over all quantized weights, as they are or by a plan that names all."""
         numbers = {name: math.prod(weight.shape) for name, weight in self.weights.items()}
         bits = plan or {name: weight.bits for name, weight in self.weights.items()}
         return sum(bits[name] * number for name, number in numbers.items()) / sum(numbers.values())
 
     def state_dict(self) -> Dict[str, Tensor]:
-        """The float model's, with decoded weights: they lie on the integer grid."""
+        """The state_dict of the float model, with decoded weights, which lie on the integer grid."""
         state = {**self.floats, **{name: weight.values() for name, weight in self.weights.items()}}
         state.update({alias: state[name] for alias, name in self.aliases.items()})
         return state
 
 
-def write(path: Union[str, Path], model: PackedModel) -> None:
-    """Write a packed file: to a temporary name, then renamed.
+def write_packed(path: Union[str, Path], model: PackedModel) -> None:
+    """Write a packed file, to a temporary name that is then renamed.
 
     Raises:
         NotFiniteError: a tensor has a NaN
-        PackedFileError: names of the model that the format needs for itself
+        PackedFileError: the model has a name that the format needs for itself
     """
     infinite = sorted(name for name, tensor in model.floats.items() if not is_finite(tensor))
     if both := sorted({name + _SCALES for name in model.weights} & model.floats.keys()):
-        raise PackedFileError(f"{both[0]} is a tensor of the model, and where the file has the scales of a weight")
+        raise PackedFileError(f"{both[0]} is a tensor of the model, and the name of a weight's scales in the file")
     if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
         raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Fix: pack another checkpoint")
     tensors = dict(model.floats)
@@ -199,7 +206,7 @@ def write(path: Union[str, Path], model: PackedModel) -> None:
 
 
 def _stored(shape: Sequence[int], size: int) -> List[int]:
-    """The shape that `size` bytes of codes have in a file: flat, unlike a weight matrix (for a vector: two axes)."""
+    """The shape of `size` bytes of codes in a file: one axis, or two for a weight of one. It is never the weight's."""
     return [size] if len(shape) > 1 else [size, 1]
 
 
@@ -209,89 +216,122 @@ def is_packed(path: Union[str, Path]) -> bool:
         return f.read(9)[8:] == b"{"
 
 
-def read(path: Union[str, Path]) -> PackedModel:
+def read_packed(path: Union[str, Path]) -> PackedModel:
     """Read a packed file. Nothing is unpickled; shapes, names and sizes are checked before tensors are read.
 
-    The tensors are copies: what becomes of the file later does not matter.
+    The tensors are copies: the file may change later.
 
     Raises:
         PackedFileError: cut off, altered, not a packed file, or of a later version
     """
     try:
         with safe_open(path, framework="pt", backend="pread") as file:
-            return _read(path, file)
+            model = _read(file)
+    except FileNotFoundError:
+        raise
+    except PackedFileError as e:
+        raise PackedFileError(f"{path}: {str(e).splitlines()[0]}") from None  # torch's own have many lines
     except (SafetensorError, OSError, UnicodeError, RecursionError) as e:
-        if isinstance(e, FileNotFoundError):
-            raise
         raise PackedFileError(f"{path}: not a packed model, or cut off: {e}") from None
+    if model.version == 1:
+        logging.warning(f"espnet_rand: {path}: {OLD_FORMAT}")
+    return model
 
 
-def _read(path: Union[str, Path], file: Any) -> PackedModel:
-    def refuse(why: str):
-        return PackedFileError(f"{path}: {why.splitlines()[0]}")  # torch's own have many lines
+def _read(file: Any) -> PackedModel:
+    """Read a packed model from an open file.
 
+    Raises:
+        PackedFileError: see `read_packed`; here and below the message does not name the file
+    """
+    header = _read_header(file)
+    version = header["format_version"]
+    suffix = ".codes" if version == 1 else ""
+    makers = _check_weights(header, file, suffix)
+    _check_tensors(header, file, suffix)
+    tensors = _read_tensors(header, file)
+    weights = {name: make(tensors.pop(name + suffix), tensors.pop(name + _SCALES)) for name, make in makers.items()}
+    _check_numbers(weights, tensors, header.get("infinite", [*tensors] if version == 1 else []))
+    info = {k: v for k, v in header.items() if k not in _OWN}
+    return PackedModel(weights, tensors, dict(header["aliases"]), info, version)
+
+
+def _read_header(file: Any) -> Dict[str, Any]:
+    """Read the metadata; check the version, and that the lists are there."""
     try:
         header = json.loads((file.metadata() or {})[_KEY])
         version, described, aliases = header["format_version"], header["weights"], header["aliases"]
     except (KeyError, TypeError, ValueError):
-        raise refuse("a safetensors file, but not one of espnet_rand") from None
+        raise PackedFileError("a safetensors file, but not one of espnet_rand") from None
     if type(version) is not int or version not in (1, FORMAT_VERSION):
-        raise refuse(f"format version {version!r}; this espnet_rand reads up to {FORMAT_VERSION}: update it")
-    suffix = ".codes" if version == 1 else ""
-    names = set(file.keys())
+        raise PackedFileError(f"format version {version!r}; this espnet_rand reads up to {FORMAT_VERSION}: update it")
     if not isinstance(described, Mapping) or not isinstance(aliases, Mapping) or not _names(header.get("infinite", [])):
-        raise refuse("the lists of weights, aliases and infinite tensors are damaged")
-    described_weights = {}
-    for name, about in described.items():
+        raise PackedFileError("the lists of weights, aliases and infinite tensors are damaged")
+    return header
+
+
+def _check_weights(header: Mapping[str, Any], file: Any, suffix: str) -> Dict[str, Callable]:
+    """Check the descriptions of all weights; return what makes the weights, see `_check_weight`."""
+    makers = {}
+    for name, about in header["weights"].items():
         try:
-            described_weights[name] = _check_weight(name, about, file, suffix)
+            makers[name] = _check_weight(name, about, file, suffix)
         except KeyError as e:
-            raise refuse(f"{name}: its description lacks {e}") from None
+            raise PackedFileError(f"{name}: its description lacks {e}") from None
         except (TypeError, ValueError, RuntimeError, OptionError) as e:
-            raise refuse(f"{name}: {e}") from None
+            raise PackedFileError(f"{name}: {e}") from None
+    return makers
+
+
+def _check_tensors(header: Mapping[str, Any], file: Any, suffix: str) -> None:
+    """Check the names of all tensors, what the aliases stand for, and the dtypes of the tensors."""
+    names, described, aliases = set(file.keys()), header["weights"], header["aliases"]
     if odd := [name for name in (*names, *described, *aliases) if not name.isprintable()]:
-        raise refuse(f"{ascii(odd[0])} is no name of a tensor")
+        raise PackedFileError(f"{ascii(odd[0])} is no name of a tensor")
     for name in sorted(names):
         about = file.get_slice(name)
         if about.get_dtype() not in _PLAIN or len(about.get_shape()) > _MOST_AXES:
-            raise refuse(f"{name} is {about.get_dtype()} of {len(about.get_shape())} axes, which no model has")
-    if version == 1 and (both := sorted(names & described.keys())):
-        raise refuse(f"{both[0]} is there as codes and as numbers")
+            raise PackedFileError(f"{name} is {about.get_dtype()} of {len(about.get_shape())} axes, which no model has")
+    if suffix and (both := sorted(names & described.keys())):
+        raise PackedFileError(f"{both[0]} is there as codes and as numbers")
     known = set(described) | (names - {name + end for name in described for end in (suffix, _SCALES)})
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:
-            raise refuse(f"{alias} is said to be the same as {name}, which cannot be")
+            raise PackedFileError(f"{alias} is said to be the same as {name}, which cannot be")
+
+
+def _read_tensors(header: Mapping[str, Any], file: Any) -> Dict[str, Tensor]:
+    """Read all tensors, and check the checksum."""
     try:
-        tensors = {name: file.get_tensor(name) for name in sorted(names)}
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         checksum = _checksum(header, tensors)
     except (TypeError, RuntimeError) as e:
-        raise refuse(f"a tensor whose dtype or shape torch does not have: {e}") from None
+        raise PackedFileError(f"a tensor whose dtype or shape torch does not have: {e}") from None
     if header.get("sha256") != checksum:
-        raise refuse("the checksum does not fit: the file was altered or damaged. Fix: pack or copy it again")
-    weights = {}
-    for name, make in described_weights.items():
-        weights[name] = make(tensors.pop(name + suffix), tensors.pop(name + _SCALES))
-        if fault := weights[name].fault():
-            raise refuse(f"{name}: {fault}. Fix: pack a checkpoint whose weights are finite")
-    allowed = header.get("infinite", [*tensors] if version == 1 else [])
-    for name, tensor in tensors.items():
-        if not is_finite(tensor) and (name not in allowed or tensor.isnan().any()):
-            raise refuse(f"{name}: not finite: numbers that are NaN or infinite. Fix: pack another checkpoint")
-    if version == 1:
-        logging.warning(f"espnet_rand: {path}: {OLD_FORMAT}")
-    info = {k: v for k, v in header.items() if k not in _OWN}
-    return PackedModel(weights, tensors, dict(aliases), info, version)
+        raise PackedFileError("the checksum does not fit: the file was altered or damaged. Fix: pack or copy it again")
+    return tensors
+
+
+def _check_numbers(weights: Mapping[str, PackedWeight], floats: Mapping[str, Tensor], infinite: Sequence[str]) -> None:
+    """Check that all numbers are finite; tensors that `infinite` names may have infinite ones."""
+    for name, weight in weights.items():
+        if fault := weight.fault():
+            raise PackedFileError(f"{name}: {fault}. Fix: pack a checkpoint whose weights are finite")
+    for name, tensor in floats.items():
+        if not is_finite(tensor) and (name not in infinite or tensor.isnan().any()):
+            raise PackedFileError(f"{name}: not finite: numbers that are NaN or infinite. Fix: pack another checkpoint")
 
 
 def _names(value: Any) -> bool:
+    """Whether a value is a list of strings."""
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Tensor, Tensor], PackedWeight]:
-    """Check one weight's description against the tensors' dtypes and shapes; return what makes the weight of them.
+    """Check one weight's description against the tensors' dtypes and shapes; return a function that makes the weight.
 
     Args:
-        suffix: what the weight's name is followed by in that of its codes
+        suffix: the end of the name of the codes, behind the weight's name
     """
     shape, bits, transposed = about["shape"], about["bits"], about.get("transposed", 0)
     if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
@@ -307,10 +347,10 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Te
     if grid is None:
         raise ValueError(f"unknown grid {about['grid']!r}: update espnet_rand")
     granularity = kind(about["group_size"]) if kind is PerGroup else kind()
-    rows = _rows(shape, transposed)
-    groups = granularity.groups(torch.empty(rows, device="meta"))
-    matrix = (rows[0], row_bytes(math.prod(rows[1:]), bits))
-    stored = [*matrix] if suffix else _stored(shape, math.prod(matrix))
+    channels, *rest = _channels_first(shape, transposed)
+    groups = granularity.groups(torch.empty(channels, *rest, device="meta"))
+    packed = (channels, row_bytes(math.prod(rest), bits))
+    stored = [*packed] if suffix else _stored(shape, math.prod(packed))
     for end, dtypes, size in ((suffix, ["U8"], stored), (_SCALES, [*_FLOATS], [groups])):
         if name + end not in file.keys():  # noqa: SIM118 (no dict)
             raise ValueError(f"there is no tensor {name + end}")
@@ -319,13 +359,13 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Te
             raise ValueError(f"{name + end} is {found.get_dtype()} {found.get_shape()}; it must be {dtypes[0]} {size}")
 
     def make(codes: Tensor, scales: Tensor) -> PackedWeight:
-        return PackedWeight(codes.view(matrix), scales, grid(bits), tuple(shape), granularity, dtype, transposed)
+        return PackedWeight(codes.view(packed), scales, grid(bits), tuple(shape), granularity, dtype, transposed)
 
     return make
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the header but for the checksum (JSON, sorted keys), and of each tensor by name."""
+    """The SHA-256 of the header but for the checksum (JSON, sorted keys), and of each tensor by name."""
     rest = {k: v for k, v in header.items() if k != "sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name, tensor in tensors.items():

@@ -1,8 +1,7 @@
 """Integer compute: torch's own kernels behind one interface.
 
 A backend is one or more classes here, for layers of different kinds, one line in `KERNELS`, and a name in
-`environment.BACKENDS`.
-The rule of `auto` is `choose`.
+`environment.BACKENDS`. `choose` holds the rule of `auto`.
 """
 
 import math
@@ -20,7 +19,7 @@ from espnet_rand.quantizers import Grid, PerChannel, PerColumn, PerGroup, PerTen
 
 
 class Convolution(NamedTuple):
-    """How a one- or two-dimensional convolution is called."""
+    """The options that a one- or two-dimensional convolution is called with."""
 
     stride: Tuple[int, ...]
     padding: Tuple[int, ...]
@@ -29,47 +28,50 @@ class Convolution(NamedTuple):
 
 
 class Kernel:
-    """A layer's weight that is multiplied without a float copy of it.
+    """Multiplies with a layer's weight, without a float copy of it.
 
     Args:
-        weight: its `rows` are (out, in), or (out, in, 1) of a convolution that is a linear map
-        convolution: of another convolution, what it is called with; None: a linear map
+        weight: a matrix, (out, in), or (out, in, 1) of a convolution that is a linear map; or of another convolution
+        convolution: the options of another convolution; None: a linear map
     """
 
     @staticmethod
     def serves(weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None) -> Optional[str]:
-        """Why this kernel cannot compute with a weight on a device, to be read after its name; None if it can."""
+        """The reason why this kernel cannot serve a weight on a device, as words behind its name; None: it can."""
         raise NotImplementedError
 
     def __init__(self, weight: PackedWeight, convolution: Optional[Convolution] = None):
         raise NotImplementedError
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The layer's output without its bias, in x's dtype.
+        """Compute the layer's output without its bias, in x's dtype.
 
-        Of a linear map x is (..., in), the output (..., out); of a convolution as in torch, with a batch.
-        A batch may be empty. What is not finite in x makes the outputs of its row not finite, in a
-        convolution those that cover it. It changes no other output.
+        For a linear map x is (..., in) and the output (..., out); for a convolution they are as in torch,
+        with a batch. A batch may be empty. A number in x that is not finite makes the outputs of its row
+        not finite; in a convolution, the outputs that cover it. It changes no other output.
         """
         raise NotImplementedError
 
     def weight(self) -> PackedWeight:
-        """What it was made of."""
+        """The weight that the kernel was made of."""
         raise NotImplementedError
 
 
 def _int8_serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
+    """`Kernel.serves` of the int8 kernels on x86."""
     if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
         return "needs an x86 CPU"
     return _a_scale_a_channel(weight)
 
 
 def _a_scale_a_channel(weight: PackedWeight) -> Optional[str]:
+    """The reason why a kernel that needs a scale for each channel cannot serve; None: it can."""
     served = isinstance(weight.granularity, (PerTensor, PerChannel))
     return None if served else "needs a scale for each channel or for all, not for groups or columns"
 
 
 def _without_codes(weight: PackedWeight) -> PackedWeight:
+    """The weight without its codes, which a kernel keeps in a form of its own."""
     return replace(weight, packed=weight.packed.new_empty(0))
 
 
@@ -83,7 +85,7 @@ def _seven_bits(weight: PackedWeight) -> bool:
 
 
 class Int8Dynamic(Kernel):
-    """The codes as they are, as int8; x rounded to 8 bits in each call.
+    """Multiplies with the codes as int8, on x86 CPUs; rounds x to 8 bits in each call.
 
     One scale serves all of x but the rows that are not finite: these count as zeros, and their output is NaN.
     """
@@ -121,13 +123,13 @@ class Int8Dynamic(Kernel):
 
 
 class Int8Matmul(Kernel):
-    """As Int8Dynamic, on CUDA, by cuBLAS; x rounded with a scale for each frame."""
+    """Multiplies as Int8Dynamic does, on CUDA, by cuBLAS; rounds x with a scale for each frame."""
 
     @staticmethod
     def serves(weight, device, convolution=None):
         if convolution or device.type != "cuda":
             return "multiplies matrices, on CUDA"
-        if weight.rows[0] % 8 or math.prod(weight.rows[1:]) % 8:
+        if any(size % 8 for size in weight.matrix_shape):
             return "needs a multiple of 8 inputs and outputs"
         return _a_scale_a_channel(weight)
 
@@ -149,9 +151,10 @@ class Int8Matmul(Kernel):
 
 
 class Int8Convolution(Kernel):
-    """As Int8Dynamic, by oneDNN (torch's `quantized.conv2d_dynamic` would round the output to the input's range).
+    """Convolves as Int8Dynamic multiplies, by oneDNN.
 
-    Numbers in x that are not finite count as zeros, and what covers them is NaN.
+    (torch's `quantized.conv2d_dynamic` would round the output to the input's range.) Numbers in x that are not finite
+    count as zeros, and the outputs that cover them are NaN.
     """
 
     @staticmethod
@@ -181,7 +184,7 @@ class Int8Convolution(Kernel):
         return (y.squeeze(2) if self._flat else y).to(x.dtype)
 
     def _convolve(self, image: Tensor) -> Tensor:
-        """(batch, in, height, width) -> (batch, out, height, width)"""
+        """Convolve an image: (batch, in, height, width) -> (batch, out, height, width)."""
         # oneDNN computes, and answers, with the channels last in memory
         last = image.permute(0, 2, 3, 1).contiguous()
         low, high = (end.item() for end in torch.aminmax(last))
@@ -196,7 +199,7 @@ class Int8Convolution(Kernel):
         )
 
     def _sums(self, image: Tensor) -> Tensor:
-        """As `_convolve`, in float, with a weight of ones."""
+        """Convolve an image in float, with a weight of ones."""
         return F.conv2d(image, image.new_ones(self._shape), None, *self._options)
 
     def weight(self):
@@ -204,7 +207,7 @@ class Int8Convolution(Kernel):
 
 
 def _rounded(x: Tensor, low: float, high: float, levels: int) -> Tuple[Tensor, float, int]:
-    """x in steps from its least to its largest value, 0 among them: uint8 numbers, the step, the number of 0."""
+    """Round x to steps from its least to its largest value, 0 among them: uint8 numbers, the step, the number of 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     step = max((high - low) / levels, torch.finfo(torch.float32).tiny)
     zero = round(-low / step)
@@ -212,21 +215,21 @@ def _rounded(x: Tensor, low: float, high: float, levels: int) -> Tuple[Tensor, f
 
 
 class Int4WeightOnly(Kernel):
-    """Codes of 4 bits or fewer in torch's int4 layout; computes in bfloat16, the scales rounded to it.
+    """Multiplies with codes of 4 bits or fewer in torch's int4 layout, in bfloat16, to which it rounds the scales.
 
-    The layouts for CPU and CUDA differ; a code c stands in both as c + 8.
+    The layouts for CPU and CUDA differ; a code c is c + 8 in both.
     """
 
     @staticmethod
     def _shared(weight: PackedWeight) -> int:
-        """Inputs that share a scale."""
+        """The number of inputs that share a scale."""
         per_group = isinstance(weight.granularity, PerGroup)
-        return weight.granularity.group_size if per_group else math.prod(weight.rows[1:])
+        return weight.granularity.group_size if per_group else weight.matrix_shape[1]
 
     @staticmethod
     def _group(weight: PackedWeight) -> Optional[int]:
-        """A group size that the kernel knows and that divides what shares a scale."""
-        length, size = math.prod(weight.rows[1:]), Int4WeightOnly._shared(weight)
+        """The largest group size that the kernel knows and that divides what shares a scale; None: there is none."""
+        length, size = weight.matrix_shape[1], Int4WeightOnly._shared(weight)
         sizes = [n for n in (256, 128, 64, 32) if length % n == 0 and (size >= length or size % n == 0)]
         return sizes[0] if sizes else None
 
@@ -242,7 +245,7 @@ class Int4WeightOnly(Kernel):
             return f"holds 4 bits, not {weight.bits}"
         if isinstance(weight.granularity, PerColumn):
             return "has scales for outputs, not for inputs"
-        if weight.rows[0] % 16 or Int4WeightOnly._group(weight) is None:
+        if weight.matrix_shape[0] % 16 or Int4WeightOnly._group(weight) is None:
             return "needs a multiple of 16 outputs, and groups of a multiple of 32"
         return None
 
@@ -274,10 +277,10 @@ class Int4WeightOnly(Kernel):
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     def weight(self):
-        """Its codes are what the kernel makes of the unit vectors, with scales of 1."""
+        """The weight, whose codes are what the kernel makes of the unit vectors with scales of 1."""
         ones = torch.zeros_like(self._scales)
         ones[..., 0] = 1
-        length = math.prod(self._about.rows[1:])
+        length = self._about.matrix_shape[1]
         columns = [
             self._multiply(F.one_hot(inputs, length).to(torch.bfloat16), self._weight, self._size, ones)
             for inputs in torch.arange(length, device=ones.device).split(256)
@@ -294,12 +297,11 @@ KERNELS: Dict[str, Tuple[Type[Kernel], ...]] = {
 def choose(
     backend: str, weight: PackedWeight, device: torch.device, convolution: Optional[Convolution] = None
 ) -> Tuple[Optional[Type[Kernel]], str]:
-    """The kernel for a layer's weight; or None, decode it and compute in float, and why.
+    """Choose the kernel for a layer's weight; None with a reason: the weight is decoded, for float.
 
-    `auto`: int8_dynamic where it can serve the weight (x86 CPU, CUDA; one scale a channel or tensor),
-    else decoded. A backend that is named serves the weights that it can, the others are decoded;
-    `dequantize` decodes all, which is exact. What is decoded is decoded once and kept, if that takes
-    no more than half of the free memory; else in each call.
+    `auto` takes int8_dynamic where it can serve the weight (x86 CPU, CUDA; one scale a channel or tensor). A backend
+    that is named serves the weights that it can. `dequantize` serves none: all are decoded, which is exact. A weight is
+    decoded once and kept, if all of them take no more than half of the free memory; else in each call.
     """
     if type(weight.grid) is not Grid:
         return None, f"no kernel knows the grid {grid_name(type(weight.grid))}"

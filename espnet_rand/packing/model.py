@@ -1,4 +1,4 @@
-"""From a quantized model to a packed one, and from a packed file into a model."""
+"""Packs a quantized model, and loads a packed one into a float model."""
 
 import logging
 import math
@@ -22,16 +22,16 @@ from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
 from espnet_rand.packing.kernels import KERNELS
-from espnet_rand.packing.weight import PackedReader
+from espnet_rand.packing.weight import PackedSlot
 
 
 @torch.no_grad()
 def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
-    """The codes that a quantized model evaluates with, and the rest of its state_dict.
+    """Pack a quantized model: the codes that it evaluates with, and the rest of its state_dict.
 
     Args:
-        model: quantized by `espnet_rand.quantize`; put into evaluation mode
-        info: for the file's metadata
+        model: quantized by `espnet_rand.quantize`; it is put into evaluation mode
+        info: further metadata of the file
 
     Raises:
         QuantizationError: the model has no quantized weight, or one that another layer uses in float
@@ -67,7 +67,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
 
 
 def _packed(weight: NamedWeight) -> PackedWeight:
-    """Raises NotFiniteError where it can't be computed with."""
+    """Pack one weight. Raises NotFiniteError: nothing could compute with it."""
     codes, scales = weight.encode()
     made = PackedWeight(
         packed=pack(codes.flatten(1), weight.bits),
@@ -84,12 +84,12 @@ def _packed(weight: NamedWeight) -> PackedWeight:
 
 
 def _transposed(module: Any) -> int:
-    """The number of groups of a transposed convolution, 0 for other layers."""
+    """The number of groups of a transposed convolution; 0 for other layers."""
     return module.groups if getattr(module, "transposed", False) else 0
 
 
 def _narrow(scales: Tensor) -> Tensor:
-    """In 16 bits where these hold every scale exactly, so that no decoded weight changes."""
+    """Scales in 16 bits where these hold every one exactly, so that no decoded weight changes."""
     for dtype in (torch.float16, torch.bfloat16):
         if torch.equal(scales.to(dtype).to(scales.dtype), scales):
             return scales.to(dtype)
@@ -97,13 +97,13 @@ def _narrow(scales: Tensor) -> Tensor:
 
 
 def _adapter(name: str) -> bool:
-    """LoRA's matrices: in evaluation mode the weight holds their sum."""
+    """Whether a name is that of a matrix of LoRA, whose sum the weight holds in evaluation mode."""
     return name.rpartition(".")[2] in ("lora_A", "lora_B")
 
 
 @contextmanager
 def weights_on_meta() -> Iterator[None]:
-    """Layers made inside the block have parameters without memory, for `load_into` to fill.
+    """Give layers that are made in the block parameters without memory, for `load_into` to fill.
 
     Other threads go on as ever; those that enter such a block wait.
     """
@@ -125,17 +125,17 @@ def _stay(original: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> n
 def load_into(
     model: nn.Module, packed: PackedModel, backend: str = "auto", device: Union[str, torch.device] = "cpu"
 ) -> None:
-    """Make `model` (not quantized) decode from a packed one's codes, in place.
+    """Make a float model decode with the codes of a packed one, in place.
 
     Args:
-        model: of the packed one's architecture; its layers may have been made in `weights_on_meta`
-        packed: from `read` or `pack_model`
+        model: of the packed one's architecture, not quantized; its layers may have been made in `weights_on_meta`
+        packed: the packed model, as `read_packed` or `pack_model` gives it
         backend: see `espnet_rand.packing.kernels.choose`
-        device: where it will compute
+        device: the device on which the model will compute
 
     Raises:
-        PackedFileError: names, shapes or dtypes that do not fit, before anything is changed
-        NotFiniteError: numbers that are NaN or infinite
+        PackedFileError: names, shapes or dtypes do not fit; nothing is changed then
+        NotFiniteError: numbers are NaN or infinite
     """
     device = torch.device(device)
     _check(model, packed)
@@ -145,16 +145,16 @@ def load_into(
     floats.update({alias: floats[name].to(dtypes[alias]) for alias, name in shared.items()})
     model.load_state_dict(floats, strict=False, assign=True)
     clock = Clock(0)
-    made: List[Tuple[PackedReader, nn.Module, str]] = []
+    made: List[Tuple[PackedSlot, nn.Module, str]] = []
     for module, names in _layers(model, packed):
-        readers: Dict[str, Any] = {}
+        slots: Dict[str, Any] = {}
         for name, weight in names.items():
             weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device))
-            readers[name] = PackedReader(weight, module, name, backend)
+            slots[name] = PackedSlot(weight, module, name, backend)
             module._parameters[name] = None
-            made.append((readers[name], module, name))
-        wrap_layer(module, readers, {}, clock)
-    _say([reader for reader, _, _ in made], backend)
+            made.append((slots[name], module, name))
+        wrap_layer(module, slots, {}, clock)
+    _say([slot for slot, _, _ in made], backend)
     _keep_decoded([entry for entry in made if entry[0].decoded_bytes], device)
     model.requires_grad_(False).eval()
     lost = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
@@ -162,38 +162,38 @@ def load_into(
         raise PackedFileError(f"the packed model lacks {', '.join(lost[:5])}: pack it again from its checkpoint")
 
 
-def _say(readers: List[PackedReader], backend: str) -> None:
-    """How many weights are computed with how; a warning where a backend that was asked for serves none."""
-    served = Counter(reader.backend for reader in readers)
+def _say(slots: List[PackedSlot], backend: str) -> None:
+    """Log how many weights each kernel serves; warn where a backend that was asked for serves none."""
+    served = Counter(slot.backend for slot in slots)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(served.items()))
     logging.info(f"espnet_rand: packed weights, backend {backend}: {counts}")
     if backend in KERNELS and not served.keys() - {"lookup", "float"}:
-        reason = next((reader.reason for reader in readers if reader.reason), "it has no linear layer or convolution")
+        reason = next((slot.reason for slot in slots if slot.reason), "it has no linear layer or convolution")
         logging.warning(f"espnet_rand: {backend} serves no layer of the model, which is decoded: {reason}")
 
 
-def _keep_decoded(readers: List[Tuple[PackedReader, nn.Module, str]], device: torch.device) -> None:
-    """Decode what computes in float once, if that takes no more than half of the free memory; else in each call."""
-    needed, free = sum(reader.decoded_bytes for reader, _, _ in readers), _free_memory(device)
+def _keep_decoded(slots: List[Tuple[PackedSlot, nn.Module, str]], device: torch.device) -> None:
+    """Decode the weights that layers compute with in float once, if that takes at most half of the free memory."""
+    needed, free = sum(slot.decoded_bytes for slot, _, _ in slots), _free_memory(device)
     if needed > free / 2:
         logging.warning(
             f"espnet_rand: {needed / 1e6:.0f} MB of packed weights are decoded in each call, which is slow: "
             f"kept in float they would take more than half of the {free / 1e6:.0f} MB that are free on {device}"
         )
         return
-    for reader, module, name in readers:
-        reader.keep_decoded(module, name)
+    for slot, module, name in slots:
+        slot.keep_decoded(module, name)
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes that a device has left: of a GPU its own memory, else the machine's."""
+    """The free bytes of a GPU's own memory, or of the machine's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def report(packed: PackedModel) -> Report:
-    """What a packed model holds. Sizes are compared with those of float32 weights."""
+    """The report of what a packed model holds. It compares sizes with those of float32 weights."""
     quantized = [
         QuantizedEntry(
             name=name,
@@ -215,7 +215,7 @@ def report(packed: PackedModel) -> Report:
 
 
 def _layers(model: nn.Module, packed: PackedModel) -> List[Tuple[nn.Module, Dict[str, PackedWeight]]]:
-    """The layers of a model that have packed weights, with these by parameter name."""
+    """The layers of a model that have packed weights, with the weights by parameter name."""
     weights = {**packed.weights}
     weights.update({alias: weights[name] for alias, name in packed.aliases.items() if name in weights})
     layers: Dict[nn.Module, Dict[str, PackedWeight]] = {}
@@ -226,15 +226,17 @@ def _layers(model: nn.Module, packed: PackedModel) -> List[Tuple[nn.Module, Dict
 
 
 def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether a model may get a tensor of a dtype in the dtype that it wants."""
     return given == wanted or (given.is_floating_point and wanted.is_floating_point)
 
 
 def _check(model: nn.Module, packed: PackedModel) -> None:
+    """Raises PackedFileError or NotFiniteError: a packed model does not fit a float one; see `load_into`."""
     floats: Dict[str, Any] = dict(packed.floats)
     weights: Dict[str, Any] = dict(packed.weights)
     for alias, name in packed.aliases.items():
-        of = floats if name in floats else weights
-        of[alias] = of[name]
+        group = floats if name in floats else weights
+        group[alias] = group[name]
     wanted, kind = model.state_dict(), type(model).__name__
     shapes = {name: tuple(one.shape) for name, one in (*floats.items(), *weights.items())}
     for names, what in ((wanted.keys() - shapes.keys(), "has no"), (shapes.keys() - wanted.keys(), "has an unknown")):

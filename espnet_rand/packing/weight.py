@@ -1,4 +1,4 @@
-"""What stands in a layer in the place of a packed weight."""
+"""Packed weights in layers: what a layer computes with in place of its parameter."""
 
 import math
 from typing import Any, Dict, Optional, Tuple, Type, Union
@@ -16,19 +16,19 @@ from espnet_rand.packing.kernels import Convolution, Kernel, choose
 
 
 class Codes:
-    """A weight's codes, in the form in which they are computed with.
+    """The codes of a weight, in the form in which a layer computes with them.
 
     Args:
-        weight: what they are of
-        kernel: made of the weight when it is first used: until then the codes are as they are in the file
-        convolution: what the kernel is made for
+        weight: the packed weight
+        kernel: the class of a kernel, which is made at first use; until then the codes are as in the file
+        convolution: the options that the kernel is made for
     """
 
     def __init__(self, weight: PackedWeight, kernel: Optional[Type[Kernel]], convolution: Optional[Convolution]):
         self.shape, self.device = weight.shape, weight.scales.device
         self.has_kernel, self.convolution = kernel is not None, convolution
         self._kind, self._packed = kernel, weight
-        self._kernel = self._rows = None
+        self._kernel = self._entries = None
 
     def kernel(self) -> Kernel:
         """The kernel, which from then on keeps the codes."""
@@ -38,31 +38,31 @@ class Codes:
         return self._kernel
 
     def values(self) -> Tensor:
-        """The float weight, scale * code."""
+        """The decoded float weight."""
         return (self._packed or self._kernel.weight()).values()
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Rows `indices` of the float weight, (*indices, dim)."""
-        if self._rows is None:
-            self._rows = self._packed.codes()
+        """Decode the rows `indices` of the weight of an embedding: (*indices, dim)."""
+        if self._entries is None:
+            self._entries = self._packed.codes()
         flat, scales = indices.reshape(-1), self._packed.scales
-        codes = self._rows.index_select(0, flat)
+        codes = self._entries.index_select(0, flat)
         if not len(flat):
             return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
         granularity, levels = self._packed.granularity, self._packed.grid.levels(codes)
-        rows = granularity.scaled(levels, granularity.scales_of(scales, len(self._rows), flat))
+        rows = granularity.scaled(levels, granularity.scales_of(scales, len(self._entries), flat))
         return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
 
 
 class IntegerWeight(Tensor):
-    """A weight that computes on its codes in the calls that can, and is a float tensor in all others.
+    """A tensor that computes on codes in the calls that can, and is a float tensor in all others.
 
-    The layer's own call (F.linear, F.conv1d, F.conv2d) uses their kernel; F.embedding decodes the rows
+    The layer's own call (F.linear, F.conv1d, F.conv2d) uses the codes' kernel; F.embedding decodes the rows
     that it looks up; for anything else the weight is decoded once, and kept.
 
     Args:
-        codes: its own, or shared with weights of other dtypes
-        dtype: of the float tensor
+        codes: the codes, which weights of other dtypes may share
+        dtype: the dtype of the float tensor
     """
 
     @staticmethod
@@ -72,7 +72,7 @@ class IntegerWeight(Tensor):
         return made
 
     def decoded(self) -> Tensor:
-        """The float weight."""
+        """The decoded float weight, which is kept."""
         if self._decoded is None:
             self._decoded = self.codes.values().to(self.dtype)
         return self._decoded
@@ -95,7 +95,7 @@ class IntegerWeight(Tensor):
         return function(*args, **kwargs)
 
 
-# what is known of a weight without its numbers
+# properties of a weight that need no numbers
 _ABOUT = {
     Tensor.shape, Tensor.dtype, Tensor.device, Tensor.requires_grad, Tensor.ndim, Tensor.is_cuda, Tensor.is_meta,
     Tensor.layout, Tensor.is_sparse, Tensor.is_quantized, Tensor.is_mkldnn, Tensor.is_nested, Tensor.is_leaf,
@@ -103,7 +103,7 @@ _ABOUT = {
 }  # fmt: skip
 
 
-# their parameters have torch's names
+# the parameters below have torch's names
 
 
 def _linear(input: Tensor, weight: Any, bias: Optional[Tensor] = None) -> Any:
@@ -142,7 +142,7 @@ def _embedding(input: Tensor, weight: Any, *options: Any, **named: Any) -> Any:
 
 
 def _to(weight: Any, *options: Any, **named: Any) -> Any:
-    """As OpenAI's Whisper calls it before each use."""
+    """Return the weight itself where it has the dtype: OpenAI's Whisper calls `to` before each use."""
     return weight if options == (weight.dtype,) and not named else NotImplemented
 
 
@@ -150,7 +150,7 @@ _FAST = {Tensor.to: _to, F.linear: _linear, F.conv1d: _convolution, F.conv2d: _c
 
 
 def _convolution_of(module: nn.Module) -> Optional[Convolution]:
-    """How a convolution computes; None for one that is a linear map of each frame, and for other layers."""
+    """The options of a convolution; None for one that is a linear map of each frame, and for other layers."""
     if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
         return None
     options = Convolution(module.stride, module.padding, module.dilation, module.groups)
@@ -159,7 +159,7 @@ def _convolution_of(module: nn.Module) -> Optional[Convolution]:
 
 
 def _has_kernels(module: nn.Module) -> bool:
-    """Whether a layer is one that the kernels know (attention reads the weight of its output projection)."""
+    """Whether kernels know a layer. (Attention reads the weight of its output projection, which they don't.)"""
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return False
     if isinstance(module, (nn.Conv1d, nn.Conv2d)):
@@ -167,20 +167,21 @@ def _has_kernels(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear)
 
 
-class PackedReader(Slot):
-    """What a packed layer reads in place of its parameter.
+class PackedSlot(Slot):
+    """Gives a packed layer what it computes with in place of its parameter.
 
-    The layer gets a buffer `<name>_decoded`, whose dtype, which `layer.to(dtype)` changes, is the weight's.
-    It is empty but where the weight is decoded once.
+    The layer gets a buffer `<name>_decoded`. Its dtype, which `layer.to(dtype)` changes, is the weight's.
+    The buffer is empty unless the weight is decoded once.
 
     Args:
-        weight: on the device that the layer computes on
-        module: the layer, and `name` the parameter
+        weight: the packed weight, on the device that the layer computes on
+        module: the layer
+        name: the name of the parameter in the layer
         backend: see `espnet_rand.packing.kernels.choose`
 
     Attributes:
-        backend: the kernel's name; `lookup` of an embedding, `float` where the weight is decoded
-        reason: why no kernel of the backend serves a layer that kernels know; else empty
+        backend: the kernel's name; `lookup` for an embedding, `float` where the weight is decoded
+        reason: the reason why no kernel of the backend serves a layer that kernels know; else empty
     """
 
     def __init__(self, weight: PackedWeight, module: nn.Module, name: str, backend: str):
@@ -200,16 +201,16 @@ class PackedReader(Slot):
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of the float weight that the layer computes with; 0 if it computes on codes."""
+        """The bytes of the float weight that the layer computes with; 0 if it computes on codes."""
         return math.prod(self._weight.shape) * self._dtype.itemsize if self._weight else 0
 
     def keep_decoded(self, layer: nn.Module, name: str) -> None:
-        """Decode the weight of a layer that computes in float now; else each read does."""
+        """Decode the weight of a layer that computes in float now, once; else each read decodes it."""
         layer._buffers[name + "_decoded"] = self._weight.values().to(layer._buffers[name + "_decoded"].dtype)
         self._weight = None
 
     def read(self, layer: nn.Module, name: str) -> Any:
-        """The IntegerWeight, or the float tensor."""
+        """The weight that the layer computes with: an IntegerWeight, or a float tensor."""
         if layer.training:
             raise QuantizationError(
                 "a packed model decodes and does not train. Fix: call eval(); to train, unpack it "
@@ -227,5 +228,5 @@ class PackedReader(Slot):
     def __str__(self) -> str:
         return self._about
 
-    def __deepcopy__(self, memo: Any) -> "PackedReader":
+    def __deepcopy__(self, memo: Any) -> "PackedSlot":
         return self  # what the layers compute with never changes

@@ -1,4 +1,4 @@
-"""The science, in plain torch: scale, estimator, granularity, precision, and the four together."""
+"""The science, in plain torch: scale, estimator, granularity, grid and precision, and what they make together."""
 
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor

@@ -1,4 +1,4 @@
-"""Axis 2: the estimator, how training sees the rounding.
+"""The estimator: how training sees the rounding.
 
 A new estimator is one class here and one line in `ESTIMATORS`.
 """
@@ -17,15 +17,16 @@ from espnet_rand.quantizers.rows import rowwise
 
 @dataclass(frozen=True)
 class Estimator(Options):
-    """The weight that a training forward computes with."""
+    """Fake-quantizes a weight: makes what a training forward computes with."""
 
     def __call__(self, w: Tensor, s: Tensor, grid: Grid, generator: Optional[torch.Generator]) -> Tensor:
-        """
+        """Fake-quantize a weight.
+
         Args:
             w: (groups, members)
             s: step sizes, (groups, 1), positive
             grid: what evaluation rounds to
-            generator: source of the noise; None is torch's own
+            generator: source of the noise; None: torch's own
         Returns:
             (groups, members), differentiable in w and s
         """
@@ -72,7 +73,7 @@ def _rounded_backward(grad: Tensor, w: Tensor, s: Tensor, grid: Grid, to_scale: 
 
 
 def _pass_inside(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    """grad where low < x < high, else 0: the gradient of a clip. (torch's own kernel; masks are 5 times slower.)"""
+    """The gradient of a clip: grad where low < x < high, else 0. (torch's own kernel; masks are 5 times slower.)"""
     return torch.ops.aten.hardtanh_backward(grad, x, low, high)
 
 
@@ -91,7 +92,10 @@ class Noise(Estimator):
 
 
 def _uniform(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-    """Uniform on (-1/2, 1/2) in steps of 2^-16: four numbers from each 64 random bits, which on a CPU is faster."""
+    """Noise that is uniform on (-1/2, 1/2), in steps of 2^-16.
+
+    Four numbers come from each 64 random bits, which is faster on a CPU.
+    """
     bits = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
     bits.random_(-(2**63), None, generator=generator)
     steps = bits.view(torch.int16)[: like.numel()].view(like.shape)
@@ -99,7 +103,7 @@ def _uniform(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
 
 
 def _normal(like: Tensor, generator: Optional[torch.Generator]) -> Tensor:
-    """Normal with the variance of `_uniform`, 1/12."""
+    """Noise that is normal with the variance of `_uniform`, 1/12."""
     return torch.empty_like(like).normal_(0, 12**-0.5, generator=generator)
 
 
@@ -110,7 +114,7 @@ class _AddNoise(Function):
     @staticmethod
     def forward(ctx, w, s, grid, draw, generator):
         noisy = _noisy(w, s, grid, draw, generator)
-        # the noise itself is not kept: backward finds it in the result, which the layer keeps anyway
+        # the noise is not kept: backward finds it in the result, which the layer keeps anyway
         ctx.save_for_backward(w, s, noisy)
         ctx.grid = grid
         return noisy

@@ -1,11 +1,11 @@
-"""Which weights share a scale: a weight seen as (groups, members), and back.
+"""The granularity: which weights share a scale. It splits a weight into (groups, members), and joins it again.
 
 Weights come with their output channels first: (channels, ...). Layers that store
 them otherwise (transposed convolutions) reorder before they call.
 """
 
 from dataclasses import dataclass
-from typing import Dict, Type, Union
+from typing import Dict, Tuple, Type, Union
 
 import torch
 from torch import Tensor
@@ -15,36 +15,42 @@ from espnet_rand.options import Options, integer, option, plain
 
 @dataclass(frozen=True)
 class Granularity(Options):
-    """How a weight falls into groups that each have one scale."""
+    """Splits a weight into groups that each have one scale."""
 
     @property
     def name(self) -> str:
-        """In letters and digits: tensor, channel, group64, column."""
+        """The name in letters and digits: tensor, channel, group64, column."""
         return plain(str(self))
 
     def split(self, weight: Tensor) -> Tensor:
-        """(channels, ...) -> (groups, members); short groups are filled up with zeros."""
+        """Split a weight, (channels, ...), into (groups, members); zeros fill up short groups."""
         raise NotImplementedError
 
-    def join(self, matrix: Tensor, shape: torch.Size) -> Tensor:
-        """(groups, members) -> a weight of `shape`; undoes `split`."""
-        return matrix.reshape(shape)
+    def join(self, grouped: Tensor, shape: torch.Size) -> Tensor:
+        """Join (groups, members) to a weight of `shape`; undoes `split`."""
+        return grouped.reshape(shape)
 
     def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
-        """Of the scales of a weight with so many channels, (groups,), those of channels `some`, indices (n,)."""
+        """Select the scales of some channels.
+
+        Args:
+            scales: those of the weight, (groups,)
+            channels: how many the weight has
+            some: indices of the channels that are wanted, (n,)
+        """
         return scales.view(channels, -1).index_select(0, some).reshape(-1)
 
     def scaled(self, numbers: Tensor, scales: Tensor) -> Tensor:
-        """Numbers (channels, ...) times their scales, (groups,), in the dtype of these. (Floats may be overwritten.)"""
-        matrix = self.split(numbers).to(scales.dtype)
-        return self.join(matrix.mul_(scales.unsqueeze(1)), numbers.shape)
+        """Multiply numbers, (channels, ...), by scales, (groups,), in the scales' dtype; floats may be overwritten."""
+        grouped = self.split(numbers).to(scales.dtype)
+        return self.join(grouped.mul_(scales.unsqueeze(1)), numbers.shape)
 
     def members(self, weight: Tensor) -> Union[int, Tensor]:
-        """Number of weights in a group: one for all, or (groups, 1) where they differ."""
+        """The number of weights in a group: one for all, or (groups, 1) where they differ."""
         raise NotImplementedError
 
     def groups(self, weight: Tensor) -> int:
-        """Number of groups, which is the number of scales."""
+        """The number of groups, which is the number of scales."""
         raise NotImplementedError
 
 
@@ -85,7 +91,7 @@ class PerChannel(Granularity):
 
 @dataclass(frozen=True)
 class PerGroup(Granularity):
-    """Sub-channel: one scale for each `group_size` consecutive input weights of a channel.
+    """One scale for each `group_size` consecutive input weights of a channel (sub-channel quantization).
 
     The last group of a channel is shorter where `group_size` does not divide its length.
     """
@@ -96,21 +102,22 @@ class PerGroup(Granularity):
     def name(self) -> str:
         return f"group{self.group_size}"
 
-    def _layout(self, weight: Tensor):
+    def _layout(self, weight: Tensor) -> Tuple[int, int, int]:
+        """The length of a channel, the size of a group, and the number of groups in a channel."""
         length = weight.numel() // weight.shape[0]
         size = min(self.group_size, length)
         return length, size, -(-length // size)
 
     def split(self, weight: Tensor) -> Tensor:
         length, size, count = self._layout(weight)
-        rows = weight.reshape(weight.shape[0], length)
+        matrix = weight.reshape(weight.shape[0], length)
         if length != size * count:
-            rows = torch.nn.functional.pad(rows, (0, size * count - length))
-        return rows.reshape(-1, size)
+            matrix = torch.nn.functional.pad(matrix, (0, size * count - length))
+        return matrix.reshape(-1, size)
 
-    def join(self, matrix: Tensor, shape: torch.Size) -> Tensor:
+    def join(self, grouped: Tensor, shape: torch.Size) -> Tensor:
         length = shape.numel() // shape[0]
-        return matrix.reshape(shape[0], -1)[:, :length].reshape(shape)
+        return grouped.reshape(shape[0], -1)[:, :length].reshape(shape)
 
     def members(self, weight: Tensor) -> Union[int, Tensor]:
         length, size, count = self._layout(weight)
@@ -126,9 +133,9 @@ class PerGroup(Granularity):
 
 @dataclass(frozen=True)
 class PerColumn(Granularity):
-    """One scale for each input of the channels, which all of them share.
+    """One scale for each input, which all channels share.
 
-    Of an embedding, whose channels are its entries, one for each dimension: what a lookup puts out.
+    An embedding's channels are its entries: it gets a scale for each dimension of what a lookup puts out.
     """
 
     name = "column"
@@ -136,8 +143,8 @@ class PerColumn(Granularity):
     def split(self, weight: Tensor) -> Tensor:
         return weight.reshape(weight.shape[0], -1).t().contiguous()
 
-    def join(self, matrix: Tensor, shape: torch.Size) -> Tensor:
-        return matrix.t().contiguous().reshape(shape)
+    def join(self, grouped: Tensor, shape: torch.Size) -> Tensor:
+        return grouped.t().contiguous().reshape(shape)
 
     def members(self, weight: Tensor) -> int:
         return weight.shape[0]

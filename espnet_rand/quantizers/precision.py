@@ -1,4 +1,4 @@
-"""Axis 3: the number of bits."""
+"""The precision: the number of bits."""
 
 import math
 import random
@@ -21,7 +21,7 @@ class Precision(Options):
 
     @property
     def highest(self) -> int:
-        """The number of bits that is evaluated with by default."""
+        """The number of bits that evaluation uses by default."""
         return max(self.all)
 
 
@@ -37,10 +37,12 @@ def _is_weight(value: Any) -> bool:
 class DrawnPrecision(Precision):
     """Several numbers of bits, one of which is drawn for each training forward: one model for all of them.
 
-    `bits` lists them; `weights` (default: all equal) says how often each is drawn; `from_step` (default: 0) from which
-    training forward on, so that low precisions can come in later. `per`: whether a forward has one draw for the whole
-    model, for each layer or for each weight. `ranks`: whether the processes of a distributed training draw each for
-    itself or the same.
+    Attributes:
+        bits: the numbers
+        weights: how often each is drawn; None: all equally often
+        from_step: the training forward from which on each is drawn, so that low precisions can come in later; None: 0
+        per: whether a forward has one draw for the whole model, for each layer or for each weight
+        ranks: whether the processes of a distributed training draw each for itself, or the same
     """
 
     bits: Tuple[int, ...] = option((2, 3, 4, 8), _list_of(a_precision.holds, f"integers {BITS_RANGE}"))
@@ -72,7 +74,7 @@ class DrawnPrecision(Precision):
         return self.bits
 
     def draw(self, step: int, source: random.Random) -> int:
-        """Bits of training forward number `step`."""
+        """Draw the bits of training forward number `step`."""
         return source.choices(self.bits, self._odds(step))[0]
 
     def _odds(self, step: int) -> Tuple[float, ...]:

@@ -13,9 +13,9 @@ _BLOCK = 2**17
 def rowwise(function: Callable) -> Callable:
     """Decorator for functions of (groups, ...) tensors that treat each row by itself.
 
-    On a CPU the rows go through in blocks, so that temporaries are as large as a block and not as
-    the weight (seen on an embedding of 20 million weights: twice as fast). The function returns
-    a tensor with a row for each row, or a tuple of such tensors and None.
+    On a CPU the function gets the rows in blocks, so that temporaries are as large as a block and not as
+    the weight (twice as fast on an embedding of 20 million weights). It returns a tensor with a row for
+    each row, or a tuple of such tensors and None.
     """
 
     @functools.wraps(function)

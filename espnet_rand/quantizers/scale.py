@@ -1,4 +1,4 @@
-"""Axis 1: the scale. From a weight seen as (groups, members) to the step size of each group.
+"""The scale: gives each group of a weight, seen as (groups, members), its step size.
 
 A new scale is one class here and one line in `SCALES`.
 """
@@ -18,7 +18,7 @@ from espnet_rand.quantizers.rows import rowwise
 
 @dataclass(frozen=True)
 class Scale(Options):
-    """Step size s of each group. s = S(w) / Q, with S(w) the range that Q codes span."""
+    """Computes the step size s of each group: s = S(w) / Q, with S(w) the range that Q codes span."""
 
     @property
     def learned(self) -> bool:
@@ -32,20 +32,21 @@ class Scale(Options):
 
     @property
     def meaning(self) -> str:
-        """What it makes of weights, in letters and digits; of a learned one: what its parameter makes of them.
+        """A word for how the scale is computed, in letters and digits.
 
-        Learned scales of one meaning can take over each other's values.
+        A learned scale's word says how it is computed from its parameter. Learned scales of one meaning can take over
+        each other's values.
         """
         return plain(str(self))
 
     def step(self, w: Tensor, grid: Grid, members: Union[int, Tensor], parameter: Optional[Tensor]) -> Tensor:
-        """Differentiable step size.
+        """The step size, differentiable.
 
         Args:
             w: (groups, members), zeros where a group is shorter than the others
             grid: what is rounded to; Q is its largest code
-            members: number of weights of a group, or (groups, 1)
-            parameter: (groups,) where the scale is learned, else None
+            members: number of weights in a group, or (groups, 1)
+            parameter: the learned parameter, (groups,); None: the scale is not learned
         Returns:
             (groups, 1), not negative
         """
@@ -82,7 +83,7 @@ class Rand(Scale):
         many share it. The two are the same at d = 512, k = 2, p = 8
     mode 3: c learned, log domain, starting as in mode 2 (`init: norm`) or where clip search
         puts it (`init: clip`)
-    Both c and a learned one are this project's readings of the paper.
+    Both formulas of c, and the learned c, are this project's readings of the paper.
     """
 
     mode: int = option(2, one_of(1, 2, 3))
@@ -110,7 +111,7 @@ class Rand(Scale):
         return math.inf if self.mode == 1 else self.p
 
     def _c(self, w: Tensor, members: Union[int, Tensor]) -> Union[float, Tensor]:
-        """What is not learned: one for all groups, or (groups, 1)."""
+        """The factor c where it is not learned: one for all groups, or (groups, 1)."""
         if self.c == "ties":
             return self.k ** (-1 / self._order())
         if isinstance(members, int):
@@ -207,12 +208,12 @@ class Clip(Scale):
 
 @rowwise
 def clip_search(w: Tensor, grid: Grid, options: Clip, importance: Optional[Tensor] = None) -> Tensor:
-    """The steps of `Clip`, (groups, 1).
+    """Search the step sizes of `Clip`, (groups, 1).
 
     Args:
         w: (groups, members)
         grid: what is rounded to
-        importance: factors on the weights' errors, (groups, members); None: all the same
+        importance: factors on the weights' errors, (groups, members); None: all are 1
     """
     largest = _norm(w, math.inf).clamp_(min=torch.finfo(w.dtype).tiny)
     x = w / largest
@@ -237,17 +238,17 @@ SCALES: Dict[str, Type[Scale]] = {
 
 
 def norm(w: Tensor, p: float) -> Tensor:
-    """||w||_p of each row of (groups, members) as (groups, 1), p in [1, inf].
+    """The norm ||w||_p of each row of (groups, members), as (groups, 1), p in [1, inf].
 
-    Computed on w / max|w|, so that a large p neither overflows nor underflows. Its gradient
-    is sign(w_i) (|w_i| / ||w||_p)^(p-1), for p = inf that of the largest weights (shared evenly
-    where several tie), and zero for a row of zeros.
+    It is computed on w / max|w|, so that a large p neither overflows nor underflows. Its gradient
+    is sign(w_i) (|w_i| / ||w||_p)^(p-1). For p = inf the gradient goes to the largest weights, shared
+    evenly where several tie. For a row of zeros it is zero.
     """
     return _Norm.apply(w, p)
 
 
 class _Norm(Function):
-    """`norm`, keeping nothing but the weights for the backward pass."""
+    """Computes `norm`, and keeps nothing but the weights for the backward pass."""
 
     @staticmethod
     def forward(ctx, w, p):
@@ -285,7 +286,7 @@ def _norm_backward(w: Tensor, value: Tensor, grad: Tensor, p: float) -> Tensor:
 
 
 def _power_(x: Tensor, p: float) -> Tensor:
-    """x^p in place; whole exponents by squaring, several times faster than pow."""
+    """Compute x^p in place; whole exponents by squaring, several times faster than pow."""
     if p != int(p) or not 1 <= p <= 64:
         return x.pow_(p)
     half, odd = divmod(int(p), 2)

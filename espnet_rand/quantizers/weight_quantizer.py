@@ -1,4 +1,4 @@
-"""The axes put together: weight -> fake-quantized weight, and weight -> (codes, scales)."""
+"""Scale, estimator, granularity, precision and grid together: fake-quantize a weight, encode it, decode it."""
 
 from dataclasses import dataclass, field
 from typing import Optional, Tuple, Type
@@ -17,12 +17,13 @@ from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 class WeightQuantizer:
     """Quantizes weights of shape (channels, ...). Holds no tensors and no state.
 
-    A learned scale's parameter, of shape (groups,), is the caller's: `initial(weight)` gives
-    its starting value, and the other methods take it. Left out, the starting value is used.
+    The caller keeps a learned scale's parameter, of shape (groups,): `initial(weight)` gives
+    its starting value, and the other methods take it. Without it they use the starting value.
 
-    `start_step`, before which training computes with the float weight, is the caller's to heed: it counts the steps.
+    The caller also counts the training forwards, and heeds `start_step`: before it, training computes with the float
+    weight.
 
-    Computes in float32 (float64 for float64 weights), whatever autocast says, and returns
+    It computes in float32 (float64 for float64 weights), whatever autocast says, and returns
     the weight's own dtype.
 
     Example:
@@ -39,14 +40,14 @@ class WeightQuantizer:
     grid: Type[Grid] = field(default=Grid, repr=False)
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Optional[Tensor]:
-        """Starting value of the learned scale's parameter, (groups,), for `bits`; None where there is none.
+        """The starting value of the learned scale's parameter, (groups,), for `bits`; None: the scale is not learned.
 
-        Without `bits`: of several precisions that share the parameter, the mean of what each would start with.
+        Without `bits`, several precisions share the parameter: it starts at the mean of what each would start with.
         """
         if not self.scale.learned:
             return None
         with torch.no_grad(), _no_autocast(weight):
-            w, members = self._matrix(weight), self.granularity.members(weight)
+            w, members = self._grouped(weight), self.granularity.members(weight)
             every = [bits] if bits else self.precision.all
             initial = [self.scale.initial(w, self.grid(b), members) for b in every]
             return torch.stack(initial).mean(0) if len(initial) > 1 else initial[0]
@@ -59,21 +60,21 @@ class WeightQuantizer:
         generator: Optional[torch.Generator] = None,
         bits: Optional[int] = None,
     ) -> Tensor:
-        """The weight that a forward computes with: fake-quantized, in the weight's shape and dtype.
+        """Fake-quantize a weight, in its shape and dtype, for a forward to compute with.
 
-        In training this is the estimator's. In evaluation it is the truly rounded weight, equal
-        to `decode(*encode(weight))` bit for bit, with a straight-through gradient.
+        In training the estimator does it. In evaluation the weight is truly rounded, equal to
+        `decode(*encode(weight))` bit for bit, with a straight-through gradient.
 
         Args:
             weight: (channels, ...), floating point
             parameter: the learned scale's, (groups,)
             training: whether the estimator is used
-            generator: source of the noise; None is torch's own
-            bits: of this forward; None is the highest number of the precision
+            generator: source of the noise; None: torch's own
+            bits: those of this forward; None: the highest number of the precision
         """
         with _no_autocast(weight):
             grid = self.grid(bits or self.precision.highest)
-            w, s = self._matrix_and_step(weight, parameter, grid)
+            w, s = self._grouped_and_step(weight, parameter, grid)
             estimator = self.estimator if training else StraightThrough()
             value = estimator(w, s, grid, generator)
             return self.granularity.join(value, weight.shape).to(weight.dtype)
@@ -82,45 +83,46 @@ class WeightQuantizer:
     def encode(
         self, weight: Tensor, parameter: Optional[Tensor] = None, bits: Optional[int] = None
     ) -> Tuple[Tensor, Tensor]:
-        """Integer codes, int8 in the weight's shape, and scales (step sizes), (groups,)."""
+        """Round a weight to integer codes, int8 in its shape, and scales (step sizes), (groups,)."""
         with _no_autocast(weight):
             grid = self.grid(bits or self.precision.highest)
-            w, s = self._matrix_and_step(weight, parameter, grid)
+            w, s = self._grouped_and_step(weight, parameter, grid)
             return self.granularity.join(grid.round(w, s), weight.shape).to(torch.int8), s.squeeze(1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scales: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-        """What codes (int8, (channels, ...)) with scales (groups,) stand for, in `dtype` (that of the scales)."""
+        """Decode codes, int8 (channels, ...), with scales, (groups,), to a weight in `dtype` (default: the scales')."""
         levels = self.grid(self.precision.highest).levels(codes)  # the same at all numbers of bits
         with _no_autocast(codes):
             return self.granularity.scaled(levels, scales).to(dtype or scales.dtype)
 
     @torch.no_grad()
     def spread(self, scales: Tensor, weight: Tensor) -> Tensor:
-        """Of scales (groups,) each weight's own, in the weight's shape."""
+        """Give each number of a weight the scale of its group: scales (groups,) in the weight's shape."""
         return self.granularity.scaled(torch.ones_like(weight, dtype=torch.int8), scales).to(weight.dtype)
 
     @torch.no_grad()
     def searched(self, weight: Tensor, importance: Tensor, bits: int) -> Tensor:
-        """Step sizes, (groups,), by clip search: least sum of `importance`, in the weight's shape, x squared error."""
+        """Search step sizes, (groups,), with the least sum of importance, in the weight's shape, x squared error."""
         with _no_autocast(weight):
-            s = clip_search(self._matrix(weight), self.grid(bits), Clip(), self._matrix(importance))
+            s = clip_search(self._grouped(weight), self.grid(bits), Clip(), self._grouped(importance))
             return s.squeeze(1).clamp(min=torch.finfo(s.dtype).tiny)
 
     @torch.no_grad()
     def parameter(self, weight: Tensor, scales: Tensor, bits: int) -> Tensor:
         """The learned scale's parameter, (groups,), with which a weight has the step sizes `scales`, (groups,)."""
         with _no_autocast(weight):
-            return self.scale.parameter(self._matrix(weight), self.grid(bits), scales.unsqueeze(1))
+            return self.scale.parameter(self._grouped(weight), self.grid(bits), scales.unsqueeze(1))
 
-    def _matrix(self, weight: Tensor) -> Tensor:
+    def _grouped(self, weight: Tensor) -> Tensor:
+        """The weight as (groups, members), in float32 at least."""
         wide = weight if weight.dtype == torch.float64 else weight.float()
         return self.granularity.split(wide)
 
-    def _matrix_and_step(self, weight: Tensor, parameter: Optional[Tensor], grid: Grid) -> Tuple[Tensor, Tensor]:
+    def _grouped_and_step(self, weight: Tensor, parameter: Optional[Tensor], grid: Grid) -> Tuple[Tensor, Tensor]:
         if parameter is None:
             parameter = self.initial(weight, grid.bits)
-        w = self._matrix(weight)
+        w = self._grouped(weight)
         if parameter is not None:
             parameter = parameter.to(w.dtype)
         s = self.scale.step(w, grid, self.granularity.members(weight), parameter)

@@ -35,14 +35,14 @@ class Decoded:
     peak_bytes: int
 
 
-def decode(folder: Path, files: Mapping[str, Path], title: str) -> Decoded:
-    """Decode recordings by the decode.py in a folder, in a process of its own, which has one thread.
+def decode(folder: Path, files: Mapping[str, Path], title: str, threads: int = 1) -> Decoded:
+    """Decode recordings by the decode.py in a folder, in a process of its own with so many threads.
 
     Raises:
         ExampleError: it ended with an error, or said nothing of a recording
     """
-    _, load, _ = _run(folder, [], f"{title}: load")
-    lines, seconds, peak = _run(folder, [str(path) for path in files.values()], title)
+    _, load, _ = _run(folder, [], f"{title}: load", threads)
+    lines, seconds, peak = _run(folder, [str(path) for path in files.values()], title, threads)
     said = dict(line.partition("\t")[::2] for line in lines)
     if missing := [key for key, path in files.items() if str(path) not in said]:
         raise ExampleError(f"{folder}/decode.py said nothing of {missing[0]}")
@@ -60,7 +60,7 @@ sys.exit(status)
 """
 
 
-def _run(folder: Path, files: List[str], title: str) -> Tuple[List[str], float, int]:
+def _run(folder: Path, files: List[str], title: str, threads: int) -> Tuple[List[str], float, int]:
     """The lines that decode.py prints of the files, its CPU seconds, and its peak memory in bytes."""
     command = [sys.executable, "-I", "-S", "-c", _MEASURE, sys.executable, str(folder / "decode.py"), *files]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
@@ -69,7 +69,7 @@ def _run(folder: Path, files: List[str], title: str) -> Tuple[List[str], float, 
             stdout=subprocess.PIPE,
             stderr=errors,
             encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         ) as process:
             known = set(files)
             said = (line.rstrip("\n") for line in process.stdout if line.partition("\t")[0] in known)

@@ -16,7 +16,7 @@ from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.calibration import Calibration, calibrate
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.errors import UserError
-from espnet_rand.packing import PackedModel, is_packed, read
+from espnet_rand.packing import PackedModel, is_packed, read_packed
 from espnet_rand.shipping import example, recordings
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.shipping.example import Decoded
@@ -133,7 +133,7 @@ def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
     if config is None:
         raise ShippingError(f"--train_config: there is no config.yaml beside {order.model}: give it")
     own = options.trained_with(config)
-    packed = read(files.model_file) if is_packed(files.model_file) else None
+    packed = read_packed(files.model_file) if is_packed(files.model_file) else None
     if order.quantizer is not None and (own or packed):
         raise ShippingError(
             f"--quantizer: {order.model} is quantized already. Fix: leave it out, or give the float model"

@@ -3,14 +3,15 @@
 import argparse
 import importlib.util
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Tuple, Type
+from typing import Any, Dict, Iterator, Tuple, Type
 
 from espnet_rand.errors import NotInstalledError
-from espnet_rand.export import ctranslate2, ggml
+from espnet_rand.export import ctranslate2, ggml, whisper
 from espnet_rand.export.examples import write_example
-from espnet_rand.packing import PackedModel, write
+from espnet_rand.packing import PackedModel, write_packed
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.toolkit.commands import checkpoints
 
@@ -68,7 +69,7 @@ class Espnet(Target):
 
     def write(self, shipment: Shipment, folder: Path) -> None:
         packed = folder / "packed.safetensors"
-        write(packed, shipment.packed)
+        write_packed(packed, shipment.packed)
         write_espnet(packed, shipment.config, shipment.task, folder)
         packed.unlink()
 
@@ -114,14 +115,48 @@ class Onnx(Target):
     def write(self, shipment: Shipment, folder: Path) -> None:
         from espnet_rand.toolkit.exporting import models
 
-        with tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary:
-            packed = Path(temporary, "packed.safetensors")
-            write(packed, shipment.packed)
-            given = argparse.Namespace(task=shipment.task, train_config=shipment.config, model_file=packed)
-            model, trained, _ = checkpoints.load_packed(given)
+        with _loaded(shipment) as (model, trained, packed):
             times, about = models.measure(model, trained, None), models.describe(model, packed)
             models.export(model, shipment.packed, folder, times, about, exact=False)
         write_example("onnx", folder)
+
+
+class SherpaOnnx(Target):
+    """sherpa-onnx, for Whisper models, and models with CTC and frontend kaldi_fbank."""
+
+    packages = ("onnx", "onnxscript", "sherpa_onnx")
+
+    def check(self, shipment: Shipment) -> None:
+        from espnet_rand.toolkit.exporting import sherpa, sherpa_whisper
+
+        if sherpa_whisper.is_whisper(shipment.packed):
+            whisper.dims(shipment.packed)
+        else:
+            sherpa.check(shipment.model, shipment.trained)
+
+    def write(self, shipment: Shipment, folder: Path) -> None:
+        from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
+
+        constants: Dict[str, Any] = {"LANGUAGE": shipment.language}
+        if sherpa_whisper.is_whisper(shipment.packed):
+            sherpa_whisper.export(shipment.packed, folder / "model")
+        else:
+            with _loaded(shipment) as (model, trained, packed):
+                times, about = models.measure(model, trained, None), models.describe(model, packed)
+                constants.update(RATE=times.rate, BANDS=model.frontend.output_size())
+                sherpa.export(model, shipment.packed, folder / "model", times, about, trained.token_type)
+        write_example("sherpa_onnx", folder, **constants)
+
+
+@contextmanager
+def _loaded(shipment: Shipment) -> Iterator[Tuple[Any, Any, Path]]:
+    """The model with its codes loaded, the options that it was trained with, and the packed file."""
+    with tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary:
+        packed = Path(temporary, "packed.safetensors")
+        write_packed(packed, shipment.packed)
+        given = argparse.Namespace(task=shipment.task, train_config=shipment.config, model_file=packed)
+        model, trained, _ = checkpoints.load_packed(given)
+        yield model, trained, packed
 
 
 TARGETS: Dict[str, Type[Target]] = {
@@ -129,4 +164,5 @@ TARGETS: Dict[str, Type[Target]] = {
     "whisper_cpp": WhisperCpp,
     "ctranslate2": CTranslate2,
     "onnx": Onnx,
+    "sherpa_onnx": SherpaOnnx,
 }

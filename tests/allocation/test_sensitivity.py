@@ -75,7 +75,7 @@ def test_curvature_is_exact_where_the_second_derivatives_are_diagonal(options):
     found = curvature(model, add_gradients, {"a.weight": [2, 3, 8], "b.weight": [3, 8]}, probes=2)
     for name, layer in (("a.weight", model.a), ("b.weight", model.b)):
         quantized = layer._quantized["weight"]
-        traces = quantized.quantizer.granularity.split(quantized.rows(curvatures[name])).sum(1)
+        traces = quantized.quantizer.granularity.split(quantized.channels_first(curvatures[name])).sum(1)
         with disabled(model):
             steps = {b: quantized_weights(model)[name].step_sizes(b) for b in (3, 8)}
         costs = {b: (steps[b].square() * traces).sum().item() / 24 for b in steps}

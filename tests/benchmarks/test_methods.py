@@ -258,7 +258,7 @@ def test_a_second_training_begins_with_what_float_trained_at_its_own_rate_and_is
     training.run(Task(), replace(spec("float", bits=0, granularity="-"), rate=0.02), torch.device("cpu"), tmp_path)
     (file,) = tmp_path.iterdir()
     weights, seen = torch.load(file)["logits.weight"], []
-    monkeypatch.setattr(training, "teach", lambda *args: seen.append(args))
+    monkeypatch.setattr(training, "distill", lambda *args: seen.append(args))
     monkeypatch.setattr(training, "train", lambda *args: 0.0)
     training.run(Task(), spec("rand_m3_ste_taught"), torch.device("cpu"), tmp_path)
     ((model, teacher, _, outputs, _),) = seen

@@ -10,7 +10,7 @@ import torch
 
 from espnet_rand import errors
 from espnet_rand.bin import inspect_weights, strip_scales, unpack_weights
-from espnet_rand.packing import read, write
+from espnet_rand.packing import read_packed, write_packed
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/v1"
 HIDE_ESPNET = """
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_no_half_file(full, tmp_path):
         with pytest.raises(SystemExit, match=f"{tmp_path}/out.pth: no space is left on its disk. Fix"):
             command.main([*given, *output])
     with pytest.raises(OSError, match="out.pth"):
-        write(tmp_path / "out.pth", read(PACKED))
+        write_packed(tmp_path / "out.pth", read_packed(PACKED))
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of before"]
 
 

@@ -81,10 +81,10 @@ def test_values_of_pythons_options_are_not_options(run):
         assert run("espnet-rand", *flags, "-c", "print('IES')", "-I").stdout == "IES\n"
 
 
-def test_what_a_user_can_mend_is_one_line(run):
-    below = "from espnet_rand.errors import UserError; raise UserError('mend it')"
+def test_what_a_user_can_fix_is_one_line(run):
+    below = "from espnet_rand.errors import UserError; raise UserError('fix it')"
     done = run("espnet-rand", "-c", below, check=False)
-    assert done.returncode == 1 and done.stderr == "espnet-rand: error: mend it\n"
+    assert done.returncode == 1 and done.stderr == "espnet-rand: error: fix it\n"
     done = run("espnet-rand", "-c", "raise ValueError('a bug')", check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr
 

@@ -16,7 +16,7 @@ from espnet_rand.bin import (
     quantize_weights,
     unpack_weights,
 )
-from espnet_rand.packing import read
+from espnet_rand.packing import read_packed
 from espnet_rand.toolkit.commands import checkpoints, validation
 
 
@@ -88,7 +88,7 @@ def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_pat
     output = tmp_path / "new/float.safetensors"
     options = ["--quantizer", "clip", "--quantizer_conf", "bits=5", "--quantizer_conf", "granularity=tensor"]
     quantize_weights.main(_arguments(experiments / "float", output, *options))
-    packed = read(output)
+    packed = read_packed(output)
     assert {(w.bits, len(w.scales)) for w in packed.weights.values()} == {(5, 1)}
     assert packed.info["quantizer"] == "clip"
     state = torch.load(experiments / "float/valid.loss.best.pth", weights_only=True)
@@ -108,10 +108,10 @@ def test_a_calibrated_checkpoint_is_packed_and_trained_from(experiments, corpus,
     assert "decoder.embed.0.weight" in said and "ctc.ctc_lo.weight" in said
     model = ["--train_config", str(exp / "config.yaml"), "--model_file", str(calibrated)]
     quantize_weights.main([*model, "--output", str(tmp_path / "packed"), *options])
-    packed, state = read(tmp_path / "packed"), torch.load(calibrated, weights_only=True)
+    packed, state = read_packed(tmp_path / "packed"), torch.load(calibrated, weights_only=True)
     other = tmp_path / "rounded"
     quantize_weights.main(_arguments(exp, other, *options))
-    rounded = read(other).weights
+    rounded = read_packed(other).weights
     differ = {name for name, w in packed.weights.items() if not torch.equal(w.codes(), rounded[name].codes())}
     assert "ctc.ctc_lo.weight" in differ and "decoder.embed.0.weight" not in differ
     for name, weight in packed.weights.items():
@@ -131,7 +131,7 @@ def test_plans_are_within_their_budgets_pack_and_decode(experiments, corpus, run
     for budget in (2.5, 6.1):
         plan = tmp_path / f"average_{budget}.yaml"
         pack_weights.main(_arguments(exp, tmp_path / f"{budget}.safetensors", "--eval_bits", plan))
-        packed = read(tmp_path / f"{budget}.safetensors")
+        packed = read_packed(tmp_path / f"{budget}.safetensors")
         assert {name: weight.bits for name, weight in packed.weights.items()} == yaml.safe_load(plan.read_text())
         assert budget - 0.5 < packed.average_bits() <= budget
     from_packed = _decode(run, "espnet-rand", corpus, config, tmp_path / "2.5.safetensors", tmp_path / "a")
@@ -151,7 +151,7 @@ def test_a_plan_for_a_float_checkpoint_and_a_file_size(experiments, tmp_path):
     plan = tmp_path / f"mb_{target:g}.yaml"
     quantize_weights.main(_arguments(exp, tmp_path / "mixed", *clip, "--eval_bits", plan))
     assert 0.98 * target < (tmp_path / "mixed").stat().st_size / 1e6 <= target
-    assert len({weight.bits for weight in read(tmp_path / "mixed").weights.values()}) > 1
+    assert len({weight.bits for weight in read_packed(tmp_path / "mixed").weights.values()}) > 1
 
 
 @pytest.mark.parametrize(
@@ -276,4 +276,4 @@ def test_a_missing_file_is_named(experiments, tmp_path):
 
 def test_the_configuration_lies_in_the_packed_file(experiments):
     config = yaml.safe_load((experiments / "rand/config.yaml").read_text())
-    assert read(experiments / "rand.safetensors").info["quantizer_conf"] == config["quantizer_conf"]
+    assert read_packed(experiments / "rand.safetensors").info["quantizer_conf"] == config["quantizer_conf"]

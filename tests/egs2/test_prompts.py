@@ -231,7 +231,7 @@ def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
     import yaml
 
     import espnet_rand
-    from espnet_rand.packing import pack_model, write
+    from espnet_rand.packing import pack_model, write_packed
 
     espnet_rand.register()
     from espnet2.tasks.asr import ASRTask
@@ -251,7 +251,7 @@ def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
     report = espnet_rand.quantize(trained, options)
     (embedding,) = (entry for entry in report.quantized if entry.layer == "Embedding")
     assert embedding.scales == embedding.shape[1]
-    write(tmp_path / "packed.safetensors", pack_model(trained))
+    write_packed(tmp_path / "packed.safetensors", pack_model(trained))
     torch.save({"dims": DIMS, "model_state_dict": {}}, path)  # what is needed of it
     packed, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml", tmp_path / "packed.safetensors")
     speech, lengths = torch.randn(1, 3200, generator=torch.Generator().manual_seed(0)), torch.tensor([3200])

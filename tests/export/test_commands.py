@@ -10,7 +10,7 @@ import espnet_rand
 from espnet_rand.bin import export_ctranslate2, export_whisper_cpp, quantize_weights
 from espnet_rand.export import ctranslate2, ggml, whisper
 from espnet_rand.export.codes import ExportError
-from espnet_rand.packing import pack_model, read, write
+from espnet_rand.packing import pack_model, read_packed, write_packed
 from tests.export import tiny_whisper as tiny
 from tests.toolkit.tiny_whisper import tiny as espnet_tiny  # noqa: F401 (a fixture)
 from tests.toolkit.tiny_whisper import write as espnet_config
@@ -26,7 +26,7 @@ def groups():
 
 def export(command, packed, folder):
     """Run a command on a packed model; what it wrote."""
-    write(folder / "model.safetensors", packed)
+    write_packed(folder / "model.safetensors", packed)
     command.main([str(folder / "model.safetensors"), "--output", str(folder / "out/model")])
     return folder / "out/model"
 
@@ -139,9 +139,9 @@ def test_espnet_s_packed_files_say_heads_and_vocabulary(tmp_path):
     config = espnet_config(tmp_path)
     output = tmp_path / "packed"
     quantize_weights.main(["--train_config", str(config), "--output", str(output), "--quantizer", "absmax"])
-    assert read(output).info["whisper"] == {"n_audio_head": 2, "n_text_head": 2, "start_of_transcript": 0}
+    assert read_packed(output).info["whisper"] == {"n_audio_head": 2, "n_text_head": 2, "start_of_transcript": 0}
     with pytest.raises(ExportError, match="30 tokens are not OpenAI's vocabulary"):
-        whisper.describe(read(output), lambda weight: "", "")
+        whisper.describe(read_packed(output), lambda weight: "", "")
 
 
 @pytest.mark.parametrize("missing", ["whisper.tokenizer", "ctranslate2.specs"])

@@ -65,13 +65,13 @@ def stored(graph, name, weight):
     """The codes of a weight in a graph, (channels, length): what this test knows of the operators' layouts."""
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     if name in arrays:
-        return arrays[name].astype(np.int64).reshape(weight.rows[0], -1)
-    node = next(node for node in graph.graph.node if f"{name}.blocks" in node.input)
-    about = {a.name: a.i for a in node.attribute}
-    blocks, bits = arrays[f"{name}.blocks"].astype(np.int64), about["bits"]
+        return arrays[name].astype(np.int64).reshape(weight.matrix_shape[0], -1)
+    bits = next(width for width in (2, 4, 8) if width >= weight.bits)
+    blocks = arrays[f"{name}.blocks"].astype(np.int64)
     codes = np.stack([blocks >> shift & 2**bits - 1 for shift in range(0, 8, bits)], axis=-1) - 2 ** (bits - 1)
-    assert not codes.reshape(about["N"], -1)[:, about["K"] :].any()
-    return codes.reshape(about["N"], -1)[:, : about["K"]]
+    rows, length = code_matrix(weight).shape
+    assert not codes.reshape(rows, -1)[:, length:].any()
+    return codes.reshape(rows, -1)[:, :length]
 
 
 @pytest.mark.parametrize("conf", GRANULARITIES)

@@ -11,14 +11,16 @@ from onnx import numpy_helper
 
 import espnet_rand
 from espnet_rand.bin import export_onnx
-from espnet_rand.packing import pack_model, read, write
+from espnet_rand.packing import pack_model, read_packed, write_packed
 from tests.toolkit import tasks
 
 espnet_rand.register()
 
 INT4, INT8 = onnx.TensorProto.INT4, onnx.TensorProto.INT8
-TRANSFORMER = {**tasks.CONFORMER, "encoder": "transformer", "encoder_conf": {"output_size": 16, **tasks.SMALL}}
-BRANCHES = {"output_size": 16, "attention_heads": 2, "num_blocks": 2, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 3}
+TRANSFORMER = {"encoder": "transformer", "encoder_conf": {"output_size": 16, **tasks.SMALL}}
+BRANCHES = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 3}
+CTC = {"decoder": None, "model_conf": {"ctc_weight": 1.0}}
+RNN = {name: tasks.MODELS["asr_rnn"][name] for name in ("decoder", "decoder_conf")}
 KINDS = {
     "conformer": {},
     "e_branchformer": {
@@ -52,7 +54,7 @@ def make(folder, name="asr", conf=None, **more):
     task, folder = tasks.write_config(name, folder, quantizer="rand", quantizer_conf=conf, **more)
     torch.manual_seed(0)
     model, _ = task.build_model_from_file(folder / "config.yaml")
-    write(folder / "model.safetensors", pack_model(model))
+    write_packed(folder / "model.safetensors", pack_model(model))
     return folder
 
 
@@ -95,7 +97,7 @@ def run(graph, x):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_log_probabilities_are_those_of_the_packed_model(tmp_path, decoded, kind):
-    folder = make(tmp_path / "model", **KINDS[kind])
+    folder = make(tmp_path / "model", **KINDS[kind], **CTC)
     graph = export(folder, "--exact", "true")
     for seconds in (0.5, 2.37):
         x = noise(kind, seconds)
@@ -112,21 +114,22 @@ def conformer(tmp_path_factory):
 
 def test_the_files_hold_the_packed_codes_and_what_a_program_needs(conformer):
     folder, output = conformer
-    packed = read(folder / "model.safetensors")
-    graph = onnx.load(output / "model.onnx")
-    onnx.checker.check_model(graph)
-    arrays = {tensor.name: tensor for tensor in graph.graph.initializer}
-    left = {name for name in packed.weights if name.startswith("decoder.")}
-    assert packed.weights.keys() - arrays.keys() == left and left
-    for name in packed.weights.keys() - left:
+    packed = read_packed(folder / "model.safetensors")
+    graphs = [onnx.load(output / file) for file in ("model.onnx", "decoder.onnx")]
+    stored = [tensor for graph in graphs for tensor in graph.graph.initializer]
+    arrays = {tensor.name: tensor for tensor in stored}
+    for name, weight in packed.weights.items():
         codes = numpy_helper.to_array(arrays[name]).astype(np.int8)
-        assert np.array_equal(codes.flatten(), packed.weights[name].codes().flatten().numpy())
+        assert np.array_equal(codes.flatten(), weight.codes().flatten().numpy())
+        assert [tensor.name for tensor in stored].count(name) == 1
+        for file in ("model.onnx", "decoder.onnx"):
+            assert weight.values().numpy().tobytes() not in (output / file).read_bytes()
     assert {arrays[name].data_type for name in ("ctc.ctc_lo.weight", "encoder.embed.out.weight")} == {INT8, INT4}
     assert (output / "tokens.txt").read_text().splitlines() == [f"{t} {i}" for i, t in enumerate(tasks.TOKENS)]
-    about = {entry.key: entry.value for entry in graph.metadata_props}
+    about = {entry.key: entry.value for entry in graphs[0].metadata_props}
     assert about["packed_file_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert (about["sample_rate"], about["hop_length"], about["subsampling"]) == ("16000", "128", "4")
-    assert about["vocab_size"] == "6" and about["blank_id"] == "0"
+    assert (about["type"], about["vocab_size"], about["blank_id"], about["sos_id"]) == ("ctc_attention", "6", "0", "5")
     assert str(folder).encode() not in (output / "model.onnx").read_bytes()
 
 
@@ -153,7 +156,7 @@ def test_longer_recordings_end_the_run(conformer):
         ("asr_streaming", {}, [], "encoder ContextualBlockConformerEncoder .*ConformerEncoder, EBranchformerEncoder"),
         ("asr_rnn", {}, [], "encoder VGGRNNEncoder"),
         ("asr", {"frontend": "sliding_window", "frontend_conf": {}}, [], "frontend SlidingWindow"),
-        ("asr", {"model_conf": {"ctc_weight": 0.0}}, [], "it has no CTC"),
+        ("asr_rnn", {**TRANSFORMER, **RNN, "model_conf": {"ctc_weight": 0.0}}, [], "no CTC, and decoder RNNDecoder"),
         ("asr", {}, ["--longest", "500"], "--longest: 500 s are not possible. Fix: more than 0, and 160.0 at most"),
         ("asr", {"conf": {"granularity": "group", "group_size": 10}}, [], "scale for each 10 weights .*--exact true"),
         ("lm", {}, ["--task", "lm"], "model ESPnetLanguageModel"),
@@ -178,3 +181,55 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     packed.unlink()
     with pytest.raises(SystemExit, match="--model_file: no such file"):
         export(folder)
+
+
+GRU = {
+    **TRANSFORMER,
+    "decoder": "transducer",
+    "decoder_conf": {"num_layers": 2, "hidden_size": 12, "rnn_type": "gru"},
+    "joint_net_conf": {"joint_space_size": 10},
+}
+
+
+@pytest.mark.parametrize("name, more", [("asr", GRU), ("asr_transducer", {})])
+def test_transducers(tmp_path, monkeypatch, name, more):
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    folder = make(tmp_path / "model", name, **more)
+    options = ["--task", name, "--exact", "true"]
+    encoder = export(folder, *options)
+    prediction, joint = (session(folder / f"onnx-{'-'.join(options)}/{file}.onnx") for file in ("prediction", "joint"))
+    model, _ = tasks.find_task(name).build_model_from_file(folder / "config.yaml", folder / "model.safetensors")
+    model.decoder.set_device("cpu")
+    x, tokens = noise("", 1.0), [2, 4, 3]
+    state = {entry.name: np.zeros(entry.shape, dtype=np.float32) for entry in prediction.get_inputs()[1:]}
+    with torch.no_grad():
+        encoded, _ = model.encode(torch.from_numpy(x), torch.tensor([x.shape[1]]))
+        embedded = model.decoder.embed(torch.tensor([tokens]))
+        predicted, states = model.decoder.rnn_forward(embedded, model.decoder.init_state(1))
+        expected = model.joint_network(encoded[:, -1], predicted[:, -1]).log_softmax(-1)
+    for token in tokens:
+        predicted, *after = prediction.run(None, {"token": np.array([[token]]), **state})
+        state = dict(zip(state, after))
+    for found, wanted in zip(state.values(), states):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    found = joint.run(None, {"encoded": run(encoder, x)[:, -1], "predicted": predicted})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("conf", [{}, {"normalize_before": False}])
+def test_attention_decoders(tmp_path, monkeypatch, decoded, conf):
+    monkeypatch.setenv("ESPNET_RAND_PACKED_BACKEND", "dequantize")
+    folder = make(tmp_path / "model", **{**TRANSFORMER, "decoder_conf": {**tasks.SMALL, "num_blocks": 2, **conf}})
+    graph, step = export(folder, "--exact", "true"), session(folder / "onnx---exact-true/decoder.onnx")
+    model, _ = tasks.find_task("asr").build_model_from_file(folder / "config.yaml", folder / "model.safetensors")
+    x, tokens = noise("", 1.0), [5, 2, 4, 3]
+    log_probs, *speech = graph.run(None, {"speech": x})
+    np.testing.assert_allclose(log_probs, decoded(folder, x), atol=1e-4)
+    with torch.no_grad():
+        encoded, lengths = model.encode(torch.from_numpy(x), torch.tensor([x.shape[1]]))
+        expected, _ = model.decoder(encoded, lengths, torch.tensor([tokens]), torch.tensor([4]))
+    cache = [np.zeros((2, 2, 0, 8), dtype=np.float32)] * 2
+    for place, token in enumerate(tokens):
+        inputs = dict(zip(("keys", "values", "speech_keys", "speech_values"), (*cache, *speech)))
+        found, *cache = step.run(None, {"token": np.array([[token]]), **inputs})
+        np.testing.assert_allclose(found[0], expected[0, place].log_softmax(-1), atol=1e-4)

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 import espnet_rand
 from espnet_rand.bin import export_sherpa_onnx
-from espnet_rand.packing import pack_model, read, write
+from espnet_rand.packing import pack_model, read_packed, write_packed
 from tests.toolkit import tasks
 
 sherpa_onnx = pytest.importorskip("sherpa_onnx")
@@ -35,7 +35,7 @@ def make(folder, **more):
     torch.manual_seed(0)
     model, _ = task.build_model_from_file(folder / "config.yaml")
     torch.nn.init.normal_(model.ctc.ctc_lo.weight, std=3)
-    write(folder / "model.safetensors", pack_model(model))
+    write_packed(folder / "model.safetensors", pack_model(model))
     return folder
 
 
@@ -102,7 +102,7 @@ def test_times_are_those_of_the_frames(recognizer):
 def test_the_codes_are_those_of_the_packed_file(made):
     (loop,) = [node for node in onnx.load(made / "sherpa/model.onnx").graph.node if node.op_type == "Loop"]
     constants = {c.name: numpy_helper.to_array(c) for c in loop.attribute[0].g.initializer}
-    packed = read(made / "model.safetensors")
+    packed = read_packed(made / "model.safetensors")
     heard = [name for name in packed.weights if name.startswith(("encoder.", "ctc."))]
     assert len(heard) > 10
     for name in heard:

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from espnet_rand.bin import export_sherpa_onnx
-from espnet_rand.packing import write
+from espnet_rand.packing import write_packed
 from tests.export import tiny_whisper as tiny
 
 sherpa_onnx = pytest.importorskip("sherpa_onnx")
@@ -30,7 +30,7 @@ class Made:
         self.packed = tiny.packed(options, **sizes)
         self.model = tiny.decoded(self.packed, vocabulary=sizes.get("vocabulary", 51864))
         self.tokenizer = whisper.tokenizer.get_tokenizer("vocabulary" in sizes, language="de", num_languages=99)
-        write(folder / "model.safetensors", self.packed)
+        write_packed(folder / "model.safetensors", self.packed)
         self.folder = folder / "sherpa"
         export_sherpa_onnx.main(["--model_file", str(folder / "model.safetensors"), "--output", str(self.folder)])
         files = [str(self.folder / name) for name in ("encoder.onnx", "decoder.onnx", "tokens.txt")]
@@ -94,7 +94,7 @@ def test_no_matrix_is_in_float(made):
 
 def refused(packed, folder):
     """What the command refuses a packed model with."""
-    write(folder / "model.safetensors", packed)
+    write_packed(folder / "model.safetensors", packed)
     with pytest.raises(SystemExit) as stopped:
         export_sherpa_onnx.main(["--model_file", str(folder / "model.safetensors"), "--output", str(folder / "out")])
     assert "\n" not in stopped.value.code and "Fix: " in stopped.value.code and not (folder / "out").exists()

@@ -62,11 +62,11 @@ def _close(a, b):
 def check_layer(config):
     """Check that a layer, quantized, is the stock layer with other weights: check(layer, *inputs)."""
 
-    def check(stock, *inputs, rows=lambda w: w, unrows=lambda w: w, depthwise=False, **kwargs):
+    def check(stock, *inputs, channels_first=lambda w: w, own_layout=lambda w: w, depthwise=False, **kwargs):
         options = config.to_dict()
         options["quantizer_conf"]["depthwise"] = depthwise
         model, report = models.quantized(stock, options)
-        rounded = models.rounded(stock, report, config, rows, unrows)
+        rounded = models.rounded(stock, report, config, channels_first, own_layout)
         added = set(model.state_dict()) - set(stock.state_dict())
         assert [k for k in model.state_dict() if k not in added] == list(stock.state_dict())
         assert all(key.endswith(SCALE_SUFFIX) for key in added)

@@ -69,16 +69,16 @@ def tensors(output):
     return [t for part in output or () for t in tensors(part)]
 
 
-def rounded(stock, report, config, rows=lambda w: w, unrows=lambda w: w):
+def rounded(stock, report, config, channels_first=lambda w: w, own_layout=lambda w: w):
     """A copy of the float model whose weights are decode(encode(weight))."""
     copied = copy.deepcopy(stock)
     quantizer = config.weight_quantizer([])
     with torch.no_grad():
         for entry in report.quantized:
             weight = copied.get_parameter(entry.name)
-            scale = quantizer.initial(rows(weight))
+            scale = quantizer.initial(channels_first(weight))
             scale = None if scale is None else scale.to(weight.dtype)
-            weight.copy_(unrows(quantizer.decode(*quantizer.encode(rows(weight), scale), weight.dtype)))
+            weight.copy_(own_layout(quantizer.decode(*quantizer.encode(channels_first(weight), scale), weight.dtype)))
     return copied
 
 

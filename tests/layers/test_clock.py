@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from espnet_rand import QuantizationError, QuantizerConfig, disabled, evaluating_at, quantize, set_eval_bits
-from espnet_rand.layers import clock
+from espnet_rand.layers import computation
 
 X = torch.linspace(-1, 1, 18).view(3, 6)
 BITS = QuantizerConfig("rand", bits=[2, 3, 4, 8])
-FOLLOWING = QuantizerConfig("rand", mode=3, init="clip", bits=[2, 3, 4, 8])
+TRACKING = QuantizerConfig("rand", mode=3, init="clip", bits=[2, 3, 4, 8])
 
 
 def stack(config=BITS):
@@ -34,7 +34,7 @@ def elsewhere(function, *args):
 # -- threads
 
 
-@pytest.mark.parametrize("config", [BITS, FOLLOWING], ids=["computed", "following"])
+@pytest.mark.parametrize("config", [BITS, TRACKING], ids=["computed", "tracking"])
 def test_threads_evaluate_each_at_its_own_bits(config):
     """As requests to a server: two precisions and the float model of one model at once, many times."""
     model = stack(config)
@@ -331,7 +331,7 @@ def test_forwards_of_several_threads_are_told_apart_or_refused():
 
 
 def test_a_recomputation_after_too_many_forwards_is_refused(monkeypatch):
-    monkeypatch.setattr(clock, "_REMEMBERED", 8)
+    monkeypatch.setattr(computation, "_REMEMBERED", 8)
     model = blocks(False)
     loss = model(X.clone().requires_grad_()).sum()
     for _ in range(9):
@@ -431,6 +431,6 @@ def disabled_output(model):
 
 
 def test_an_export_at_bits_that_scales_were_not_learned_for_is_refused():
-    model = stack(FOLLOWING)
+    model = stack(TRACKING)
     with evaluating_at(model, 2), pytest.raises(QuantizationError, match="export at 2 bits"):
         torch.export.export(model, (X,))

@@ -8,21 +8,21 @@ from espnet_rand import quantize
 def out_first(groups):
     """Weights of a transposed convolution by output channel, one at a time; and back."""
 
-    def rows(weight):
+    def channels_first(weight):
         inputs, outputs = weight.shape[0] // groups, weight.shape[1]
         moved = weight.new_empty(groups * outputs, inputs, *weight.shape[2:])
         for g, i, o in ((g, i, o) for g in range(groups) for i in range(inputs) for o in range(outputs)):
             moved[g * outputs + o, i] = weight[g * inputs + i, o]
         return moved
 
-    def unrows(moved):
+    def own_layout(moved):
         outputs, inputs = moved.shape[0] // groups, moved.shape[1]
         weight = moved.new_empty(groups * inputs, outputs, *moved.shape[2:])
         for g, i, o in ((g, i, o) for g in range(groups) for i in range(inputs) for o in range(outputs)):
             weight[g * inputs + i, o] = moved[g * outputs + o, i]
         return weight
 
-    return {"rows": rows, "unrows": unrows}
+    return {"channels_first": channels_first, "own_layout": own_layout}
 
 
 @pytest.mark.parametrize(

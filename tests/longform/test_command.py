@@ -20,7 +20,7 @@ from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.bin import asr_inference_long  # noqa: E402
 from espnet_rand.longform import LongForm, decode_list  # noqa: E402
-from espnet_rand.packing import pack_model, write  # noqa: E402
+from espnet_rand.packing import pack_model, write_packed  # noqa: E402
 
 from . import tones  # noqa: E402
 
@@ -261,7 +261,7 @@ def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
     (tmp_path / "wav.scp").write_text(f"a cat {tmp_path}/a.wav |\n")
     speech2text = Speech2Text(*model, ctc_weight=1.0)
     espnet_rand.quantize(speech2text.asr_model, espnet_rand.QuantizerConfig("absmax", bits=8))
-    write(tmp_path / "packed.safetensors", pack_model(speech2text.asr_model))
+    write_packed(tmp_path / "packed.safetensors", pack_model(speech2text.asr_model))
     given = ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,kaldi_ark"]
     packed = (model[0], tmp_path / "packed.safetensors")
     files = ["--asr_train_config", packed[0], "--asr_model_file", packed[1], "--output_dir", tmp_path / "out"]

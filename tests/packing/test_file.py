@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from espnet_rand import QuantizerConfig, quantize
-from espnet_rand.packing import PackedFileError, is_packed, pack_model, read, write
+from espnet_rand import QuantizerConfig, packing, quantize
+from espnet_rand.packing import PackedFileError, is_packed, pack_model, read_packed, write_packed
 
 GRANULARITIES = st.sampled_from(
     [
@@ -34,8 +34,8 @@ def test_every_width_and_shape_comes_back(tmp_path_factory, bits, out, length, g
     model = nn.Sequential(made)
     quantize(model, QuantizerConfig("absmax", bits=bits, **granularity))
     path = tmp_path_factory.mktemp("packed") / "model.safetensors"
-    write(path, pack_model(model))
-    packed = read(path)
+    write_packed(path, pack_model(model))
+    packed = read_packed(path)
     assert torch.equal(packed.weights["0.weight"].values(), model.eval()[0].weight)
     assert torch.equal(packed.floats["0.bias"], model[0].bias) and packed.weights["0.weight"].bits == bits
 
@@ -47,12 +47,12 @@ def path(tmp_path_factory):
     model[1].weight = model[0].weight
     quantize(model, QuantizerConfig("rand", bits=3))
     path = tmp_path_factory.mktemp("packed") / "model.safetensors"
-    write(path, pack_model(model, {"espnet": "202611"}))
+    write_packed(path, pack_model(model, {"espnet": "202611"}))
     return path
 
 
 def test_it_holds_what_it_was_given(path):
-    packed = read(path)
+    packed = read_packed(path)
     assert set(packed.weights) == {"0.weight"} and packed.aliases == {"1.weight": "0.weight"}
     assert packed.info == {"espnet": "202611"} and packed.floats["2.num_batches_tracked"].dtype == torch.int64
     assert is_packed(path) and [p.name for p in path.parent.iterdir()] == [path.name]
@@ -62,7 +62,7 @@ def test_a_checkpoint_of_torch_is_not_packed(tmp_path):
     torch.save({}, tmp_path / "model.pth")
     assert not is_packed(tmp_path / "model.pth")
     with pytest.raises(PackedFileError, match="model.pth: not a packed model"):
-        read(tmp_path / "model.pth")
+        read_packed(tmp_path / "model.pth")
 
 
 def test_every_truncation_is_refused(path, tmp_path):
@@ -70,7 +70,7 @@ def test_every_truncation_is_refused(path, tmp_path):
     for length in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:length])
         with pytest.raises(PackedFileError):
-            read(tmp_path / "cut")
+            read_packed(tmp_path / "cut")
 
 
 def test_every_change_of_a_byte_is_refused(path, tmp_path):
@@ -82,11 +82,11 @@ def test_every_change_of_a_byte_is_refused(path, tmp_path):
             data[at] = (data[at] + draw.randrange(1, 256)) % 256
         (tmp_path / "changed").write_bytes(data)
         try:
-            packed = read(tmp_path / "changed")
+            packed = read_packed(tmp_path / "changed")
         except PackedFileError:
             continue
         # what JSON does not mind, such as other white space, is allowed to change
-        assert torch.equal(packed.weights["0.weight"].values(), read(path).weights["0.weight"].values())
+        assert torch.equal(packed.weights["0.weight"].values(), read_packed(path).weights["0.weight"].values())
 
 
 def rewritten(path, tmp_path, change):
@@ -130,12 +130,12 @@ def test_a_wrong_header_is_named(path, tmp_path, change, message):
             header[key] = value
 
     with pytest.raises(PackedFileError, match=message):
-        read(rewritten(path, tmp_path, apply))
+        read_packed(rewritten(path, tmp_path, apply))
 
 
 def test_a_file_that_is_overwritten_later_changes_nothing(path, tmp_path):
     (tmp_path / "model").write_bytes(path.read_bytes())
-    packed = read(tmp_path / "model")
+    packed = read_packed(tmp_path / "model")
     before = packed.weights["0.weight"].values()
     with (tmp_path / "model").open("r+b") as file:
         file.write(bytes(path.stat().st_size))
@@ -149,8 +149,8 @@ def test_scales_of_16_bits_are_multiplied_in_float32(tmp_path):
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[7 * step, -3 * step]]))
     quantize(model, QuantizerConfig("absmax", bits=4))
-    write(tmp_path / "model", pack_model(model))
-    packed = read(tmp_path / "model")
+    write_packed(tmp_path / "model", pack_model(model))
+    packed = read_packed(tmp_path / "model")
     assert packed.weights["weight"].scales.dtype == torch.float16
     assert torch.equal(packed.state_dict()["weight"], model.eval().weight)
 
@@ -162,7 +162,7 @@ def test_tensors_that_torch_does_not_have_are_refused(tmp_path, dtype, shape, si
     text = json.dumps({"__metadata__": {"espnet_rand": header}, "x": about}).encode()
     (tmp_path / "model").write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
     with pytest.raises(PackedFileError, match="torch does not have|which no model has"):
-        read(tmp_path / "model")
+        read_packed(tmp_path / "model")
 
 
 def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
@@ -176,14 +176,14 @@ def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="full"):
-        write(target, read(path))
+        write_packed(target, read_packed(path))
     assert target.read_bytes() == path.read_bytes() and list(tmp_path.iterdir()) == [target]
 
 
 def test_a_file_may_be_read_by_those_whom_the_umask_allows(path, tmp_path):
     before = os.umask(0o027)
     try:
-        write(tmp_path / "model", read(path))
+        write_packed(tmp_path / "model", read_packed(path))
     finally:
         os.umask(before)
     assert (tmp_path / "model").stat().st_mode & 0o777 == 0o640
@@ -198,7 +198,7 @@ def test_another_program_can_read_it_by_the_page(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.ConvTranspose1d(6, 4, 3, groups=2), nn.Linear(11, 3))
     quantize(model, QuantizerConfig("absmax", bits=3, granularity="group", group_size=4))
-    write(tmp_path / "model", pack_model(model))
+    write_packed(tmp_path / "model", pack_model(model))
 
     data = (tmp_path / "model").read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
@@ -243,9 +243,14 @@ def test_no_program_can_load_the_codes_as_weights(tmp_path, bits):
     model, stock = (nn.Sequential(*layers()) for _ in range(2))
     quantize(model, QuantizerConfig("absmax", bits=bits))
     packed = pack_model(model)
-    write(tmp_path / "model.safetensors", packed)
+    write_packed(tmp_path / "model.safetensors", packed)
     state = load_file(tmp_path / "model.safetensors")
     assert len(packed.weights) == 10
     for name in packed.weights:
         with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
             stock.load_state_dict({name: state[name]}, strict=False)
+
+
+def test_version_0_1s_names_of_reading_and_writing_stay(path, tmp_path):
+    packing.write(tmp_path / "again", packing.read(path))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()

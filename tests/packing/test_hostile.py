@@ -10,7 +10,7 @@ from torch import nn
 
 from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.errors import NotFiniteError, UserError
-from espnet_rand.packing import PackedFileError, load_into, pack_model, read, write
+from espnet_rand.packing import PackedFileError, load_into, pack_model, read_packed, write_packed
 from espnet_rand.packing.file import _checksum
 
 TOKENS = torch.arange(8).view(2, 4)
@@ -45,7 +45,7 @@ def path(tmp_path_factory):
     model = Small()
     quantize(model, QuantizerConfig("clip", bits=4, overrides={"rnn": {"bits": 8}, "conv": {"granularity": "group"}}))
     path = tmp_path_factory.mktemp("hostile") / "model.safetensors"
-    write(path, pack_model(model))
+    write_packed(path, pack_model(model))
     return path
 
 
@@ -139,7 +139,7 @@ def _product(shape):
 def attempt(path, backend):
     """What becomes of a file: the reason why it is refused, or none."""
     try:
-        packed = read(path)
+        packed = read_packed(path)
         state = packed.state_dict()
         model = Small()
         load_into(model, packed, backend)
@@ -185,7 +185,7 @@ def test_scales_of_no_grid_are_refused_by_name(path, tmp_path, name, value):
     data[start : start + 4] = struct.pack("<f", value)
     join(tmp_path / "altered", outer, header, data)
     with pytest.raises(PackedFileError, match=f"{name}: .*1 of .* scales are NaN, infinite, negative or 0"):
-        read(tmp_path / "altered")
+        read_packed(tmp_path / "altered")
 
 
 def test_a_scale_of_zero_is_allowed_where_all_codes_are_zero(path, tmp_path):
@@ -195,7 +195,7 @@ def test_a_scale_of_zero_is_allowed_where_all_codes_are_zero(path, tmp_path):
     start, _ = outer["embed.weight"]["data_offsets"]
     data[start : start + 8] = b"\x88" * 8  # the first row's 16 codes of 4 bits
     join(tmp_path / "altered", outer, header, data)
-    weight = read(tmp_path / "altered").weights["embed.weight"].values()
+    weight = read_packed(tmp_path / "altered").weights["embed.weight"].values()
     assert not weight[0].any() and weight[1:].any()
 
 
@@ -210,7 +210,7 @@ def test_floats_that_are_not_finite_are_refused_by_name(path, tmp_path, name, va
         header["infinite"] = said or header["infinite"]
         join(tmp_path / "altered", outer, header, data)
         with pytest.raises((PackedFileError, NotFiniteError), match=f"{name}|in {name}"):
-            load_into(Small(), read(tmp_path / "altered"))
+            load_into(Small(), read_packed(tmp_path / "altered"))
 
 
 @pytest.mark.parametrize("where", ["conv.weight", "conv.bias", "rnn.weight_hh_l0"])

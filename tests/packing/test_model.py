@@ -23,10 +23,10 @@ from espnet_rand.packing import (
     PackedWeight,
     load_into,
     pack_model,
-    read,
+    read_packed,
     report,
     weights_on_meta,
-    write,
+    write_packed,
 )
 from espnet_rand.quantizers import Grid
 from espnet_rand.quantizers.granularity import PerChannel
@@ -93,8 +93,8 @@ def loaded(packed, backend):
 
 def through_a_file(model, tmp_path):
     path = tmp_path / "model.safetensors"
-    write(path, pack_model(model))
-    return read(path)
+    write_packed(path, pack_model(model))
+    return read_packed(path)
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from espnet_rand.packing import load_into, read, weights_on_meta
+from espnet_rand.packing import load_into, read_packed, weights_on_meta
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -204,7 +204,7 @@ def peak():
 def load(path, layers):
     with weights_on_meta():
         model = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(layers)))
-    load_into(model, read(path))
+    load_into(model, read_packed(path))
     return model
 
 load(sys.argv[1], 1)
@@ -231,7 +231,7 @@ def test_loading_takes_little_more_memory_than_the_file(tmp_path):
             for n in range(layers)
         }
         floats = {f"{n}.bias": torch.zeros(1024) for n in range(layers)}
-        write(tmp_path / f"{layers}", PackedModel(weights, floats))
+        write_packed(tmp_path / f"{layers}", PackedModel(weights, floats))
     size = (tmp_path / "48").stat().st_size
     done = subprocess.run(
         [sys.executable, "-c", _LOADING, tmp_path / "1", tmp_path / "48"],
@@ -362,11 +362,11 @@ def test_other_dtypes(dtype, tmp_path):
     quantize(model, {})
     x = torch.randn(3, 8, dtype=dtype)
     path = tmp_path / "model.safetensors"
-    write(path, pack_model(model))
+    write_packed(path, pack_model(model))
     twin = small().to(dtype)
-    load_into(twin, read(path), "dequantize")
+    load_into(twin, read_packed(path), "dequantize")
     assert torch.equal(twin(x), model(x))
-    load_into(twin := small().to(dtype), read(path), "int8_dynamic")
+    load_into(twin := small().to(dtype), read_packed(path), "int8_dynamic")
     torch.testing.assert_close(twin(x), model(x), rtol=0.1, atol=0.05)
 
 

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.calibration import calibrate
-from espnet_rand.packing import load_into, pack_model, read, write
+from espnet_rand.packing import load_into, pack_model, read_packed, write_packed
 from espnet_rand.quantizers import GRIDS, AbsMax, Grid, Noise, StraightThrough, WeightQuantizer
 
 
@@ -85,8 +85,8 @@ def test_half_steps_go_from_training_through_calibration_into_a_file(half_steps,
     before = (model(x) - wanted).square().mean()
     calibrate(model, lambda: model(x))
     assert (model(x) - wanted).square().mean() < before
-    write(tmp_path / "w2", pack_model(model))
-    packed = read(tmp_path / "w2")
+    write_packed(tmp_path / "w2", pack_model(model))
+    packed = read_packed(tmp_path / "w2")
     assert packed.weights["weight"].grid == HalfSteps(2)
     decoded = nn.Linear(16, 8)
     load_into(decoded, packed)
@@ -96,7 +96,7 @@ def test_half_steps_go_from_training_through_calibration_into_a_file(half_steps,
 def test_a_file_with_an_unknown_grid_is_refused(half_steps, tmp_path, monkeypatch):
     model = nn.Linear(4, 4)
     quantize(model, QuantizerConfig("absmax"))
-    write(tmp_path / "w4", pack_model(model))
+    write_packed(tmp_path / "w4", pack_model(model))
     monkeypatch.delitem(GRIDS, "half")
     with pytest.raises(ValueError, match="unknown grid 'half': update espnet_rand"):
-        read(tmp_path / "w4")
+        read_packed(tmp_path / "w4")

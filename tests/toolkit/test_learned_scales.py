@@ -19,7 +19,7 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models  # noqa
 from espnet2.tasks import abs_task  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
-from espnet_rand.packing import read  # noqa: E402
+from espnet_rand.packing import read_packed  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
 
 LOAD = abs_task.load_pretrained_model
@@ -169,7 +169,7 @@ def test_version_01_is_decoded_and_packed_as_ever(tmp_path, caplog):
         tmp_path / "packed",
     ]
     pack_weights.main(list(map(str, arguments)))
-    found, wanted = read(tmp_path / "packed").weights, read(V1 / "model.safetensors").weights
+    found, wanted = read_packed(tmp_path / "packed").weights, read_packed(V1 / "model.safetensors").weights
     assert all(torch.equal(found[name].codes(), weight.codes()) for name, weight in wanted.items())
     assert all(torch.equal(found[name].scales, weight.scales) for name, weight in wanted.items())
 

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 import espnet_rand
-from espnet_rand.packing import PackedFileError, pack_model, read, write
+from espnet_rand.packing import PackedFileError, pack_model, read_packed, write_packed
 
 espnet_rand.register()
 from espnet2.bin import pack  # noqa: E402
@@ -25,7 +25,7 @@ def trained(corpus, train, tmp_path_factory):
     train("--config", corpus.config, "--output_dir", exp, "--quantizer", "rand", "--quantizer_conf", "mode=3")
     model, _ = ASRTask.build_model_from_file(exp / "config.yaml", exp / "valid.loss.best.pth")
     path = exp / "model.safetensors"
-    write(path, pack_model(model))
+    write_packed(path, pack_model(model))
     return exp, path
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_refused(trained, tmp_path):
 
 def test_a_packed_file_is_small(trained):
     _, path = trained
-    packed = read(path)
+    packed = read_packed(path)
     assert {w.bits for w in packed.weights.values()} == {4}
     numbers = sum(w.packed.numel() for w in packed.weights.values()) * 2
     assert numbers > 5000 and sum(w.bytes for w in packed.weights.values()) < numbers

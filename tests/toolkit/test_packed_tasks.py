@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import espnet_rand
-from espnet_rand.packing import pack_model, write
+from espnet_rand.packing import pack_model, write_packed
 from tests.toolkit import tasks
 
 espnet_rand.register()
@@ -24,7 +24,7 @@ def made(tmp_path_factory):
         torch.manual_seed(0)
         model, _ = task.build_model_from_file(folder / "config.yaml")
         torch.save(model.state_dict(), folder / "model.pth")
-        write(folder / "model.safetensors", pack_model(model))
+        write_packed(folder / "model.safetensors", pack_model(model))
     return root
 
 
@@ -111,6 +111,6 @@ def test_builders_that_change_their_arguments(tmp_path):
     config["encoder_conf"].update(conf)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     model, _ = task.build_model_from_file(tmp_path / "config.yaml")
-    write(tmp_path / "model.safetensors", pack_model(model))
+    write_packed(tmp_path / "model.safetensors", pack_model(model))
     packed, _ = task.build_model_from_file(tmp_path / "config.yaml", tmp_path / "model.safetensors")
     assert torch.equal(packed.encoder.post_extract_proj.weight * 1.0, model.encoder.post_extract_proj.weight)

@@ -7,7 +7,7 @@ import yaml
 import espnet_rand
 from espnet_rand import OptionError
 from espnet_rand.bin import pack_weights, quantize_weights
-from espnet_rand.packing import read
+from espnet_rand.packing import read_packed
 
 pytest.importorskip("loralib")
 espnet_rand.register()
@@ -50,7 +50,7 @@ def pack(folder, output, command=pack_weights, *more):
     model = folder / "valid.loss.best.pth"
     arguments = ["--train_config", folder / "config.yaml", "--model_file", model, "--output", output, *more]
     command.main([str(argument) for argument in arguments])
-    return read(output).state_dict()
+    return read_packed(output).state_dict()
 
 
 LAYER = "decoder.decoders.0.src_attn.linear_q"

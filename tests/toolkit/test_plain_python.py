@@ -5,7 +5,7 @@ import torch
 import yaml
 
 import espnet_rand
-from espnet_rand.packing import pack_model, write
+from espnet_rand.packing import pack_model, write_packed
 from tests.toolkit import tasks
 
 espnet_rand.register()
@@ -40,7 +40,7 @@ def files(tmp_path_factory):
     torch.save(model.state_dict(), folder / "model.pth")
     for bits in (4, 8):
         espnet_rand.set_eval_bits(model, bits)
-        write(folder / f"w{bits}.safetensors", pack_model(model))
+        write_packed(folder / f"w{bits}.safetensors", pack_model(model))
     config = yaml.safe_load((folder / "config.yaml").read_text())
     stock = {key: value for key, value in config.items() if "quantizer" not in key and "teacher" not in key}
     (folder / "stock.yaml").write_text(yaml.safe_dump(stock))

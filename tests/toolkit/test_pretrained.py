@@ -15,7 +15,7 @@ import yaml
 
 import espnet_rand
 from espnet_rand.bin import pack_weights, quantize_weights
-from espnet_rand.packing import pack_model, read, write
+from espnet_rand.packing import pack_model, read_packed, write_packed
 
 espnet_rand.register()
 from espnet2.bin import pack  # noqa: E402
@@ -99,7 +99,7 @@ def test_archives_of_every_task_start_a_training_and_are_packed(zoo, name, tmp_p
         ["--task", tasks.MODELS[name].get("task", name), "--model_file", str(given.archive), "--output", str(output)]
         + ["--quantizer", "absmax", "--quantizer_conf", "bits=8"]
     )
-    packed = read(output)
+    packed = read_packed(output)
     assert packed.state_dict().keys() == given.state.keys()
     for key, weight in packed.weights.items():
         assert (weight.values() - given.state[key]).abs().max() <= weight.scales.float().max() * 0.51
@@ -117,8 +117,8 @@ def test_a_training_starts_from_each_form(zoo, corpus, train, tmp_path, caplog, 
     if form == "packed.safetensors":
         model = built(given, **RAND)
         LOAD(str(given.archive), model, False)
-        write(path, pack_model(model.eval()))
-        expected = read(path).state_dict()
+        write_packed(path, pack_model(model.eval()))
+        expected = read_packed(path).state_dict()
     elif form == "directory":
         pack_funcs.unpack(given.archive, path)
     elif form != "model.pth":
@@ -230,7 +230,7 @@ def test_old_names_still_load(zoo, tmp_path):
         ["--model_file", str(tmp_path / "model.pth"), "--train_config", str(given.folder / "config.yaml")]
         + ["--output", str(output), "--quantizer", "absmax"]
     )
-    assert torch.equal(read(output).floats["encoder.embed.out.bias"], given.state["encoder.embed.out.bias"])
+    assert torch.equal(read_packed(output).floats["encoder.embed.out.bias"], given.state["encoder.embed.out.bias"])
 
 
 def test_old_names_of_the_transformer_still_load(zoo, tmp_path):
@@ -303,7 +303,7 @@ def test_pack_weights_takes_a_quantized_archive_and_refuses_what_does_not_fit(zo
     pack_as("asr", folder, tmp_path / "lm.tgz", "lm_file")
     output = str(tmp_path / "lm.safetensors")
     pack_weights.main(["--task", "lm", "--model_file", str(tmp_path / "lm.tgz"), "--output", output])
-    assert {w.bits for w in read(output).weights.values()} == {4}
+    assert {w.bits for w in read_packed(output).weights.values()} == {4}
     lm, asr, other = tmp_path / "lm.tgz", zoo("asr").archive, zoo("asr_rnn").folder / "config.yaml"
     for options, message in (
         (["--model_file", lm], "there must be one *model_file in it; there is lm_train_config, lm_file"),
@@ -327,7 +327,7 @@ def test_the_statistics_in_an_archive_are_found(zoo, tmp_path, monkeypatch):
     pack.main(["asr", "--outpath", str(tmp_path / "asr.zip"), *files])
     monkeypatch.chdir(tmp_path)
     quantize_weights.main(["--model_file", "asr.zip", "--output", "asr.safetensors", "--quantizer", "absmax"])
-    assert read("asr.safetensors").floats["normalize.mean"].eq(0.5).all()
+    assert read_packed("asr.safetensors").floats["normalize.mean"].eq(0.5).all()
 
 
 def test_a_packed_file_is_quantized_to_fewer_bits_with_a_warning(zoo, tmp_path, caplog, capsys):
@@ -338,7 +338,7 @@ def test_a_packed_file_is_quantized_to_fewer_bits_with_a_warning(zoo, tmp_path, 
             [*common, "--model_file", str(given), "--quantizer_conf", f"bits={bits}", "--output", output]
         )
         assert f"{given}: 11 of 11 tensors" in capsys.readouterr().out
-    finer, coarser = (read(tmp_path / f"{bits}.safetensors") for bits in (8, 3))
+    finer, coarser = (read_packed(tmp_path / f"{bits}.safetensors") for bits in (8, 3))
     assert caplog.text.count("rounded once more") == 1
     for name, weight in coarser.weights.items():
         assert weight.bits == 3

@@ -16,7 +16,7 @@ espnet_rand.register()
 from espnet2.bin import asr_inference, asr_transducer_inference  # noqa: E402
 from espnet2.text.build_tokenizer import build_tokenizer  # noqa: E402
 
-from espnet_rand.packing import pack_model, write  # noqa: E402
+from espnet_rand.packing import pack_model, write_packed  # noqa: E402
 from espnet_rand.toolkit.recognition import Recognizer, Word, join_text  # noqa: E402
 from espnet_rand.toolkit.recognition.words import word_tokens  # noqa: E402
 
@@ -58,7 +58,7 @@ def build(kind, folder):
             model.joint_network.lin_out.bias[0] -= 4.0
     if kind == "packed":
         espnet_rand.quantize(model, espnet_rand.QuantizerConfig("rand", bits=4))
-        write(made / "model", pack_model(model))
+        write_packed(made / "model", pack_model(model))
     else:
         torch.save(model.state_dict(), made / "model")
     if kind == "ctc_attention_lm":

@@ -12,17 +12,19 @@ import soundfile
 from faster_whisper import WhisperModel
 
 LANGUAGE = "en"
+COMPUTE_TYPE = "int8"
+SEARCH = {"beam_size": 5, "without_timestamps": True}  # ESPnet trains without
 
 model = WhisperModel(
     str(Path(__file__).resolve().parent / "model"),
     device="cpu",
-    compute_type="int8",
+    compute_type=COMPUTE_TYPE,
     cpu_threads=int(os.environ.get("OMP_NUM_THREADS", 0)),
 )
 for path in sys.argv[1:]:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != 16000:
         sys.exit(f"{path}: {rate} Hz, and the model hears 16000. Fix: sox {path} -r 16000 converted.wav")
-    segments, _ = model.transcribe(samples.mean(axis=1), language=LANGUAGE)
+    segments, _ = model.transcribe(samples.mean(axis=1), language=LANGUAGE, **SEARCH)
     said = " ".join(segment.text for segment in segments)
     print(path, " ".join(said.split()), sep="\t", flush=True)

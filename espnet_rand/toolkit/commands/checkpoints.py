@@ -19,8 +19,7 @@ import espnet_rand
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers import EvalBits, quantize, quantized_layers, set_eval_bits
-from espnet_rand.packing import PackedModel, is_packed, pack_model
-from espnet_rand.packing import read as read_packed
+from espnet_rand.packing import PackedModel, is_packed, pack_model, read_packed
 from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import checking_task
 from espnet_rand.toolkit.hooks import init_param, partial

@@ -4,11 +4,12 @@ import argparse
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import espnet2
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from torch import Tensor, nn
 
 import espnet_rand
@@ -18,12 +19,12 @@ from espnet_rand.export.onnx import fill, save
 from espnet_rand.export.operators import check as check_weight
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
-from espnet_rand.toolkit.exporting import encoders, features
+from espnet_rand.toolkit.exporting import attention, encoders, features, transducers
 from espnet_rand.toolkit.exporting.tracing import trace
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
 # of the examples that models are traced with
-_SECONDS, _FRAMES = 2, 200
+_SECONDS, _FRAMES, _TOKENS = 2, 200, 5
 
 
 class Recognizer(nn.Module):
@@ -31,7 +32,7 @@ class Recognizer(nn.Module):
 
     def __init__(self, model: Any):
         super().__init__()
-        self.features, self.encoder, self.ctc = features.Features(model), encoders.Encoder(model), model.ctc
+        self.features, self.encoder, self.ctc = features.Features(model), encoders.make(model), model.ctc
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ctc.log_softmax(self.encoder(self.features(x)))
@@ -55,25 +56,90 @@ class Times(NamedTuple):
     frames: int
 
 
+class Graph(NamedTuple):
+    """One file of a model.
+
+    Attributes:
+        file: its name
+        parts: names of the model's modules that it computes with
+        kind: the module that is traced, which is made of the model
+        inputs: an example of each, by their names
+        dynamic: see `trace`
+        outputs: their names
+    """
+
+    file: str
+    parts: Sequence[str]
+    kind: Callable[[Any], nn.Module]
+    inputs: Mapping[str, Tensor]
+    dynamic: Mapping[str, Dict[int, str]]
+    outputs: List[str]
+
+
 def check(model: Any) -> None:
     """Raises ExportError: the model is of an architecture that is not written; the message names it."""
-    if type(model) is not ESPnetASRModel:
+    if type(model) not in (ESPnetASRModel, ESPnetASRTransducerModel):
         why = f"model {type(model).__name__}"
-    elif model.ctc is None or model.use_transducer_decoder:
-        why = "it has no CTC"
+    elif _is_transducer(model):
+        why = transducers.misfit(model)
     else:
-        why = features.misfit(model) or encoders.misfit(model)
-    if why:
+        decoder = attention.misfit(model.decoder)
+        why = f"it has no CTC, and {decoder}" if model.ctc is None and decoder else ""
+    if why := why or features.misfit(model) or encoders.misfit(model):
         raise ExportError(
-            f"the model cannot be written for ONNX Runtime: {why}. Fix: train one with CTC, ESPnet's default "
-            f"frontend and an encoder of {', '.join(encoders.ENCODERS)}"
+            f"the model cannot be written for ONNX Runtime: {why}. Fix: train one with CTC, a transformer decoder or a "
+            f"transducer, ESPnet's default frontend and an encoder of {', '.join(encoders.ENCODERS)}"
         )
+
+
+def graphs(model: Any, times: Times) -> List[Graph]:
+    """The files of a model that has been checked."""
+    if times.hop:
+        heard, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
+    else:
+        heard, axis = {"features": torch.zeros(1, _FRAMES, times.bands)}, "feature_frames"
+    dynamic = {name: {1: axis} for name in heard}
+    if _is_transducer(model):
+        return _graphs_of_transducer(model, heard, dynamic)
+    recognizer = ("preencoder", "encoder", "ctc")
+    if attention.misfit(model.decoder):
+        return [Graph("model.onnx", recognizer, Recognizer, heard, dynamic, ["log_probs"])]
+    return _graphs_of_attention(model, heard, dynamic, recognizer)
+
+
+def _graphs_of_attention(model: Any, heard: Any, dynamic: Any, recognizer: Tuple[str, ...]) -> List[Graph]:
+    outputs = ["speech_keys", "speech_values"] if model.ctc is None else ["log_probs", "speech_keys", "speech_values"]
+    of_speech = tuple(
+        f"decoder.decoders.{number}.src_attn.{name}"
+        for number in range(len(model.decoder.decoders))
+        for name in ("linear_k", "linear_v")
+    )
+    step = {"token": torch.zeros(1, 1, dtype=torch.int64), **attention.cache(model.decoder, _TOKENS, _FRAMES)}
+    axes = {name: {2: "encoded_frames" if name.startswith("speech") else "tokens"} for name in step if name != "token"}
+    after = ["log_probs", "next_keys", "next_values"]
+    return [
+        Graph("model.onnx", (*recognizer, *of_speech), attention.Recognizer, heard, dynamic, outputs),
+        Graph("decoder.onnx", ("decoder",), attention.Step, step, axes, after),
+    ]
+
+
+def _graphs_of_transducer(model: Any, heard: Any, dynamic: Any) -> List[Graph]:
+    states = transducers.states(model.decoder)
+    encoder = ("preencoder", "encoder", "joint_network.lin_enc")
+    step = {"token": torch.zeros(1, 1, dtype=torch.int64), **states}
+    after = ["predicted", *(f"next_{name}" for name in states)]
+    pair = {name: torch.zeros(1, model.joint_network.lin_out.in_features) for name in ("encoded", "predicted")}
+    return [
+        Graph("model.onnx", encoder, transducers.Encoded, heard, dynamic, ["encoded"]),
+        Graph("prediction.onnx", ("decoder", "joint_network.lin_dec"), transducers.Prediction, step, {}, after),
+        Graph("joint.onnx", ("joint_network.lin_out",), transducers.Joint, pair, {}, ["log_probs"]),
+    ]
 
 
 def export(
     model: Any, packed: PackedModel, folder: Path, times: Times, about: Mapping[str, Any], exact: bool
 ) -> Dict[str, str]:
-    """Write a model's files: model.onnx and tokens.txt. The model is of no use afterwards.
+    """Write a model's files, and tokens.txt. The model is of no use afterwards.
 
     Args:
         model: with `packed` loaded into it, and checked
@@ -84,19 +150,18 @@ def export(
     Returns:
         how each weight is computed with, by its name
     """
-    operators = symbolize(model, packed, ("preencoder", "encoder", "ctc"))
-    weights = {name: packed.weights[name] for name in operators}
-    for name, weight in weights.items():
-        check_weight(name, weight, operators[name], exact)
-    encoders.cut_positions(model.encoder, times.frames)
-    if times.hop:
-        example, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
-    else:
-        example, axis = {"features": torch.zeros(1, _FRAMES, times.bands)}, "feature_frames"
-    name = next(iter(example))
-    graph = trace(Recognizer(model), example, {name: {1: axis}}, ["log_probs"])
-    ways = fill(graph, weights, exact)
-    save(graph, folder / "model.onnx", {**about, **_described(times), "type": "ctc", "blank_id": model.blank_id})
+    made = graphs(model, times)
+    operators = [symbolize(model, packed, graph.parts) for graph in made]
+    for name, used in (pair for entry in operators for pair in entry.items()):
+        check_weight(name, packed.weights[name], used, exact)
+    encoders.cut_positions(model, times.frames)
+    filled, ways = {}, {}
+    for graph, names in zip(made, operators):
+        traced = trace(graph.kind(model), graph.inputs, graph.dynamic, graph.outputs)
+        ways.update(fill(traced, {name: packed.weights[name] for name in names}, exact))
+        filled[graph.file] = traced
+    for file, traced in filled.items():
+        save(traced, folder / file, {**about, **_described(times)})
     write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(model.token_list)))
     return ways
 
@@ -115,7 +180,8 @@ def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -
     hop = model.frontend.hop_length if model.frontend is not None else 0
     kind = type(model.encoder.embed).__name__
     subsampling = int(kind.rpartition("Subsampling")[2] or 4) if "Subsampling" in kind else 1
-    tables = encoders.position_tables(model.encoder).values()
+    subsampling = getattr(model.encoder.embed, "subsampling_factor", subsampling)
+    tables = encoders.position_tables(model).values()
     frames = min(tables, default=0)
     if longest is not None and not hop:
         raise ExportError("--longest: the model takes features, and not seconds of speech. Fix: leave it out")
@@ -135,7 +201,11 @@ def describe(model: Any, packed_file: Path) -> Dict[str, Any]:
         "espnet": espnet2.__version__,
         "torch": torch.__version__,
         "packed_file_sha256": hashlib.sha256(packed_file.read_bytes()).hexdigest(),
+        "type": _type(model),
         "vocab_size": len(model.token_list),
+        "sos_id": getattr(model, "sos", -1),
+        "eos_id": getattr(model, "eos", -1),
+        "blank_id": getattr(model, "blank_id", 0),  # of transducers the embedding's pad, which is 0
     }
 
 
@@ -144,3 +214,14 @@ def _described(times: Times) -> Dict[str, Any]:
     if times.frames:
         about["longest_frames"] = times.frames
     return about
+
+
+def _is_transducer(model: Any) -> bool:
+    return isinstance(model, ESPnetASRTransducerModel) or model.use_transducer_decoder
+
+
+def _type(model: Any) -> str:
+    if _is_transducer(model):
+        return "transducer"
+    parts = {"ctc": model.ctc is not None, "attention": not attention.misfit(model.decoder)}
+    return "_".join(name for name, there in parts.items() if there)

@@ -37,13 +37,16 @@ def trace(
                 tuple(example.values()),
                 input_names=[*example],
                 output_names=outputs,
-                dynamic_shapes=tuple(axes),
+                dynamic_shapes=tuple(axes) if dynamic else None,
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
             )
     except Exception as e:  # of all that torch.export may meet
-        raise ExportError(f"{type(module).__name__} does not trace: {one_line(e)}") from e
+        cause: BaseException = e
+        while cause.__cause__ is not None:  # the last says what is the matter
+            cause = cause.__cause__
+        raise ExportError(f"the model's {type(module).__name__} does not trace: {one_line(cause)}") from e
     finally:
         logger.setLevel(level)
     return program.model_proto

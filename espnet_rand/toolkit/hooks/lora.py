@@ -6,7 +6,7 @@ is q(W + B A), never q(W) + B A. Imported where loralib is installed.
 
 import loralib
 
-from espnet_rand.layers.clock import telling
+from espnet_rand.layers.computation import telling
 from espnet_rand.layers.layer import QuantizedLayer, quantizes
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from espnet_rand.context import patching
 from espnet_rand.errors import NotFiniteError
-from espnet_rand.packing import PackedFileError, is_packed, load_into, read, weights_on_meta
+from espnet_rand.packing import PackedFileError, is_packed, load_into, read_packed, weights_on_meta
 from espnet_rand.toolkit import launcher
 from espnet_rand.toolkit.loading import PackedSource, building, current
 
@@ -29,7 +29,7 @@ def build_model_from_file(original: Callable, *args: Any, **kwargs: Any) -> Any:
     if path is None or not Path(path).is_file() or not is_packed(path):
         return original(*args, **kwargs)
     given["config_file"] = given.get("config_file") or Path(path).parent / "config.yaml"
-    source = PackedSource(path, read(path), given.get("device", "cpu"))
+    source = PackedSource(path, read_packed(path), given.get("device", "cpu"))
     # `build` gives the model its weights; what ESPnet loads into it afterwards is an empty checkpoint
     with building(packed=source), empty_checkpoint() as empty:
         return original(**{**given, "model_file": empty})

@@ -218,7 +218,7 @@ def _build_to_train(original, config, args):
     partial.check_training(model, args)
     if getattr(args, "use_deepspeed", False):
         _check_deepspeed(model)
-    precisions.validate_at(model, config.eval_bits)
+    precisions.validate_at(model, config.validation_bits)
     with loading.building(part=True):
         teacher.distill(model, again, args)
     if getattr(args, "dist_rank", None) in (None, 0):

@@ -59,7 +59,7 @@ def distill(model: nn.Module, again: Callable[[], nn.Module], args: argparse.Nam
     if ctc is not None:
         ctc.dropout_rate = 0.0  # which it applies in evaluation, too
     # decoders are given the lengths of their tokens
-    distillation.teach(model, teacher, weights, outputs, states, lengths="ys_in_lens")
+    distillation.distill(model, teacher, weights, outputs, states, lengths="ys_in_lens")
     logging.info(f"espnet_rand: distilled from {args.teacher}")
 
 

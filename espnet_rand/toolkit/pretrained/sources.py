@@ -138,7 +138,7 @@ def read_weights(model_file: Path) -> Dict[str, Tensor]:
     """
     check_size(model_file)
     if packing.is_packed(model_file):
-        return packing.read(model_file).state_dict()
+        return packing.read_packed(model_file).state_dict()
     try:
         state: Any = safe_torch_load(model_file, map_location="cpu")
     except OSError:

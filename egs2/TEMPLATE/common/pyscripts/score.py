@@ -14,7 +14,7 @@ from statistics import mean
 
 from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import DataError, read_lines
-from espnet_rand.packing import read, report
+from espnet_rand.packing import read_packed, report
 from espnet_rand.reporting import markdown, runs_of
 
 
@@ -38,7 +38,7 @@ def weights_and_sizes(directories: list) -> tuple:
     paths = [directory / "packed.safetensors" for directory in directories]
     if not paths[0].exists():
         return "float", None, None
-    packed = read(paths[0])
+    packed = read_packed(paths[0])
     what = f"{packed.average_bits():.3g} bits, {packed.info['quantizer_conf']['granularity']}"
     return what, report(packed).totals["bytes_before"], mean(path.stat().st_size for path in paths)
 
