@@ -1,5 +1,6 @@
 """The whole mini recipe at its tiny size: every stage, by run.sh, from nothing."""
 
+import json
 import subprocess
 import sys
 
@@ -104,6 +105,16 @@ def test_plans_and_packing_at_other_precisions_are_systems(finished):
     plot = [sys.executable, TEMPLATE / "pyscripts/plot_curve.py"]
     subprocess.run([*plot, "--table", exp / "curve.md", "--output", exp / "curve.png"], check=True)
     assert (exp / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_packed_models_are_shipped(finished):
+    root, _ = finished
+    systems = "{float: {train: conf/train_asr.yaml}, round_w4_channel: {round: float, options: --quantizer absmax}}"
+    done = run_recipe(root, "--systems", systems, "--stage", "5", "--stop_stage", "5", "--ship_to", "espnet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((root / "exp/round_w4_channel/espnet/report.json").read_text())
+    assert report["agreement"] == 100 and report["figures"]["espnet"]["word_error_rate"] is not None
+    assert not (root / "exp/float/espnet").exists()
 
 
 def test_the_curve_has_every_method_and_budget(tmp_path):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The stages of speech recognition recipes: 1 data, 2 tokens, 3 statistics, 4 training (with the language model's),
-# 5 packing, 6 decoding, 7 scoring. A recipe's run.sh calls this script in its own directory, with its options and a
+# 5 packing (and shipping), 6 decoding, 7 scoring. A recipe's run.sh calls this script in its own directory, with its options and a
 # list of systems.
 #
 # Finished jobs are skipped, an interrupted training goes on where it was; to redo something, remove its directory.
@@ -29,6 +29,9 @@ inference_lm=valid.loss.ave.pth
 # Decoding
 use_streaming=false  # decode by espnet2.bin.asr_inference_streaming
 inference_config=conf/decode_asr.yaml
+
+# Shipping
+ship_to=             # runtimes that packed models are written for and checked with, e.g. "onnx whisper_cpp" (docs/export.md)
 
 template=$(cd "$(dirname "$0")" && pwd)
 task=asr
@@ -106,6 +109,18 @@ lm_job() {
 --valid_shape_file ${lm_stats}/valid/text_shape ${launch_options} ${lm_args}"
 }
 
+ship_jobs() {  # <name> <mode> <config> <init> ...
+    local dir=${expdir}/$1 data=${datadir}/${test_sets%% *} files target
+    [ -e "${dir}/packed.safetensors" ] || return 0  # it stays in float
+    files=$(model_files "$1" "$2" "$4") || exit 1
+    for target in ${ship_to}; do
+        outdated "${dir}/${target}.log" "${dir}/${target}/report.json" "${dir}/packed.safetensors"
+        job "${dir}/${target}.log" 0 - "${python} -m espnet_rand.bin.ship ${dir}/packed.safetensors \
+--train_config $(awk '{ print $2 }' <<< "${files}") --target ${target} --data ${data}/wav.scp,${data}/text \
+--output ${dir}/${target} --min_agreement 0"
+    done
+}
+
 if selected 1; then
     prepare_data
 fi
@@ -129,6 +144,8 @@ if selected 4; then
 fi
 if selected 5; then
     pack_systems
+    list=$(for_systems ship_jobs)
+    [ -z "${ship_to}" ] || run_jobs shipping "${list}"
 fi
 if selected 6; then
     [ "${use_lm}" = false ] || [ -e "${lm_exp}/train.done" ] || die "${lm_exp} is not finished: run stage 4 first"
