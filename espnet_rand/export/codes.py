@@ -40,7 +40,7 @@ def refuse(problems: Mapping[str, str], fix: str) -> None:
     """Raise an ExportError that names all weights of a model that a runtime cannot hold; nothing, if there are none.
 
     Args:
-        problems: from names to reasons
+        problems: from names to what these weights have that the runtime does not
         fix: what the user can do
     """
     names: Dict[str, List[str]] = {}
@@ -73,7 +73,7 @@ def code_matrix(weight: PackedWeight) -> Tensor:
 
 
 def misfit(weight: PackedWeight, block: Optional[int], most_bits: int = 8) -> str:
-    """Why a runtime cannot hold the codes of a weight with their scales; empty if it can.
+    """What a weight has that keeps its codes and scales out of a runtime, for `refuse`; empty: it fits.
 
     Args:
         block: how many consecutive weights of a row share a scale in the runtime; None: all of a row
@@ -81,16 +81,15 @@ def misfit(weight: PackedWeight, block: Optional[int], most_bits: int = 8) -> st
     """
     granularity = weight.granularity
     if type(weight.grid) is not Grid:
-        return "its grid is not symmetric"
+        return "a grid that is not symmetric"
     if weight.bits > most_bits:
-        return f"its codes have {weight.bits} bits, of {most_bits} at most"
+        return f"codes of {weight.bits} bits, where {most_bits} are the most"
     if isinstance(granularity, PerColumn):
-        return "it has a scale for each column"
+        return "a scale for each column"
     if isinstance(granularity, PerGroup):
         size, length = granularity.group_size, math.prod(weight.rows[1:])
         if size < length and (block is None or size % block):
-            room = f"and there for each {block}" if block else "and there for all of it"
-            return f"it has a scale for each {size} weights of a row, {room}"
+            return f"a scale for each {size} weights of a row, where the runtime has one for {block or 'all of it'}"
     return ""
 
 

@@ -13,19 +13,27 @@ import numpy as np
 
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.export import whisper
-from espnet_rand.export.codes import Exported, block_scales, code_matrix, misfit, scale_error
+from espnet_rand.export.codes import Exported, ExportError, block_scales, code_matrix, misfit, scale_error
 from espnet_rand.packing import PackedModel, PackedWeight
 
 FIX = "train or calibrate with granularity: channel (or tensor) for all layers, and none excluded"
+
+# of u8 activations and s8 weights: 255 * 64 + 255 * 64 < 2^15, and 255 * 128 + 255 * 128 is not
+_SATURATES = (
+    "codes of 8 bits: on x86 processors without VNNI, CTranslate2 adds products in pairs in 16 bits, which overflow. "
+    "For such processors train with 7 bits"
+)
 
 
 def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     """Write a packed Whisper model for CTranslate2: a new directory.
 
     Raises:
-        ExportError: CTranslate2 cannot hold it; the message names everything that it cannot
+        ExportError: CTranslate2 cannot hold it, and the message names everything that it cannot; or `path` is there
         NotInstalledError: a package is missing: ctranslate2, tokenizers, or openai-whisper, which has the vocabulary
     """
+    if Path(path).exists():
+        raise ExportError(f"{path} is there already. Fix: remove it, or name another directory")
     specs = whisper.installed("ctranslate2.specs")
     model = whisper.describe(packed, _problem, FIX)
     scales = {name: block_scales(weight) for name, weight in model.matrices.items()}
@@ -39,19 +47,22 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     spec.optimize()  # the output layer becomes an alias of the embedding
     with replacing_directory(path) as folder:
         spec.save(str(folder))
-        hugging_face(tokens).save(str(folder / "tokenizer.json"))
+        hugging_face(tokens).save(str(folder / "tokenizer.json"), pretty=False)
         write_text(folder / "preprocessor_config.json", json.dumps({"feature_size": dims.n_mels}))
     error = scale_error((w, scales[name], layers.scales[name].reciprocal()) for name, w in model.matrices.items())
-    return Exported("CTranslate2, int8", error, model.notes("float32"))
+    notes = model.notes("float32")
+    if any(weight.bits == 8 for weight in model.matrices.values()):
+        notes.append(_SATURATES)
+    return Exported("CTranslate2, int8", error, notes)
 
 
 def _problem(weight: PackedWeight) -> str:
-    """Why CTranslate2 cannot hold a matrix, or ""."""
+    """What keeps a matrix out of CTranslate2, for `refuse`, or ""."""
     if problem := misfit(weight, None):
         return problem
     scales = weight.wide_scales.float()
     if not (scales.reciprocal().isfinite() | (scales == 0)).all():
-        return f"its scales, from {scales.min():.1e}, have no reciprocals in float32"
+        return f"scales from {scales.min():.1e}, whose reciprocals float32 does not hold"
     return ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Dict, List, Tuple, Union
 
 import numpy as np
+from torch import Tensor
 
 from espnet_rand.atomic import replacing
 from espnet_rand.export import whisper
@@ -19,7 +20,7 @@ from espnet_rand.packing import PackedModel, PackedWeight
 BLOCK = 32
 FIX = "train or calibrate with granularity: group, group_size: 32 for all layers, and none excluded"
 _MAGIC, _VERSION = 0x67676D6C, 2000
-# of an exact scale's rounding to a half it is 4.9e-4; beyond, the half is not normal
+# relative, of a scale; rounding to a normal half makes 4.9e-4 at most
 _MOST_ERROR = 1e-3
 _F32, _F16 = 0, 1
 
@@ -63,14 +64,10 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     """
     model = whisper.describe(packed, _problem, FIX)
     scales = {name: block_scales(weight, BLOCK) for name, weight in model.matrices.items()}
-    halves = {name: some.half() for name, some in scales.items()}
+    halves = {name: some.where(_used(model.matrices[name]), 0).half() for name, some in scales.items()}
     convolutions = {name: model.floats.pop(name).half() for name in whisper.CONVOLUTIONS}
     refuse(
-        {
-            name: "its weights are beyond half precision"
-            for name, one in convolutions.items()
-            if not one.isfinite().all()
-        },
+        {name: "weights beyond half precision" for name, one in convolutions.items() if not one.isfinite().all()},
         "train with weight decay, or calibrate another checkpoint",
     )
     kind = next(kind for kind in TYPES if kind.bits >= max(weight.bits for weight in model.matrices.values()))
@@ -89,16 +86,19 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
 
 
 def _problem(weight: PackedWeight) -> str:
-    """Why whisper.cpp cannot hold a matrix, or ""."""
+    """What keeps a matrix out of whisper.cpp, for `refuse`, or ""."""
     if problem := misfit(weight, BLOCK):
         return problem
     if weight.shape[1] % BLOCK:
-        return f"its rows of {weight.shape[1]} weights are no whole blocks of {BLOCK}"
-    scales = weight.wide_scales.double()
-    error = (scales.half().double() / scales - 1).abs()
-    if (error[scales > 0] > _MOST_ERROR).any():
-        return f"its scales, {scales.min():.1e} to {scales.max():.1e}, are beyond half precision"
-    return ""
+        return f"rows of {weight.shape[1]} weights, which are no whole blocks of {BLOCK}"
+    scales = block_scales(weight, BLOCK)[_used(weight)].double()
+    wrong = scales[(scales.half() / scales - 1).abs() > _MOST_ERROR]
+    return f"scales that half precision does not hold, as {wrong[0]:.1e}" if len(wrong) else ""
+
+
+def _used(weight: PackedWeight) -> Tensor:
+    """Which blocks, (channels, blocks), have a code that is not 0: the scales of others do not matter."""
+    return code_matrix(weight).unflatten(1, (-1, BLOCK)).any(2)
 
 
 def _notes(model: whisper.Whisper, kind: BlockType) -> List[str]:

@@ -80,7 +80,7 @@ def describe(packed: PackedModel, problem_of: Callable[[PackedWeight], str], fix
 
     Args:
         packed: of an ESPnet model with `encoder: whisper` and `decoder: whisper`
-        problem_of: a function from a PackedWeight to the reason why a runtime cannot hold it, or to ""
+        problem_of: a function from a weight to what keeps it out of the runtime, for `refuse`, or to ""
         fix: what is to be done about such weights
 
     Raises:
@@ -92,11 +92,11 @@ def describe(packed: PackedModel, problem_of: Callable[[PackedWeight], str], fix
     for name, tensor in tensors.items():
         codes = isinstance(tensor, PackedWeight)
         if name.endswith(".weight") and len(tensor.shape) == 2:
-            problem = problem_of(tensor) if codes else "it is in float, and all matrices must have codes"
+            problem = problem_of(tensor) if codes else "weights in float, where all matrices must have codes"
             matrices[name] = tensor
         else:
             floats[name] = (tensor.values() if codes else tensor).float()
-            problem = "" if floats[name].isfinite().all() else "it has infinite numbers"
+            problem = "" if floats[name].isfinite().all() else "infinite numbers"
         if problem:
             problems[_packed_name(name)] = problem
     refuse(problems, fix)
@@ -169,12 +169,7 @@ def _dims(said: Any, shapes: Mapping[str, Tuple[int, ...]]) -> Dims:
         n_text_layer=_layers(shapes, "decoder"),
     )
     _check_shapes(shapes, _shapes(dims))
-    start = _START.get(n_vocab)
-    if start is None or said.get("start_of_transcript", start) != start:
-        raise ExportError(
-            f"the model's {n_vocab} tokens are not OpenAI's vocabulary, which has 51864 (English), 51865 or 51866. "
-            "Fix: train with token_type: whisper_en or whisper_multilingual, and no added tokens"
-        )
+    _check_input_and_tokens(dims, said.get("start_of_transcript"))
     return dims
 
 
@@ -191,6 +186,20 @@ def _heads(said: Any, state: int) -> int:
 
 def _layers(shapes: Mapping[str, Any], side: str) -> int:
     return len({name.split(".")[2] for name in shapes if name.startswith(f"{side}.blocks.")})
+
+
+def _check_input_and_tokens(dims: Dims, start: Any) -> None:
+    """Refuse a model whose features or tokens are not OpenAI's; `start` is what <|startoftranscript|> is there."""
+    if dims.n_mels not in (80, 128) or dims.n_audio_ctx != 1500:
+        raise ExportError(
+            f"the model takes {dims.n_mels} mel bands and {dims.n_audio_ctx} frames, where OpenAI's take 80 or 128, "
+            "and 1500. Fix: train from one of OpenAI's models"
+        )
+    if dims.n_vocab not in _START or start not in (None, _START[dims.n_vocab]):
+        raise ExportError(
+            f"the model's {dims.n_vocab} tokens are not OpenAI's vocabulary, with 51864 (English), 51865 or 51866. "
+            "Fix: train with token_type: whisper_en or whisper_multilingual, and no added tokens"
+        )
 
 
 def _check_shapes(found: Mapping[str, Tuple[int, ...]], wanted: Mapping[str, Tuple[int, ...]]) -> None:

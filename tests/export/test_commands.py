@@ -8,7 +8,7 @@ from torch import nn
 
 import espnet_rand
 from espnet_rand.bin import export_ctranslate2, export_whisper_cpp, quantize_weights
-from espnet_rand.export import ggml, whisper
+from espnet_rand.export import ctranslate2, ggml, whisper
 from espnet_rand.export.codes import ExportError
 from espnet_rand.packing import pack_model, read, write
 from tests.export import tiny_whisper as tiny
@@ -56,13 +56,13 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path):
     said = refused(export_whisper_cpp, mixed, tmp_path)
     assert "encoder.encoders.blocks.0.mlp.0.weight" in said and "a scale for each column" in said
     assert "cross_attn.key.weight" in said and "for each 16 weights" in said
-    assert "decoder.decoders.token_embedding.weight: it is in float" in said
+    assert "decoder.decoders.token_embedding.weight: weights in float" in said
     assert "granularity: group, group_size: 32" in said
     said = refused(export_ctranslate2, mixed, tmp_path)
     assert (
         "each column" in said
         and "in float" in said
-        and "16 weights of a row, and there for all" in said
+        and "16 weights of a row, where the runtime has one for all" in said
         and "granularity: channel" in said
     )
 
@@ -74,19 +74,17 @@ def test_scales_beyond_half_precision_are_refused(groups, tmp_path, factor):
     scales[3] *= factor
     far = replace(groups, weights={**groups.weights, QUERY: replace(weight, scales=scales)})
     said = refused(export_whisper_cpp, far, tmp_path)
-    assert QUERY in said and "beyond half precision" in said
+    assert QUERY in said and "half precision does not hold" in said
 
 
-def test_rows_of_zeros_stay_zeros(tmp_path):
+def test_scales_of_rows_of_zeros_do_not_matter(tmp_path):
     made = tiny.model()
     made.decoder.decoders.blocks[0].attn.query.weight[5] = 0
     espnet_rand.quantize(made, {"quantizer": "absmax", "quantizer_conf": {"exclude": ["*conv*"]}})
     packed = pack_model(made, {"whisper": tiny.HEADS})
-    weight = packed.weights[QUERY]
-    weight.scales[5] = 0
-    for command in (export_whisper_cpp, export_ctranslate2):
-        (tmp_path / command.__name__).mkdir()
-        export(command, packed, tmp_path / command.__name__)
+    assert 0 < packed.weights[QUERY].scales[5] < 1e-30
+    for runtime in (ggml, ctranslate2):
+        assert "e-0" in str(runtime.export(packed, tmp_path / runtime.__name__))
 
 
 @pytest.mark.parametrize("command", [export_whisper_cpp, export_ctranslate2])
@@ -97,6 +95,11 @@ def test_other_files_are_refused(tmp_path, command):
     torch.save(linear.state_dict(), tmp_path / "float.pth")
     with pytest.raises(SystemExit, match="float.pth is not a packed file. Fix: espnet_rand.bin.pack_weights"):
         command.main([str(tmp_path / "float.pth"), "--output", str(tmp_path / "new")])
+    damaged = bytearray((tmp_path / "model.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "damaged").write_bytes(damaged)
+    with pytest.raises(SystemExit, match="damaged: the checksum does not fit"):
+        command.main([str(tmp_path / "damaged"), "--output", str(tmp_path / "new")])
     with pytest.raises(SystemExit, match="No such file"):
         command.main([str(tmp_path / "none"), "--output", str(tmp_path / "new")])
 
@@ -121,6 +124,18 @@ def test_models_that_are_not_openai_s_are_refused(groups, tmp_path, changes, mes
     with pytest.raises(ExportError) as raised:
         ggml.export(replace(groups, **changes), tmp_path / "out")
     assert message in str(raised.value) and not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ExportError, match=f"{tmp_path} is there already"):
+        ctranslate2.export(tiny.packed({"bits": 8}), tmp_path)
+    assert (tmp_path / "mine").exists()
+
+
+def test_other_features_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="takes 40 mel bands and 1500 frames"):
+        ggml.export(tiny.packed(GROUP32, mels=40), tmp_path / "out")
 
 
 def test_heads_of_openai_s_sizes_need_not_be_said():

@@ -1,12 +1,15 @@
 """CTranslate2's directory has the codes of the packed file, and faster-whisper computes with them."""
 
 import json
+import platform
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from espnet_rand.export import ctranslate2 as exports
+from espnet_rand.packing.bits import pack
 from tests.export import tiny_whisper as tiny
 
 ctranslate2 = pytest.importorskip("ctranslate2")
@@ -72,6 +75,39 @@ def test_ctranslate2_computes_what_torch_does_with_the_decoded_weights(tmp_path,
     )
     logits = np.asarray(result[0].logits[0][0]).reshape(-1)
     assert np.abs(logits - following).max() < tolerance * np.abs(following).max()
+
+
+def extreme(bits):
+    """A model whose blocks have no codes but the largest and the least."""
+    packed = tiny.packed({"bits": bits, **CHANNEL})
+    for name, weight in packed.weights.items():
+        if ".blocks." in name:
+            codes = torch.where(weight.codes() < 0, weight.grid.low, weight.grid.high).to(torch.int8)
+            packed.weights[name] = replace(weight, packed=pack(codes.flatten(1), bits), scales=weight.scales / 5)
+    return packed
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="it is of x86")
+@pytest.mark.parametrize("bits, holds", [(7, True), (8, False)])
+def test_codes_of_7_bits_do_not_overflow_on_avx2(tmp_path, run, bits, holds):
+    """oneDNN's kernels for x86 without VNNI add pairs of products in 16 bits."""
+    packed = extreme(bits)
+    said = str(exports.export(packed, tmp_path / "model"))
+    assert ("7 bits" in said) == (not holds)
+    mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(1)) * 0.3
+    np.save(tmp_path / "mel.npy", mel.numpy())
+    with torch.no_grad():
+        wanted = tiny.decoded(packed).encoder(mel).numpy()
+    program = """if True:
+        import sys, ctranslate2, numpy as np
+        mel = ctranslate2.StorageView.from_array(np.load(sys.argv[1] + "/mel.npy"))
+        model = ctranslate2.models.Whisper(sys.argv[1] + "/model", compute_type="int8", intra_threads=1)
+        np.save(sys.argv[1] + "/found.npy", np.asarray(model.encode(mel, to_cpu=True)))
+    """
+    run("python", "-c", program, tmp_path, CT2_FORCE_CPU_ISA="AVX2", CT2_USE_MKL="0", DNNL_MAX_CPU_ISA="AVX2")
+    found = np.load(tmp_path / "found.npy")
+    error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    assert (error < 0.005) == holds
 
 
 @pytest.mark.parametrize("vocabulary, mels", [(51864, 80), (51866, 128)])
