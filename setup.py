@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_rand", "espnet_rand.*"]),
-    package_data={"espnet_rand": ["conf/*.yaml"]},
+    package_data={"espnet_rand": ["conf/*.yaml", "export/examples/*.py"]},
     python_requires=">=3.10",
     install_requires=["numpy", "psutil", "pyyaml", "rich", "safetensors>=0.8", "scipy", "torch>=2.6"],
     extras_require={

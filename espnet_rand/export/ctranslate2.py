@@ -13,7 +13,7 @@ import numpy as np
 
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.export import whisper
-from espnet_rand.export.codes import Exported, block_scales, code_matrix, misfit, scale_error
+from espnet_rand.export.codes import Exported, ExportError, block_scales, code_matrix, misfit, scale_error
 from espnet_rand.packing import PackedModel, PackedWeight
 
 FIX = "train or calibrate with granularity: channel (or tensor) for all layers, and none excluded"
@@ -29,9 +29,11 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     """Write a packed Whisper model for CTranslate2: a new directory.
 
     Raises:
-        ExportError: CTranslate2 cannot hold it; the message names everything that it cannot
+        ExportError: CTranslate2 cannot hold it, and the message names everything that it cannot; or `path` is there
         NotInstalledError: a package is missing: ctranslate2, tokenizers, or openai-whisper, which has the vocabulary
     """
+    if Path(path).exists():
+        raise ExportError(f"{path} is there already. Fix: remove it, or name another directory")
     model = describe(packed)
     scales = {name: block_scales(weight) for name, weight in model.matrices.items()}
     layers = _Layers(model, {name: some.reciprocal() for name, some in scales.items()})

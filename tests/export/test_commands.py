@@ -95,6 +95,11 @@ def test_other_files_are_refused(tmp_path, command):
     torch.save(linear.state_dict(), tmp_path / "float.pth")
     with pytest.raises(SystemExit, match="float.pth is not a packed file. Fix: espnet_rand.bin.pack_weights"):
         command.main([str(tmp_path / "float.pth"), "--output", str(tmp_path / "new")])
+    damaged = bytearray((tmp_path / "model.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "damaged").write_bytes(damaged)
+    with pytest.raises(SystemExit, match="damaged: the checksum does not fit"):
+        command.main([str(tmp_path / "damaged"), "--output", str(tmp_path / "new")])
     with pytest.raises(SystemExit, match="No such file"):
         command.main([str(tmp_path / "none"), "--output", str(tmp_path / "new")])
 
@@ -119,6 +124,13 @@ def test_models_that_are_not_openai_s_are_refused(groups, tmp_path, changes, mes
     with pytest.raises(ExportError) as raised:
         ggml.export(replace(groups, **changes), tmp_path / "out")
     assert message in str(raised.value) and not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ExportError, match=f"{tmp_path} is there already"):
+        ctranslate2.export(tiny.packed({"bits": 8}), tmp_path)
+    assert (tmp_path / "mine").exists()
 
 
 def test_other_features_are_refused(tmp_path):

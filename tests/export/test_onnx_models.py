@@ -1,6 +1,9 @@
 """ESPnet models in ONNX Runtime: the packed file's codes, and the log-probabilities that it gives."""
 
 import hashlib
+import subprocess
+import sys
+import wave
 
 import numpy as np
 import onnx
@@ -11,6 +14,7 @@ from onnx import numpy_helper
 
 import espnet_rand
 from espnet_rand.bin import export_onnx
+from espnet_rand.export.examples import decode_onnx
 from espnet_rand.packing import pack_model, read_packed, write_packed
 from tests.toolkit import tasks
 
@@ -140,6 +144,24 @@ def test_integers_are_within_the_rounding_of_activations(conformer, decoded):
     assert 0 < np.abs(found - expected).max() < 0.1
 
 
+def test_the_example_needs_no_torch(conformer, tmp_path):
+    x = noise("conformer", 1.0)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes((x[0] * 3000).astype("<i2").tobytes())
+    program = (
+        "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+        "assert not {'torch', 'espnet_rand', 'onnx'} & {*sys.modules}"
+    )
+    command = [sys.executable, "-I", "-c", program, decode_onnx.__file__, conformer[1], tmp_path / "a.wav", "--nbest=2"]
+    said = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[:2] for line in said[:2]] == [["a.wav", "ctc"]] * 2
+    assert said[2].startswith("a.wav attention:")
+    samples = (x * 3000).astype(np.int16).astype(np.float32) / 32768
+    ids, _ = decode_onnx.ctc_search(run(session(conformer[1] / "model.onnx"), samples)[0])[0]
+    assert said[0].partition(": ")[2] == decode_onnx.Model(conformer[1]).text(ids)
+
+
 def test_longer_recordings_end_the_run(conformer):
     graph = session(conformer[1] / "model.onnx")
     longest = int(graph.get_modelmeta().custom_metadata_map["longest_frames"])
@@ -214,6 +236,23 @@ def test_transducers(tmp_path, monkeypatch, name, more):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     found = joint.run(None, {"encoded": run(encoder, x)[:, -1], "predicted": predicted})[0]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    greedy = model.joint_network, model.decoder, encoded[0]
+    files = decode_onnx.Model(folder / f"onnx-{'-'.join(options)}")
+    ids = decode_onnx.transducer_greedy(files, run(encoder, x), most=1)
+    assert ids and ids == espnets_greedy(*greedy)
+
+
+@torch.no_grad()
+def espnets_greedy(joint, decoder, encoded):
+    """As ESPnet's greedy search: one token of a frame at most."""
+    state, ids = decoder.init_state(1), []
+    predicted, state = decoder.rnn_forward(decoder.embed(torch.tensor([[0]])), state)
+    for frame in encoded:
+        token = int(joint(frame, predicted[0, 0]).argmax())
+        if token:
+            ids.append(token)
+            predicted, state = decoder.rnn_forward(decoder.embed(torch.tensor([[token]])), state)
+    return ids
 
 
 @pytest.mark.parametrize("conf", [{}, {"normalize_before": False}])
@@ -233,3 +272,8 @@ def test_attention_decoders(tmp_path, monkeypatch, decoded, conf):
         inputs = dict(zip(("keys", "values", "speech_keys", "speech_values"), (*cache, *speech)))
         found, *cache = step.run(None, {"token": np.array([[token]]), **inputs})
         np.testing.assert_allclose(found[0], expected[0, place].log_softmax(-1), atol=1e-4)
+    ids = decode_onnx.attention_greedy(decode_onnx.Model(folder / "onnx---exact-true"), *speech)
+    with torch.no_grad():
+        given = torch.tensor([[5, *ids]])
+        scores, _ = model.decoder(encoded, lengths, given, torch.tensor([given.shape[1]]))
+    assert ids and scores[0].argmax(-1).tolist()[: len(ids)] == ids

@@ -10,6 +10,7 @@ import espnet2
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from onnx import ModelProto
 from torch import Tensor, nn
 
 import espnet_rand
@@ -150,20 +151,32 @@ def export(
     Returns:
         how each weight is computed with, by its name
     """
-    made = graphs(model, times)
-    operators = [symbolize(model, packed, graph.parts) for graph in made]
+    made, ways = filled(model, packed, graphs(model, times), times, exact)
+    for file, graph in made.items():
+        save(graph, folder / file, {**about, **_described(times)})
+    write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(model.token_list)))
+    return ways
+
+
+def filled(
+    model: Any, packed: PackedModel, files: Sequence[Graph], times: Times, exact: bool
+) -> Tuple[Dict[str, ModelProto], Dict[str, str]]:
+    """The files of a model, by their names, and how each weight is computed with. The model is of no use afterwards.
+
+    Raises:
+        ExportError: a graph has weights that the operators cannot compute with, or does not trace
+    """
+    operators = [symbolize(model, packed, graph.parts) for graph in files]
     for name, used in (pair for entry in operators for pair in entry.items()):
         check_weight(name, packed.weights[name], used, exact)
     encoders.cut_positions(model, times.frames)
-    filled, ways = {}, {}
-    for graph, names in zip(made, operators):
+    made: Dict[str, ModelProto] = {}
+    ways: Dict[str, str] = {}
+    for graph, names in zip(files, operators):
         traced = trace(graph.kind(model), graph.inputs, graph.dynamic, graph.outputs)
         ways.update(fill(traced, {name: packed.weights[name] for name in names}, exact))
-        filled[graph.file] = traced
-    for file, traced in filled.items():
-        save(traced, folder / file, {**about, **_described(times)})
-    write_text(folder / "tokens.txt", "".join(f"{token} {i}\n" for i, token in enumerate(model.token_list)))
-    return ways
+        made[graph.file] = traced
+    return made, ways
 
 
 def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -> Times:

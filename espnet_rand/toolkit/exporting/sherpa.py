@@ -1,19 +1,19 @@
-"""ESPnet's models of CTC in the form that sherpa-onnx calls zipformer2_ctc."""
+"""ESPnet's models in the forms of sherpa-onnx: CTC as zipformer2_ctc, and transducers."""
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, NamedTuple
 
 import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 
 from espnet_rand.atomic import replacing_directory, write_text
-from espnet_rand.export import one_by_one, onnx, operators
+from espnet_rand.export import one_by_one, onnx
 from espnet_rand.export.codes import ExportError
-from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit import kaldi_fbank
-from espnet_rand.toolkit.exporting import encoders, models
-from espnet_rand.toolkit.exporting.tracing import trace
+from espnet_rand.toolkit.exporting import models, sherpa_transducer
 
 #: Frames of features in one of the encoder, by which sherpa-onnx computes times.
 SUBSAMPLING = 4
@@ -36,24 +36,57 @@ def check(model: Any, trained: argparse.Namespace) -> None:
         raise ExportError(
             "the model has speech_volume_normalize, and sherpa-onnx leaves the volume as it is. Fix: train without it"
         )
-    frontend, model.frontend = model.frontend, None  # sherpa-onnx's
-    try:
-        models.check(model)
-    finally:
-        model.frontend = frontend
+    if isinstance(model, ESPnetASRTransducerModel):
+        why = sherpa_transducer.misfit(model)
+    else:
+        has_ctc = isinstance(model, ESPnetASRModel) and model.ctc is not None and not model.use_transducer_decoder
+        why = "" if has_ctc else "neither CTC nor a stateless decoder. Fix: train with CTC, or the task asr_transducer"
+    if why:
+        raise ExportError(f"the model cannot be written for sherpa-onnx: it has {why}")
+    if not sherpa_transducer.is_streaming(model):
+        frontend, model.frontend = model.frontend, None  # sherpa-onnx's
+        try:
+            models.check(model)
+        finally:
+            model.frontend = frontend
+
+
+class Chunks(NamedTuple):
+    """Of streaming: frames of the encoder that are computed together, and that they see before them."""
+
+    size: int
+    left: int
+
+
+def chunks(window: int, left: int) -> Chunks:
+    """The chunks of a window in milliseconds, and a left context in frames of the encoder.
+
+    Raises:
+        ExportError: they are not allowed
+    """
+    frame = 10 * SUBSAMPLING
+    if window % frame or not frame <= window <= 10_000:
+        raise ExportError(f"--decoding_window: {window} is not possible. Fix: {frame} to 10000, in steps of {frame}")
+    if not 1 <= left <= 1000:
+        raise ExportError(f"--left_context: {left} is not possible. Fix: 1 to 1000")
+    return Chunks(window // frame, left)
 
 
 def export(
-    model: Any, packed: PackedModel, folder: Path, times: models.Times, about: Mapping[str, Any], kind: str
+    model: Any,
+    packed: PackedModel,
+    folder: Path,
+    times: models.Times,
+    about: Mapping[str, Any],
+    kind: str,
+    chunks: Chunks,
 ) -> Dict[str, str]:
-    """Write model.onnx and tokens.txt, for `sherpa_onnx.OfflineRecognizer.from_zipformer_ctc`.
-
-    The model is of no use afterwards.
+    """Write a model's files, and tokens.txt. The model is of no use afterwards.
 
     Args:
         model: with `packed` loaded into it, and checked
         times: of `models.measure`
-        about: for the file's metadata
+        about: for the files' metadata
         kind: of its tokens, ESPnet's `token_type`
 
     Returns:
@@ -62,18 +95,23 @@ def export(
     Raises:
         ExportError: it has tokens, or weights, that the files cannot hold
     """
-    tokens = token_lines(model.token_list, model.blank_id, kind)
-    bands, model.frontend = model.frontend.output_size(), None
-    symbols = symbolize(model, packed, ("preencoder", "encoder", "ctc"))
-    for weight, kinds in symbols.items():
-        operators.check(weight, packed.weights[weight], kinds, exact=False)
-    encoders.cut_positions(model.encoder, times.frames)
-    example = {"features": torch.zeros(1, 200, bands)}
-    graph = trace(models.Recognizer(model), example, {"features": {1: "feature_frames"}}, ["log_prob"])
-    ways = onnx.fill(graph, {weight: packed.weights[weight] for weight in symbols})
-    one_by_one.loop(graph, times.subsampling)
+    tokens = token_lines(model.token_list, getattr(model, "blank_id", 0), kind)
+    bands, model.frontend = model.frontend.output_size(), None  # features are sherpa-onnx's
+    streaming = sherpa_transducer.is_streaming(model)
+    if isinstance(model, ESPnetASRTransducerModel):
+        files = sherpa_transducer.graphs(model, bands, *chunks)
+        about = {**about, **sherpa_transducer.about(model, *chunks)}
+    else:
+        example, dynamic = {"features": torch.zeros(1, 200, bands)}, {"features": {1: "feature_frames"}}
+        parts = ("preencoder", "encoder", "ctc")
+        files = [models.Graph("model.onnx", parts, models.Recognizer, example, dynamic, ["log_prob"])]
+        about = {**about, "model_type": "zipformer2_ctc"}
+    made, ways = models.filled(model, packed, files, times, exact=False)
+    if not streaming:
+        one_by_one.loop(made[files[0].file], times.subsampling)
     with replacing_directory(folder) as temporary:
-        onnx.save(graph, temporary / "model.onnx", {**about, "model_type": "zipformer2_ctc"})
+        for file, graph in made.items():
+            onnx.save(graph, temporary / file, about)
         write_text(temporary / "tokens.txt", tokens)
     return ways
 
