@@ -41,6 +41,7 @@ KINDS = {
     },
     "branchformer": {
         "encoder": "branchformer",
+        "normalize": "global_mvn",
         "encoder_conf": {
             **BRANCHES,
             "rel_pos_type": "legacy",
@@ -54,6 +55,11 @@ KINDS = {
 
 def make(folder, name="asr", conf=None, **more):
     """A model of random weights in `folder`: config.yaml, model.safetensors."""
+    if more.get("normalize") == "global_mvn":
+        folder.parent.mkdir(exist_ok=True)
+        sums = np.linspace(-9.0, 9.0, 16)
+        np.savez(folder.parent / "stats.npz", count=3, sum=sums, sum_square=sums**2 + 5)
+        more["normalize_conf"] = {"stats_file": str(folder.parent / "stats.npz")}
     conf = {"bits": 4, "mode": 1, **(conf or {})}
     task, folder = tasks.write_config(name, folder, quantizer="rand", quantizer_conf=conf, **more)
     torch.manual_seed(0)
