@@ -3,13 +3,12 @@
 import argparse
 from collections import Counter
 from pathlib import Path
-
-from espnet2.utils.types import str2bool
+from typing import Any
 
 from espnet_rand.bin.command import run
-from espnet_rand.errors import few
+from espnet_rand.errors import NotInstalledError, few
+from espnet_rand.export.codes import ExportError
 from espnet_rand.toolkit.commands import checkpoints
-from espnet_rand.toolkit.exporting import models
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,27 +20,40 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--exact",
-        type=str2bool,
-        default=False,
+        choices=("true", "false"),
+        default="false",
         help="compute in float, with decoded weights: to compare with",
     )
     return parser
 
 
 def export_onnx(args: argparse.Namespace) -> None:
-    """Write model.onnx and tokens.txt; of a transducer, prediction.onnx and joint.onnx too."""
+    """Write the files of a model (see `espnet_rand.toolkit.exporting.models.graphs`), and say what they are."""
+    models = _models()
     model, trained, packed = checkpoints.load_packed(args)
     models.check(model)
     times = models.measure(model, trained, args.longest)
     about = models.describe(model, args.model_file)
-    ways = models.export(model, packed, args.output_dir, times, about, args.exact)
+    files = {graph.file for graph in models.graphs(model, times)}
+    if others := sorted({path.name for path in args.output_dir.glob("*.onnx")} - files):
+        raise ExportError(
+            f"--output: {args.output_dir} has files of another model: {few(others, 3)}. Fix: a new directory"
+        )
+    ways = models.export(model, packed, args.output_dir, times, about, args.exact == "true")
     for way, count in Counter(ways.values()).most_common():
         print(f"{way}: {count} weights")
-    left = [name for name in packed.weights if name not in ways]
-    if left:
+    if left := [name for name in packed.weights if name not in ways]:
         print(f"left out, as not needed for {about['type']}: {few(left, 1)}")
-    for path in sorted(args.output_dir.iterdir()):
+    for path in (args.output_dir / file for file in sorted({*files, "tokens.txt"})):
         print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _models() -> Any:
+    try:
+        from espnet_rand.toolkit.exporting import models
+    except ImportError as e:
+        raise NotInstalledError(f"{e}. Fix: pip install 'espnet_rand[export]'") from None
+    return models
 
 
 def main(cmd=None) -> None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any, Dict, Mapping, Union
 
+import onnxruntime
 from onnx import ModelProto, helper
 
 from espnet_rand.atomic import replacing
+from espnet_rand.errors import one_line
 from espnet_rand.export.codes import ExportError
 from espnet_rand.export.operators import OPERATORS, Writer
 from espnet_rand.export.symbols import DOMAIN
@@ -60,10 +62,15 @@ def save(model: ModelProto, path: Union[str, Path], about: Mapping[str, Any]) ->
         about: for the file's metadata, which are texts
 
     Raises:
-        ExportError: it is larger than an ONNX file may be
+        ExportError: it is larger than an ONNX file may be, or ONNX Runtime does not open it
     """
     helper.set_model_props(model, {key: str(value) for key, value in about.items()})
     if (size := model.ByteSize()) > _LARGEST:
         raise ExportError(f"{path}: {size:,} bytes, of {_LARGEST:,} at most. Fix: fewer bits")
+    content = model.SerializeToString()
+    try:
+        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as e:  # its own have no common class
+        raise ExportError(f"{path}: ONNX Runtime does not open it: {one_line(e)}") from e
     with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(content)

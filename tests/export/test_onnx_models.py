@@ -41,6 +41,7 @@ KINDS = {
     },
     "branchformer": {
         "encoder": "branchformer",
+        "normalize": "global_mvn",
         "encoder_conf": {
             **BRANCHES,
             "rel_pos_type": "legacy",
@@ -54,6 +55,11 @@ KINDS = {
 
 def make(folder, name="asr", conf=None, **more):
     """A model of random weights in `folder`: config.yaml, model.safetensors."""
+    if more.get("normalize") == "global_mvn":
+        folder.parent.mkdir(exist_ok=True)
+        sums = np.linspace(-9.0, 9.0, 16)
+        np.savez(folder.parent / "stats.npz", count=3, sum=sums, sum_square=sums**2 + 5)
+        more["normalize_conf"] = {"stats_file": str(folder.parent / "stats.npz")}
     conf = {"bits": 4, "mode": 1, **(conf or {})}
     task, folder = tasks.write_config(name, folder, quantizer="rand", quantizer_conf=conf, **more)
     torch.manual_seed(0)
@@ -179,7 +185,9 @@ def test_longer_recordings_end_the_run(conformer):
         ("asr_rnn", {}, [], "encoder VGGRNNEncoder"),
         ("asr", {"frontend": "sliding_window", "frontend_conf": {}}, [], "frontend SlidingWindow"),
         ("asr_rnn", {**TRANSFORMER, **RNN, "model_conf": {"ctc_weight": 0.0}}, [], "no CTC, and decoder RNNDecoder"),
-        ("asr", {}, ["--longest", "500"], "--longest: 500 s are not possible. Fix: more than 0, and 160.0 at most"),
+        ("asr", {}, ["--longest", "500"], "--longest: 500 s are not possible. Fix: more than 0, and 159.9 at most"),
+        ("asr", {}, ["--longest", "nan"], "--longest: nan s are not possible"),
+        ("asr", {"speech_volume_normalize": 0.5}, [], "trained with speech_volume_normalize"),
         ("asr", {"conf": {"granularity": "group", "group_size": 10}}, [], "scale for each 10 weights .*--exact true"),
         ("lm", {}, ["--task", "lm"], "model ESPnetLanguageModel"),
     ],
@@ -189,6 +197,23 @@ def test_what_cannot_be_written_is_said_in_one_line(tmp_path, name, more, option
     with pytest.raises(SystemExit, match=message) as stopped:
         export(folder, *options)
     assert "\n" not in stopped.value.code and not list(tmp_path.glob("*/onnx*/*"))
+
+
+def test_files_of_another_model_are_not_mixed(tmp_path):
+    folder = make(tmp_path / "model", **CTC)
+    (folder / "onnx").mkdir()
+    (folder / "onnx/joint.onnx").write_bytes(b"")
+    with pytest.raises(SystemExit, match="onnx has files of another model: joint.onnx. Fix: a new directory"):
+        export(folder)
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    folder = make(tmp_path / "model")
+    for name in [name for name in sys.modules if name.startswith("espnet_rand.") and "export" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(SystemExit, match=r"onnx.*Fix: pip install 'espnet_rand\[export\]'"):
+        export(folder)
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):

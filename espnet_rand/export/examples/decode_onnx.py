@@ -25,7 +25,10 @@ class Model:
             path.stem: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             for path in sorted(Path(folder).glob("*.onnx"))
         }
-        self.about = self.sessions["model"].get_modelmeta().custom_metadata_map
+        metadata = {name: session.get_modelmeta().custom_metadata_map for name, session in self.sessions.items()}
+        if len({about["packed_file_sha256"] for about in metadata.values()}) != 1:
+            raise SystemExit(f"{folder}: its files are of several models")
+        self.about = metadata["model"]
         lines = (Path(folder) / "tokens.txt").read_text(encoding="utf-8").splitlines()
         self.tokens = [line.rpartition(" ")[0] for line in lines]
         self.blank, self.sos, self.eos = (int(self.about[f"{name}_id"]) for name in ("blank", "sos", "eos"))

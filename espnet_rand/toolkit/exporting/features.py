@@ -42,8 +42,9 @@ class Features(nn.Module):
         if self.frontend is not None:
             x = self._bands(x)
         if isinstance(self.normalize, GlobalMVN):
-            x = x - self.normalize.mean if self.normalize.norm_means else x
-            x = x / self.normalize.std if self.normalize.norm_vars else x
+            mean, std = self.normalize.mean.to(x.dtype), self.normalize.std.to(x.dtype)
+            x = x - mean if self.normalize.norm_means else x
+            x = x / std if self.normalize.norm_vars else x
         elif self.normalize is not None:
             centred = x - x.mean(1, keepdim=True)
             if self.normalize.norm_means:

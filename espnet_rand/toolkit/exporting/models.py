@@ -187,8 +187,14 @@ def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -
         longest: seconds that the tables of positions are cut to; None: they stay as they are
 
     Raises:
-        ExportError: it is more than they have, or the model takes features, whose seconds are not known
+        ExportError: it is more than they have, or the model takes features, whose seconds are not known; ESPnet changes
+            the volume of what the model hears
     """
+    if getattr(trained, "speech_volume_normalize", None) is not None:
+        raise ExportError(
+            "the model was trained with speech_volume_normalize, which no file does. Fix: train without it, "
+            "or take the line out of a copy of config.yaml and change the volume of recordings yourself"
+        )
     rate, bands = trained_rate(trained), 0 if model.frontend is not None else trained.input_size
     hop = model.frontend.hop_length if model.frontend is not None else 0
     kind = type(model.encoder.embed).__name__
@@ -199,11 +205,10 @@ def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -
     if longest is not None and not hop:
         raise ExportError("--longest: the model takes features, and not seconds of speech. Fix: leave it out")
     if longest is not None and tables:
-        wanted = math.ceil(longest * rate / hop / subsampling) + 1
-        if not 1 < wanted <= frames:
-            most = frames * hop * subsampling / rate
-            raise ExportError(f"--longest: {longest:g} s are not possible. Fix: more than 0, and {most:.1f} at most")
-        frames = wanted
+        most = math.floor((frames - 1) * hop * subsampling / rate * 10) / 10
+        if not 0 < longest <= most:
+            raise ExportError(f"--longest: {longest:g} s are not possible. Fix: more than 0, and {most:g} at most")
+        frames = math.ceil(longest * rate / hop / subsampling) + 1
     return Times(rate, hop, bands, subsampling, frames)
 
 
