@@ -32,10 +32,6 @@ def check(model: Any, trained: argparse.Namespace) -> None:
         raise ExportError(
             f"the model has frontend: {found}, and sherpa-onnx computes Kaldi's features alone. {_FEATURES}"
         )
-    if getattr(trained, "speech_volume_normalize", None) is not None:
-        raise ExportError(
-            "the model has speech_volume_normalize, and sherpa-onnx leaves the volume as it is. Fix: train without it"
-        )
     if isinstance(model, ESPnetASRTransducerModel):
         why = sherpa_transducer.misfit(model)
     else:
