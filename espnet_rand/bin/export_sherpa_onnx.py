@@ -2,15 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, Tuple
-
-from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
+from typing import Dict, Tuple
 
 from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
-from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit.commands import checkpoints
-from espnet_rand.toolkit.exporting import models, sherpa, sherpa_transducer, sherpa_whisper
+from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
+from espnet_rand.toolkit.exporting.sherpa_whisper import Loader
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,43 +39,24 @@ def export_sherpa_onnx(args: argparse.Namespace) -> None:
     """Write the directory, and say what it holds and how sherpa-onnx loads it."""
     packed = checkpoints.read_model_file(args)
     if sherpa_whisper.is_whisper(packed):
-        ways, call = _whisper(packed, args.output)
+        ways, loader = sherpa_whisper.export(packed, args.output), sherpa_whisper.loader()
     else:
-        ways, call = _heard(args)
+        ways, loader = _export(args)
     packed_file.say_ways(packed, ways, args.output)
-    print(call)
+    values = {
+        key: str(args.output / value) if isinstance(value, str) else value for key, value in loader.options.items()
+    }
+    print(f"sherpa_onnx.{loader.name}({', '.join(f'{key}={value!r}' for key, value in values.items())}){loader.remark}")
 
 
-def _whisper(packed: PackedModel, folder: Path) -> Tuple[Dict[str, str], str]:
-    """How each weight is computed with, and how the model is loaded; likewise below."""
-    ways = sherpa_whisper.export(packed, folder)
-    return ways, _call("OfflineRecognizer.from_whisper", folder, encoder="encoder.onnx", decoder="decoder.onnx")
-
-
-def _heard(args: argparse.Namespace) -> Tuple[Dict[str, str], str]:
-    """Of models that hear Kaldi's features."""
+def _export(args: argparse.Namespace) -> Tuple[Dict[str, str], Loader]:
+    """Write a model that hears Kaldi's features; return how each weight is computed with, and what loads the files."""
     chunks = sherpa.chunks(args.decoding_window, args.left_context)
     model, trained, packed = checkpoints.load_packed(args)
     sherpa.check(model, trained)
-    times, bands = models.measure(model, trained, args.longest), model.frontend.output_size()
-    about = models.describe(model, args.model_file)
-    ways = sherpa.export(model, packed, args.output, times, about, trained.token_type, chunks)
-    heard = {"sample_rate": times.rate, "feature_dim": bands}
-    if isinstance(model, ESPnetASRTransducerModel):
-        files = {name: f"{name}.onnx" for name in ("encoder", "decoder", "joiner")}
-        kind = "OnlineRecognizer" if sherpa_transducer.is_streaming(model) else "OfflineRecognizer"
-        call = _call(f"{kind}.from_transducer", args.output, **files, **heard)
-    else:
-        call = _call("OfflineRecognizer.from_zipformer_ctc", args.output, model="model.onnx", **heard)
-    if times.subsampling != sherpa.SUBSAMPLING:
-        call += f"  # multiply its timestamps by {times.subsampling / sherpa.SUBSAMPLING:g}"
-    return ways, call
-
-
-def _call(loader: str, folder: Path, **options: Any) -> str:
-    options["tokens"] = "tokens.txt"
-    values = {key: str(folder / value) if isinstance(value, str) else value for key, value in options.items()}
-    return f"sherpa_onnx.{loader}({', '.join(f'{key}={value!r}' for key, value in values.items())})"
+    times, about = models.measure(model, trained, args.longest), models.describe(model, args.model_file)
+    loader = sherpa.loader(model, times)
+    return sherpa.export(model, packed, args.output, times, about, trained.token_type, chunks), loader
 
 
 def main(cmd=None) -> None:

@@ -137,15 +137,15 @@ class SherpaOnnx(Target):
     def write(self, shipment: Shipment, folder: Path) -> None:
         from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
 
-        constants: Dict[str, Any] = {"LANGUAGE": shipment.language}
         if sherpa_whisper.is_whisper(shipment.packed):
+            loader = sherpa_whisper.loader(shipment.language)
             sherpa_whisper.export(shipment.packed, folder / "model")
         else:
             with _loaded(shipment) as (model, trained, packed):
                 times, about = models.measure(model, trained, None), models.describe(model, packed)
-                constants.update(RATE=times.rate, BANDS=model.frontend.output_size())
-                sherpa.export(model, shipment.packed, folder / "model", times, about, trained.token_type)
-        write_example("sherpa_onnx", folder, **constants)
+                loader, chunks = sherpa.loader(model, times), sherpa.chunks()
+                sherpa.export(model, shipment.packed, folder / "model", times, about, trained.token_type, chunks)
+        write_example("sherpa_onnx", folder, LOADER=loader.name, OPTIONS=loader.options)
 
 
 @contextmanager

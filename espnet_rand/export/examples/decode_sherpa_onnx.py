@@ -7,25 +7,35 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import sherpa_onnx
 import soundfile
 
-LANGUAGE = "en"
-RATE, BANDS = 16000, 80  # of the features of a model with CTC
+LOADER = "OfflineRecognizer.from_whisper"
+OPTIONS = {"encoder": "encoder.onnx", "decoder": "decoder.onnx", "tokens": "tokens.txt"}
 
 folder = Path(__file__).resolve().parent / "model"
-common = {"tokens": str(folder / "tokens.txt"), "num_threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))}
-if (folder / "encoder.onnx").exists():
-    recognizer = sherpa_onnx.OfflineRecognizer.from_whisper(
-        str(folder / "encoder.onnx"), str(folder / "decoder.onnx"), language=LANGUAGE, **common
-    )
-else:
-    recognizer = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
-        str(folder / "model.onnx"), sample_rate=RATE, feature_dim=BANDS, **common
-    )
+options = {name: str(folder / value) if value in os.listdir(folder) else value for name, value in OPTIONS.items()}
+kind, _, loader = LOADER.partition(".")
+recognizer = getattr(getattr(sherpa_onnx, kind), loader)(
+    num_threads=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())), **options
+)
+
+
+def decode(samples, rate):
+    """The text of samples, (samples,) float32; a recognizer of streams gets them at once."""
+    stream = recognizer.create_stream()
+    stream.accept_waveform(rate, samples)
+    if kind == "OfflineRecognizer":
+        recognizer.decode_stream(stream)
+        return stream.result.text
+    stream.accept_waveform(rate, np.zeros(rate, np.float32))  # what is computed after the last frames
+    stream.input_finished()
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+    return recognizer.get_result(stream)
+
+
 for path in sys.argv[1:]:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    stream = recognizer.create_stream()
-    stream.accept_waveform(rate, samples.mean(axis=1))
-    recognizer.decode_stream(stream)
-    print(path, " ".join(stream.result.text.split()), sep="\t", flush=True)
+    print(path, " ".join(decode(samples.mean(axis=1), rate).split()), sep="\t", flush=True)

@@ -14,6 +14,7 @@ from espnet_rand.export.codes import ExportError
 from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit import kaldi_fbank
 from espnet_rand.toolkit.exporting import models, sherpa_transducer
+from espnet_rand.toolkit.exporting.sherpa_whisper import Loader
 
 #: Frames of features in one of the encoder, by which sherpa-onnx computes times.
 SUBSAMPLING = 4
@@ -54,7 +55,7 @@ class Chunks(NamedTuple):
     left: int
 
 
-def chunks(window: int, left: int) -> Chunks:
+def chunks(window: int = 640, left: int = 32) -> Chunks:
     """The chunks of a window in milliseconds, and a left context in frames of the encoder.
 
     Raises:
@@ -66,6 +67,20 @@ def chunks(window: int, left: int) -> Chunks:
     if not 1 <= left <= 1000:
         raise ExportError(f"--left_context: {left} is not possible. Fix: 1 to 1000")
     return Chunks(window // frame, left)
+
+
+def loader(model: Any, times: models.Times) -> Loader:
+    """What loads the files of a model, which is not exported yet."""
+    options: Dict[str, Any] = {"tokens": "tokens.txt"}
+    options.update(sample_rate=times.rate, feature_dim=model.frontend.output_size())
+    remark = ""
+    if times.subsampling != SUBSAMPLING:
+        remark = f"  # multiply its timestamps by {times.subsampling / SUBSAMPLING:g}"
+    if not isinstance(model, ESPnetASRTransducerModel):
+        return Loader("OfflineRecognizer.from_zipformer_ctc", {"model": "model.onnx", **options}, remark)
+    kind = "OnlineRecognizer" if sherpa_transducer.is_streaming(model) else "OfflineRecognizer"
+    files = {name: f"{name}.onnx" for name in ("encoder", "decoder", "joiner")}
+    return Loader(f"{kind}.from_transducer", {**files, **options}, remark)
 
 
 def export(

@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Set, Tuple
+from typing import Any, Dict, NamedTuple, Set, Tuple
 
 import torch
 from onnx import ModelProto
@@ -15,6 +15,26 @@ from espnet_rand.export import onnx, operators, whisper
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit.exporting.tracing import trace
+
+
+class Loader(NamedTuple):
+    """What loads a model's files in sherpa-onnx.
+
+    Attributes:
+        name: of the method, after `sherpa_onnx.`
+        options: of it; texts are names of files
+        remark: what is to be known of it, as a comment, or ""
+    """
+
+    name: str
+    options: Dict[str, Any]
+    remark: str = ""
+
+
+def loader(language: str = "en") -> Loader:
+    """What loads the files of `export`; an English model has no other language."""
+    files = {"encoder": "encoder.onnx", "decoder": "decoder.onnx", "tokens": "tokens.txt"}
+    return Loader("OfflineRecognizer.from_whisper", {**files, "language": language})
 
 
 class Encoder(nn.Module):
