@@ -15,7 +15,7 @@ from espnet_rand.export.onnx import OPSET, fill
 from espnet_rand.export.symbols import DOMAIN, symbolize
 from espnet_rand.packing import PackedWeight, load_into, pack_model
 from espnet_rand.packing.bits import pack
-from espnet_rand.quantizers import Grid, PerTensor
+from espnet_rand.quantizers import Grid, PerGroup, PerTensor
 from espnet_rand.toolkit.exporting.tracing import trace
 
 BITS = (2, 3, 4, 5, 8)
@@ -92,9 +92,11 @@ def test_every_code_is_in_the_graph_and_is_computed_with(traced, bits, conf):
         assert error < tolerance, (exact, ways)
 
 
-def alone(operator, x, codes, bits, **options):
-    """What one layer with these codes, and a scale of 1, gives for `x`."""
-    weight = PackedWeight(pack(codes.flatten(1), bits), torch.ones(1), Grid(bits), tuple(codes.shape), PerTensor())
+def alone(operator, x, codes, bits, group=0, **options):
+    """What one layer with these codes, and scales of 1, gives for `x`."""
+    granularity, scales = (PerGroup(group), codes.numel() // group) if group else (PerTensor(), 1)
+    shape = tuple(codes.shape)
+    weight = PackedWeight(pack(codes.flatten(1), bits), torch.ones(scales), Grid(bits), shape, granularity)
     node = helper.make_node(operator, ["x"], ["y"], domain=DOMAIN, weight="w", **options)
     values = [helper.make_tensor_value_info(name, 1, [None] * x.ndim) for name in "xy"]
     graph = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:]), ir_version=10)
@@ -116,3 +118,14 @@ def test_the_largest_sums_do_not_saturate(bits):
     options = {"strides": [1], "pads": [0, 0], "dilations": [1], "group": 1}
     swapped = alone("Convolution", x.transpose(0, 2, 1).copy(), codes[:, :, None], bits, **options)
     assert np.array_equal(swapped, expected.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_largest_sums_of_blocks_do_not_saturate(bits):
+    """Activations of a block that have one size are rounded to themselves."""
+    x = np.ones((1, 3, 64), dtype=np.float32)
+    x[0, 1], x[0, 2, ::2] = -1, -1
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    codes = torch.tensor([[low] * 64, [high] * 64, [low, high] * 32], dtype=torch.int8)
+    found = alone("Linear", x, codes, bits, group=32)
+    np.testing.assert_allclose(found, x @ codes.numpy().astype(np.float32).T, rtol=1e-5)

@@ -37,6 +37,9 @@ KINDS = {
             "input_layer": "conv2d1",
         },
         "normalize": "utterance_mvn",
+        "normalize_conf": {"norm_vars": True},
+        "preencoder": "linear",
+        "preencoder_conf": {"input_size": 16, "output_size": 12},
         "frontend_conf": {"n_fft": 400, "win_length": 320, "hop_length": 160, "n_mels": 16},
     },
     "branchformer": {

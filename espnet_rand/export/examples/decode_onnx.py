@@ -128,6 +128,8 @@ def attention_greedy(model, speech_keys, speech_values):
 
 def decode(model, samples, beam=1):
     """Hypotheses for samples (1, samples), best first: whose it is, tokens, log-probability where it is known."""
+    if model.sessions["model"].get_inputs()[0].name != "speech":
+        raise SystemExit("the model takes features, which this example does not compute")
     heard = model.run("model", speech=samples)
     if "prediction" in model.sessions:
         return [("transducer", transducer_greedy(model, heard["encoded"]), None)]
