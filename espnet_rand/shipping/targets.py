@@ -117,7 +117,8 @@ class Onnx(Target):
 
         with _loaded(shipment) as (model, trained, packed):
             times, about = models.measure(model, trained, None), models.describe(model, packed)
-            models.export(model, shipment.packed, folder, times, about, exact=False)
+            (folder / "model").mkdir()
+            models.export(model, shipment.packed, folder / "model", times, about, exact=False)
         write_example("onnx", folder)
 
 

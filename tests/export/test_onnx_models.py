@@ -162,13 +162,14 @@ def test_the_example_needs_no_torch(conformer, tmp_path):
         "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__'); "
         "assert not {'torch', 'espnet_rand', 'onnx'} & {*sys.modules}"
     )
-    command = [sys.executable, "-I", "-c", program, decode_onnx.__file__, conformer[1], tmp_path / "a.wav", "--nbest=2"]
+    command = [sys.executable, "-I", "-c", program, decode_onnx.__file__, tmp_path / "a.wav"]
+    command += ["--model", conformer[1], "--nbest=2"]
     said = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split()[:2] for line in said[:2]] == [["a.wav", "ctc"]] * 2
-    assert said[2].startswith("a.wav attention:")
+    best, *hypotheses = [line.split("\t") for line in said]
+    assert [kind for kind, *_ in hypotheses] == ["  ctc", "  ctc", "  attention"]
     samples = (x * 3000).astype(np.int16).astype(np.float32) / 32768
     ids, _ = decode_onnx.ctc_search(run(session(conformer[1] / "model.onnx"), samples)[0])[0]
-    assert said[0].partition(": ")[2] == decode_onnx.Model(conformer[1]).text(ids)
+    assert best == [str(tmp_path / "a.wav"), decode_onnx.Model(conformer[1]).text(ids)] and hypotheses[0][2] == best[1]
 
 
 def test_longer_recordings_end_the_run(conformer):

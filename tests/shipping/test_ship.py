@@ -57,6 +57,12 @@ def test_a_model_that_is_quantized_is_shipped_as_it_is(experiments, corpus, tmp_
         _ship(exp / "valid.loss.best.pth", corpus, tmp_path / "b", "--quantizer", "absmax")
 
 
+def test_onnx_runtime_says_the_same(experiments, corpus, tmp_path):
+    model = experiments / "rand/valid.loss.best.pth"
+    _ship(model, corpus, tmp_path / "out", "--target", "onnx", "--num_check", "1", "--min_agreement", "0")
+    assert {path.name for path in (tmp_path / "out/model").iterdir()} == {"model.onnx", "decoder.onnx", "tokens.txt"}
+
+
 def test_agreement_is_that_of_words_without_case_and_punctuation():
     assert agreement({"a": "One, two three", "b": "four"}, {"a": "one two free", "b": "Four."}) == 75
     assert agreement({"a": "你好嗎 yes"}, {"a": "你 好嗎 no"}) == 75

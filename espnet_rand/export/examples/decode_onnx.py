@@ -1,12 +1,15 @@
-"""Decode a WAV file with what espnet_rand.bin.export_onnx wrote, by numpy and onnxruntime alone.
+"""Decode WAV files with what espnet_rand.bin.export_onnx wrote, by numpy and onnxruntime alone.
 
-    python decode_onnx.py FOLDER recording.wav [--beam 8] [--nbest 3]
+    python decode.py recording.wav ... [--model FOLDER] [--beam 8] [--nbest 3]
 
-CTC is searched by prefixes, with a beam of 1 greedily. Transducers and attention decoders are searched greedily.
+Prints a line for each recording: the file, a tab, the text. With --nbest it prints others below, with their
+log-probabilities. CTC is searched by prefixes, with a beam of 1 greedily. Transducers, and attention decoders of models
+without CTC, are searched greedily.
 """
 
 import argparse
 import math
+import os
 import wave
 from collections import defaultdict
 from pathlib import Path
@@ -147,18 +150,21 @@ def decode(model, samples, beam=1):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("wav", type=Path, nargs="+")
+    parser.add_argument("wav", nargs="*")
+    parser.add_argument("--model", type=Path, default=Path(__file__).resolve().parent / "model", help="the folder")
     parser.add_argument("--beam", type=int, default=8, help="prefixes that CTC's search keeps; 1: greedy")
-    parser.add_argument("--nbest", type=int, default=1, help="hypotheses of CTC that are printed")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--nbest", type=int, default=1, help="hypotheses of CTC that are printed, with log-probabilities"
+    )
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", 1)))
     args = parser.parse_args()
-    model = Model(args.folder, args.threads)
+    model = Model(args.model, args.threads)
     for path in args.wav:
         hypotheses = decode(model, read(path, int(model.about["sample_rate"])), args.beam)
-        ctc = [hypothesis for hypothesis in hypotheses if hypothesis[0] == "ctc"][: args.nbest]
-        for kind, ids, score in [*ctc, *(hypothesis for hypothesis in hypotheses if hypothesis[0] != "ctc")]:
-            print(f"{path.name} {kind}{'' if score is None else f' {score:.2f}'}: {model.text(ids)}")
+        print(path, model.text(hypotheses[0][1]), sep="\t", flush=True)
+        others = [one for one in hypotheses if one[0] != "ctc"]
+        for kind, ids, score in [*hypotheses[: args.nbest], *others] if args.nbest > 1 else []:
+            print(f"  {kind}", "" if score is None else f"{score:.2f}", model.text(ids), sep="\t")
 
 
 if __name__ == "__main__":
