@@ -29,7 +29,8 @@ def decode(samples, rate):
     if kind == "OfflineRecognizer":
         recognizer.decode_stream(stream)
         return stream.result.text
-    stream.accept_waveform(rate, np.zeros(rate, np.float32))  # what is computed after the last frames
+    # the last frames wait for what comes after them; as in sherpa-onnx's own examples
+    stream.accept_waveform(rate, np.zeros(int(0.66 * rate), np.float32))
     stream.input_finished()
     while recognizer.is_ready(stream):
         recognizer.decode_stream(stream)
