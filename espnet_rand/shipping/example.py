@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Tuple
 
-from rich.progress import track
-
 from espnet_rand.errors import UserError
+from espnet_rand.reporting import following
 
 
 class ExampleError(UserError):
@@ -73,7 +72,7 @@ def _run(folder: Path, files: List[str], title: str, threads: int) -> Tuple[List
         ) as process:
             known = set(files)
             said = (line.rstrip("\n") for line in process.stdout if line.partition("\t")[0] in known)
-            lines = [*track(said, title, total=len(files), transient=True)]
+            lines = [*following(said, title, len(files))]
         errors.seek(0)
         *messages, took = errors.read().strip().splitlines() or [""]
     if process.returncode:

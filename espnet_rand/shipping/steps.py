@@ -9,7 +9,6 @@ from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Sequence,
 
 import espnet2
 import torch
-from rich.progress import track
 
 import espnet_rand
 from espnet_rand.atomic import replacing_directory, write_text
@@ -17,6 +16,7 @@ from espnet_rand.calibration import Calibration, calibrate
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.errors import UserError
 from espnet_rand.packing import PackedModel, is_packed, read_packed
+from espnet_rand.reporting import following
 from espnet_rand.shipping import example, recordings
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.shipping.example import Decoded
@@ -172,7 +172,7 @@ def _calibrate(
         data_path_and_name_and_type=given, num_utterances=len(heard.calibration), batch_size=_BATCH
     )
     data = validation.Validation(args, checkpoints.find_task(order.task), loaded.model, loaded.trained)
-    return calibrate(loaded.model, data.loss, lambda names: track([*names], "calibration", transient=True))
+    return calibrate(loaded.model, data.loss, lambda names: following([*names], "calibrating weights"))
 
 
 def _report(
