@@ -23,7 +23,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Tuple
 
 import numpy as np
 import onnxruntime
@@ -84,27 +84,46 @@ def whisper(args: argparse.Namespace) -> None:
         _write_systems(args, folders)
         heard = recordings.prepare(lists, 16000, 30 * 16000, 0, sys.maxsize, sounds)
         found: Dict[Tuple[str, int], List[report.Figures]] = {}
+        texts: Dict[str, Dict[str, str]] = {}
         for _ in range(args.rounds):
             for threads in args.threads:
                 for folder in sorted(folders.iterdir()):
                     decoded = example.decode(folder, heard.check, folder.name, threads)
                     figures = report.figures(folder, decoded, heard.seconds, heard.texts)
                     found.setdefault((folder.name, threads), []).append(figures)
+                    texts.setdefault(folder.name, decoded.texts)
                     print(folder.name, threads, figures, flush=True)
     first = args.threads[0]
-    header = ["", "MB", "WER %", *(f"CPU s per s, {n} thr." for n in args.threads), "load, CPU s", "peak MB"]
+    header = [
+        "",
+        "MB",
+        "WER %",
+        "words as ESPnet, %",
+        *(f"CPU s per s, {n} thr." for n in args.threads),
+        "load, CPU s",
+        "peak MB",
+    ]
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         one = found[name, first][0]
         times = [statistics.median(f.real_time for f in found[name, n]) for n in args.threads]
         row = [name.partition(" ")[2], f"{one.bytes / 1e6:.1f}", f"{one.word_error_rate:.2f}"]
+        row.append(f"{report.agreement(texts[_same_weights(name, texts)], texts[name]):.1f}")
         rows.append([*row, *(f"{t:.4f}" for t in times), f"{one.load_seconds:.1f}", f"{one.peak_bytes / 1e6:.0f}"])
+    legend = "Words as ESPnet: that ESPnet says as well, with the weights that the file is made of.\n\n"
     text = (
         f"# Deployment, Whisper tiny.en on prompts\n\n{_circumstances()}; "
-        f"{len(heard.check)} recordings, {heard.seconds:.0f} s, {args.rounds} rounds, greedy search.\n\n"
+        f"{len(heard.check)} recordings, {heard.seconds:.0f} s, {args.rounds} rounds, greedy search. {legend}"
     )
     write_text(HERE / "deployment_whisper.md", text + markdown(header, rows))
     print(text + markdown(header, rows))
+
+
+def _same_weights(name: str, systems: Iterable[str]) -> str:
+    """The system of ESPnet with the weights that a runtime's file is made of."""
+    kind = "8 bits per channel" if "int8, exported" in name or "8 bits" in name else "4 bits in groups"
+    wanted = kind if "exported" in name or "packed" in name else "float"
+    return next(system for system in systems if system.endswith(f"ESPnet, {'packed, ' * (wanted == kind)}{wanted}"))
 
 
 def _write_systems(args: argparse.Namespace, folders: Path) -> None:
