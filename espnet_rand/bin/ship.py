@@ -43,6 +43,11 @@ def get_parser() -> argparse.ArgumentParser:
         "--num_calibration", type=int, default=32, help="recordings to calibrate on, at most (default: 32)"
     )
     parser.add_argument("--num_check", type=int, default=20, help="other recordings to check, at most (default: 20)")
+    parser.add_argument(
+        "--longest",
+        type=float,
+        help="seconds of the longest recording; for onnx and sherpa_onnx, whose files are smaller with it",
+    )
     parser.add_argument("--min_agreement", type=float, default=95.0, help="percent of words (default: 95)")
     return parser
 
@@ -70,6 +75,7 @@ def _ship(args: argparse.Namespace):
             args.num_calibration,
             args.num_check,
             args.min_agreement,
+            args.longest,
         )
     )
     print(f"{report.table()}{report.summary()}\n{args.output_dir}")
