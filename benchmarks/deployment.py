@@ -106,7 +106,7 @@ def whisper(args: argparse.Namespace) -> None:
     rows = []
     for name in dict.fromkeys(name for name, _ in found):
         one = found[name, first][0]
-        times = [statistics.median(f.real_time for f in found[name, n]) for n in args.threads]
+        times = [statistics.median(f.real_time or 0.0 for f in found[name, n]) for n in args.threads]
         row = [name.partition(" ")[2], f"{one.bytes / 1e6:.1f}", f"{one.word_error_rate:.2f}"]
         row.append(f"{report.agreement(texts[_same_weights(name, texts)], texts[name]):.1f}")
         rows.append([*row, *(f"{t:.4f}" for t in times), f"{one.load_seconds:.1f}", f"{one.peak_bytes / 1e6:.0f}"])

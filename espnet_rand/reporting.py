@@ -1,13 +1,45 @@
-"""Parts of reports: runs, tables, confidence intervals."""
+"""Parts of reports: progress, runs, tables, confidence intervals."""
 
 import functools
 import math
-from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
+import sys
+import time
+from typing import Collection, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, cast
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 from scipy.stats import t as student
 
 _DRAWS = 5000  # number of the bootstrap's draws
+_EVERY = 60.0  # seconds between lines about progress
+
+T = TypeVar("T")
+
+
+def following(items: Iterable[T], title: str, total: Optional[int] = None) -> Iterator[T]:
+    """Yield the items, and say on stderr how many of them are done and how long the others still take.
+
+    A terminal gets a bar, which goes at the end. Else there is a line when they begin, and one a minute.
+
+    Args:
+        total: how many there are; None: the items have a length
+    """
+    total = len(cast(Collection[T], items)) if total is None else total
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(items, title, total=total, console=console, transient=True)
+        return
+    if total:
+        print(f"{title}: {total}", file=sys.stderr, flush=True)
+    begun = said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= _EVERY and done < total:
+            minutes = math.ceil((now - begun) / done * (total - done) / 60)
+            print(f"{title}: {done} of {total}, about {minutes} min left", file=sys.stderr, flush=True)
+            said = now
 
 
 def runs_of(systems: Iterable[str]) -> Dict[str, List[str]]:

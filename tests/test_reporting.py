@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from espnet_rand.reporting import estimate
+from espnet_rand import reporting
+from espnet_rand.reporting import estimate, following
+
+
+def test_without_a_terminal_a_line_a_minute_says_how_far_it_is(monkeypatch, capsys):
+    now = iter(range(0, 1000, 40))
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: next(now))
+    assert [*following("abcd", "weights")] == ["a", "b", "c", "d"]
+    assert capsys.readouterr() == ("", "weights: 4\nweights: 2 of 4, about 2 min left\n")
 
 
 def test_one_run_is_the_bootstrap_over_sentences():

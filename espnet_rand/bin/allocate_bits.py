@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 import yaml
-from rich.progress import track
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -23,6 +22,7 @@ from espnet_rand.layers import EvalBits, evaluating_at
 from espnet_rand.options import a_precision
 from espnet_rand.packing import PackedModel, write_packed
 from espnet_rand.packing.bits import row_bytes
+from espnet_rand.reporting import following
 from espnet_rand.toolkit import context, options
 from espnet_rand.toolkit.commands import checkpoints, validation
 
@@ -83,9 +83,7 @@ def allocate_bits(args: argparse.Namespace) -> None:
     estimated = curvature(model, data.add_gradients, choices)
     found = {"curvature": estimated}
     if args.sensitivity != "curvature":
-        found["measured"] = measured(
-            model, data.loss, choices, lambda names: track([*names], "weights", transient=True)
-        )
+        found["measured"] = measured(model, data.loss, choices, lambda names: following([*names], "weights"))
         _say_agreement(found["measured"], estimated)
         found["mean"] = {
             name: {bits: (change + estimated[name][bits]) / 2 for bits, change in row.items()}

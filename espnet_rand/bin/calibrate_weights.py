@@ -11,11 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import List
 
-from rich.progress import track
-
 from espnet_rand.atomic import write_tensors
 from espnet_rand.bin.command import run
 from espnet_rand.calibration import Calibration, calibrate
+from espnet_rand.reporting import following
 from espnet_rand.toolkit import context, options
 from espnet_rand.toolkit.commands import checkpoints, validation
 
@@ -38,7 +37,7 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     model.eval().to(device)
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
     before = data.loss()
-    done = calibrate(model, data.loss, lambda names: track([*names], "weights", transient=True))
+    done = calibrate(model, data.loss, lambda names: following([*names], "weights"))
     after = data.loss()
     write_tensors(args.output, model.cpu().state_dict())
     _say(done)

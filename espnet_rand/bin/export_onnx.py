@@ -3,18 +3,24 @@
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from espnet_rand.bin.command import run
-from espnet_rand.errors import NotInstalledError, few
+from espnet_rand.errors import few
 from espnet_rand.export.codes import ExportError
+from espnet_rand.export.whisper import installed
 from espnet_rand.toolkit.commands import checkpoints
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="export_onnx", description=__doc__)
-    checkpoints.add_arguments(parser)
-    parser.add_argument("--output", dest="output_dir", type=Path, required=True, help="a directory")
+    checkpoints.add_packed_arguments(parser)
+    parser.add_argument(
+        "--output",
+        dest="output_dir",
+        type=Path,
+        required=True,
+        help="a directory; an earlier export is replaced",
+    )
     parser.add_argument(
         "--longest", type=float, help="seconds of the longest recording: tables of positions are cut to it"
     )
@@ -29,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def export_onnx(args: argparse.Namespace) -> None:
     """Write the files of a model (see `espnet_rand.toolkit.exporting.models.graphs`), and say what they are."""
-    models = _models()
+    models = installed("espnet_rand.toolkit.exporting.models")
     model, trained, packed = checkpoints.load_packed(args)
     models.check(model)
     times = models.measure(model, trained, args.longest)
@@ -46,14 +52,8 @@ def export_onnx(args: argparse.Namespace) -> None:
         print(f"left out, as not needed for {about['type']}: {few(left, 1)}")
     for path in (args.output_dir / file for file in sorted({*files, "tokens.txt"})):
         print(f"{path}: {path.stat().st_size:,} bytes")
-
-
-def _models() -> Any:
-    try:
-        from espnet_rand.toolkit.exporting import models
-    except ImportError as e:
-        raise NotInstalledError(f"{e}. Fix: pip install 'espnet_rand[export]'") from None
-    return models
+    if not times.bands:  # it takes speech
+        print(f"python -m espnet_rand.export.examples.decode_onnx --model {args.output_dir} FILE.wav")
 
 
 def main(cmd=None) -> None:

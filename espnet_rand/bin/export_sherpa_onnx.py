@@ -2,18 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
+from espnet_rand.export.whisper import installed
 from espnet_rand.toolkit.commands import checkpoints
-from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
-from espnet_rand.toolkit.exporting.sherpa_whisper import Loader
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="export_sherpa_onnx", description=__doc__)
-    checkpoints.add_arguments(parser)
+    checkpoints.add_packed_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="a directory that is not there yet")
     parser.add_argument(
         "--longest",
@@ -37,6 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def export_sherpa_onnx(args: argparse.Namespace) -> None:
     """Write the directory, and say what it holds and how sherpa-onnx loads it."""
+    sherpa_whisper = installed("espnet_rand.toolkit.exporting.sherpa_whisper")
     packed = checkpoints.read_model_file(args)
     if sherpa_whisper.is_whisper(packed):
         ways, loader = sherpa_whisper.export(packed, args.output), sherpa_whisper.loader()
@@ -44,13 +44,15 @@ def export_sherpa_onnx(args: argparse.Namespace) -> None:
         ways, loader = _export(args)
     packed_file.say_ways(packed, ways, args.output)
     values = {
-        key: str(args.output / value) if isinstance(value, str) else value for key, value in loader.options.items()
+        key: str(args.output / value) if (args.output / str(value)).is_file() else value
+        for key, value in loader.options.items()
     }
     print(f"sherpa_onnx.{loader.name}({', '.join(f'{key}={value!r}' for key, value in values.items())}){loader.remark}")
 
 
-def _export(args: argparse.Namespace) -> Tuple[Dict[str, str], Loader]:
+def _export(args: argparse.Namespace) -> Tuple[Dict[str, str], Any]:
     """Write a model that hears Kaldi's features; return how each weight is computed with, and what loads the files."""
+    models, sherpa = (installed(f"espnet_rand.toolkit.exporting.{name}") for name in ("models", "sherpa"))
     chunks = sherpa.chunks(args.decoding_window, args.left_context)
     model, trained, packed = checkpoints.load_packed(args)
     sherpa.check(model, trained)

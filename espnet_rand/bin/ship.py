@@ -31,13 +31,24 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         help="wav.scp, or wav.scp,text: some recordings are for the calibration, others for the check",
     )
-    parser.add_argument("--output", dest="output_dir", type=Path, required=True, help="the folder")
-    parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, asr_transducer, ...")
+    parser.add_argument(
+        "--output", dest="output_dir", type=Path, required=True, help="the folder; an earlier one is replaced"
+    )
+    parser.add_argument(
+        "--task", default="asr", choices=task_names(), metavar="TASK", help="asr (default), asr_transducer, ..."
+    )
     parser.add_argument("--train_config", type=Path, help="default: the one that comes with the model")
     options.add_arguments(parser)
-    parser.add_argument("--num_calibration", type=int, default=32, help="recordings to calibrate on, at most")
-    parser.add_argument("--num_check", type=int, default=20, help="recordings to check, at most")
-    parser.add_argument("--min_agreement", type=float, default=95.0, help="percent of words")
+    parser.add_argument(
+        "--num_calibration", type=int, default=32, help="recordings to calibrate on, at most (default: 32)"
+    )
+    parser.add_argument("--num_check", type=int, default=20, help="other recordings to check, at most (default: 20)")
+    parser.add_argument(
+        "--longest",
+        type=float,
+        help="seconds of the longest recording; for onnx and sherpa_onnx, whose files are smaller with it",
+    )
+    parser.add_argument("--min_agreement", type=float, default=95.0, help="percent of words (default: 95)")
     return parser
 
 
@@ -64,6 +75,7 @@ def _ship(args: argparse.Namespace):
             args.num_calibration,
             args.num_check,
             args.min_agreement,
+            args.longest,
         )
     )
     print(f"{report.table()}{report.summary()}\n{args.output_dir}")

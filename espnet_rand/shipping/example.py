@@ -7,11 +7,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Tuple
-
-from rich.progress import track
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from espnet_rand.errors import UserError
+from espnet_rand.reporting import following
+
+# what two starts of one program may differ by, as a part of their CPU seconds
+_NOISE = 0.05
 
 
 class ExampleError(UserError):
@@ -25,13 +27,13 @@ class Decoded:
     Attributes:
         texts: of the recordings, by their keys
         load_seconds: CPU seconds until the model is there, the start of Python included
-        cpu_seconds: CPU seconds of the recordings
+        cpu_seconds: CPU seconds of the recordings; None: too few to be told from those until the model is there
         peak_bytes: of memory
     """
 
     texts: Dict[str, str]
     load_seconds: float
-    cpu_seconds: float
+    cpu_seconds: Optional[float]
     peak_bytes: int
 
 
@@ -46,7 +48,9 @@ def decode(folder: Path, files: Mapping[str, Path], title: str, threads: int = 1
     said = dict(line.partition("\t")[::2] for line in lines)
     if missing := [key for key, path in files.items() if str(path) not in said]:
         raise ExampleError(f"{folder}/decode.py said nothing of {missing[0]}")
-    return Decoded({key: said[str(path)] for key, path in files.items()}, load, max(seconds - load, 0.0), peak)
+    heard = seconds - load
+    texts = {key: said[str(path)] for key, path in files.items()}
+    return Decoded(texts, load, heard if heard > _NOISE * load else None, peak)
 
 
 # runs a command; says on stderr what it took. A process's peak memory is at least that of the one that started it,
@@ -73,7 +77,7 @@ def _run(folder: Path, files: List[str], title: str, threads: int) -> Tuple[List
         ) as process:
             known = set(files)
             said = (line.rstrip("\n") for line in process.stdout if line.partition("\t")[0] in known)
-            lines = [*track(said, title, total=len(files), transient=True)]
+            lines = [*following(said, title, len(files))]
         errors.seek(0)
         *messages, took = errors.read().strip().splitlines() or [""]
     if process.returncode:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import soundfile
-from rich.progress import track
 
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.audio import open_entry
 from espnet_rand.longform.decode_list import read_entries
+from espnet_rand.reporting import following
 
 
 @dataclass
@@ -54,7 +54,7 @@ def prepare(
     check = set(_spread(keys, min(num_check, len(keys) // 2)))
     calibration = set(_spread([key for key in keys if key not in check], num_calibration))
     chosen = [key for key in keys if key in check or key in calibration]
-    for number, key in enumerate(track(chosen, "recordings", transient=True)):
+    for number, key in enumerate(following(chosen, "reading recordings")):
         with open_entry(entries[key], False, rate) as recording:
             if recording.length > longest:
                 made.left_out.append(key)

@@ -19,14 +19,14 @@ class Figures:
     Attributes:
         bytes: of its folder, without what is told here
         load_seconds: CPU seconds, on one thread, until it is ready
-        real_time: CPU seconds of a second of sound, on one thread
+        real_time: CPU seconds of a second of sound, on one thread; None: there was too little sound to tell
         peak_bytes: of memory
         word_error_rate: percent; None: there are no transcripts
     """
 
     bytes: int
     load_seconds: float
-    real_time: float
+    real_time: Optional[float]
     peak_bytes: int
     word_error_rate: Optional[float]
 
@@ -76,7 +76,8 @@ class Report:
         for name, one in self.figures.items():
             rate = "-" if one.word_error_rate is None else f"{one.word_error_rate:.2f}"
             sizes = f"{one.bytes / 1e6:.1f}", f"{one.peak_bytes / 1e6:.0f}"
-            rows.append([name, sizes[0], rate, f"{one.real_time:.3f}", f"{one.load_seconds:.1f}", sizes[1]])
+            speed = "-" if one.real_time is None else f"{one.real_time:.3f}"
+            rows.append([name, sizes[0], rate, speed, f"{one.load_seconds:.1f}", sizes[1]])
         return markdown(header, rows)
 
     def readme(self) -> str:
@@ -114,7 +115,8 @@ def figures(folder: Path, decoded: Decoded, seconds: float, texts: Optional[Mapp
         words, errors = _errors({key: texts[key] for key in decoded.texts}, decoded.texts)
         rate = 100 * errors / words if words else None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Figures(size, decoded.load_seconds, decoded.cpu_seconds / seconds, decoded.peak_bytes, rate)
+    speed = None if decoded.cpu_seconds is None else decoded.cpu_seconds / seconds
+    return Figures(size, decoded.load_seconds, speed, decoded.peak_bytes, rate)
 
 
 def number_of_words(texts: Mapping[str, str]) -> int:

@@ -9,7 +9,6 @@ from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Sequence,
 
 import espnet2
 import torch
-from rich.progress import track
 
 import espnet_rand
 from espnet_rand.atomic import replacing_directory, write_text
@@ -17,6 +16,7 @@ from espnet_rand.calibration import Calibration, calibrate
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.errors import UserError
 from espnet_rand.packing import PackedModel, is_packed, read_packed
+from espnet_rand.reporting import following
 from espnet_rand.shipping import example, recordings
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.shipping.example import Decoded
@@ -52,6 +52,7 @@ class Order:
         quantizer: None: the target's
         num_calibration, num_check: recordings
         min_agreement: percent of words
+        longest: see Shipment; of the targets onnx and sherpa_onnx
     """
 
     model: Path
@@ -64,6 +65,7 @@ class Order:
     num_calibration: int = 32
     num_check: int = 20
     min_agreement: float = 95.0
+    longest: Optional[float] = None
 
 
 class _Loaded(NamedTuple):
@@ -98,6 +100,8 @@ def ship(order: Order) -> Report:
     """
     target = TARGETS[order.target]()
     target.check_installed()
+    if order.longest is not None and order.target not in ("onnx", "sherpa_onnx"):
+        raise ShippingError(f"--longest: {order.target} has no tables of positions to cut. Fix: leave it out")
     _check_output(order.output)
     with (
         open_pretrained(order.model) as files,
@@ -149,14 +153,14 @@ def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
 
 def _shipment(order: Order, loaded: _Loaded) -> Shipment:
     packed = loaded.packed or checkpoints.pack(loaded.model)
-    return Shipment(packed, loaded.model, loaded.trained, loaded.config, order.task)
+    return Shipment(packed, loaded.model, loaded.trained, loaded.config, order.task, order.longest)
 
 
 def _recordings(order: Order, loaded: _Loaded, temporary: Path) -> Recordings:
     folder = temporary / "wav"
     folder.mkdir()
-    longest = getattr(loaded.model.encoder, "pad_samples", math.inf)
     rate = trained_rate(loaded.trained)
+    longest = min(getattr(loaded.model.encoder, "pad_samples", math.inf), (order.longest or math.inf) * rate)
     return recordings.prepare(order.lists, rate, longest, order.num_calibration, order.num_check, folder)
 
 
@@ -172,7 +176,7 @@ def _calibrate(
         data_path_and_name_and_type=given, num_utterances=len(heard.calibration), batch_size=_BATCH
     )
     data = validation.Validation(args, checkpoints.find_task(order.task), loaded.model, loaded.trained)
-    return calibrate(loaded.model, data.loss, lambda names: track([*names], "calibration", transient=True))
+    return calibrate(loaded.model, data.loss, lambda names: following([*names], "calibrating weights"))
 
 
 def _report(

@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple, Type
+from typing import Any, Dict, Iterator, Optional, Tuple, Type
 
 from espnet_rand.errors import NotInstalledError
 from espnet_rand.export import ctranslate2, ggml, whisper
@@ -26,6 +26,7 @@ class Shipment:
         trained: the options that it was trained with
         config: its config.yaml
         task: its task
+        longest: seconds of the longest recording; None: what the model's tables of positions have
     """
 
     packed: PackedModel
@@ -33,6 +34,7 @@ class Shipment:
     trained: Any
     config: Path
     task: str
+    longest: Optional[float] = None
 
     @property
     def language(self) -> str:
@@ -111,12 +113,13 @@ class Onnx(Target):
         from espnet_rand.toolkit.exporting import models  # here, as it imports onnx
 
         models.check(shipment.model)
+        models.measure(shipment.model, shipment.trained, shipment.longest)
 
     def write(self, shipment: Shipment, folder: Path) -> None:
         from espnet_rand.toolkit.exporting import models
 
         with _loaded(shipment) as (model, trained, packed):
-            times, about = models.measure(model, trained, None), models.describe(model, packed)
+            times, about = models.measure(model, trained, shipment.longest), models.describe(model, packed)
             (folder / "model").mkdir()
             models.export(model, shipment.packed, folder / "model", times, about, exact=False)
         write_example("onnx", folder)
@@ -128,12 +131,13 @@ class SherpaOnnx(Target):
     packages = ("onnx", "onnxscript", "sherpa_onnx")
 
     def check(self, shipment: Shipment) -> None:
-        from espnet_rand.toolkit.exporting import sherpa, sherpa_whisper
+        from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
 
         if sherpa_whisper.is_whisper(shipment.packed):
             whisper.dims(shipment.packed)
         else:
             sherpa.check(shipment.model, shipment.trained)
+            models.measure(shipment.model, shipment.trained, shipment.longest)
 
     def write(self, shipment: Shipment, folder: Path) -> None:
         from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
@@ -143,7 +147,7 @@ class SherpaOnnx(Target):
             sherpa_whisper.export(shipment.packed, folder / "model")
         else:
             with _loaded(shipment) as (model, trained, packed):
-                times, about = models.measure(model, trained, None), models.describe(model, packed)
+                times, about = models.measure(model, trained, shipment.longest), models.describe(model, packed)
                 loader, chunks = sherpa.loader(model, times), sherpa.chunks()
                 sherpa.export(model, shipment.packed, folder / "model", times, about, trained.token_type, chunks)
         write_example("sherpa_onnx", folder, LOADER=loader.name, OPTIONS=loader.options)

@@ -1,6 +1,6 @@
 """A frontend with Kaldi's features, which sherpa-onnx and other runtimes compute: `frontend: kaldi_fbank`."""
 
-from typing import Tuple, Type, Union
+from typing import Any, Tuple, Type, Union
 
 import humanfriendly
 import torch
@@ -29,11 +29,15 @@ class KaldiFbank(AbsFrontend):
         dither: standard deviation of noise that training adds to each frame's samples; evaluation adds none
 
     Raises:
-        OptionError: an option is not allowed
+        OptionError: an option is not allowed, or is another frontend's
     """
 
-    def __init__(self, fs: Union[int, str] = 16000, n_mels: int = 80, dither: float = 0.0):
+    def __init__(self, fs: Union[int, str] = 16000, n_mels: int = 80, dither: float = 0.0, **others: Any):
         super().__init__()
+        if others:
+            raise OptionError(
+                f"frontend_conf: {NAME} has fs, n_mels and dither alone. Fix: take out {', '.join(others)}"
+            )
         self.fs = _rate(fs)
         integer(4)("frontend_conf: n_mels", n_mels)
         number(0, 1)("frontend_conf: dither", dither)

@@ -2,6 +2,7 @@
 
 import json
 
+import onnxruntime
 import pytest
 import yaml
 
@@ -59,7 +60,12 @@ def test_a_model_that_is_quantized_is_shipped_as_it_is(experiments, corpus, tmp_
 
 def test_onnx_runtime_says_the_same(experiments, corpus, tmp_path):
     model = experiments / "rand/valid.loss.best.pth"
-    _ship(model, corpus, tmp_path / "out", "--target", "onnx", "--num_check", "1", "--min_agreement", "0")
+    options = ("--num_check", "1", "--min_agreement", "0", "--longest", "20")
+    _ship(model, corpus, tmp_path / "out", "--target", "onnx", *options)
+    session = onnxruntime.InferenceSession(tmp_path / "out/model/model.onnx", providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    frames = 20 * int(about["sample_rate"]) / int(about["hop_length"]) / int(about["subsampling"])
+    assert int(about["longest_frames"]) == frames + 1
     assert {path.name for path in (tmp_path / "out/model").iterdir()} == {"model.onnx", "decoder.onnx", "tokens.txt"}
 
 
@@ -74,14 +80,14 @@ def test_poor_agreement_ends_with_status_3_and_says_what_to_do(experiments, corp
 
     def decode(folder, files, title):
         text = next(said)
-        return Decoded(dict.fromkeys(files, text), 1.0, 1.0, 10**6)
+        return Decoded(dict.fromkeys(files, text), 1.0, None, 10**6)
 
     monkeypatch.setattr("espnet_rand.shipping.steps.example.decode", decode)
     with pytest.raises(SystemExit) as stopped:
         _ship(experiments / "float/valid.loss.best.pth", corpus, tmp_path / "out", data="{0}/wav.scp")
     assert stopped.value.code == 3
     said = capsys.readouterr().out
-    assert "bits: 8" in said and "--teacher" in said
+    assert "bits: 8" in said and "--teacher" in said and "| - " in said  # the speed is not known
     assert yaml.safe_load((tmp_path / "out/config.yaml").read_text())["token_type"] == "char"
 
 
@@ -95,4 +101,8 @@ def test_other_files_in_the_folder_stay(experiments, corpus, tmp_path):
 def test_what_the_runtime_cannot_hold_is_said_before_the_work(experiments, corpus, tmp_path):
     with pytest.raises(SystemExit, match="no Whisper model") as stopped:
         _ship(experiments / "float/valid.loss.best.pth", corpus, tmp_path / "out", "--target", "whisper_cpp")
+    with pytest.raises(SystemExit, match="no tables of positions"):
+        _ship(
+            experiments / "float/valid.loss.best.pth", corpus, tmp_path / "out", "--target", "espnet", "--longest", "9"
+        )
     assert "Fix" in str(stopped.value) and not any((tmp_path / "out").iterdir())

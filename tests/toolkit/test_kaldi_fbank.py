@@ -74,6 +74,11 @@ def test_an_option_that_is_off_is_refused(options, key):
         KaldiFbank(**options)
 
 
+def test_options_of_espnets_frontend_are_named():
+    with pytest.raises(OptionError, match="take out n_fft, hop_length"):
+        KaldiFbank(n_fft=512, hop_length=160)
+
+
 @pytest.mark.parametrize("name", ["asr", "st", "slu", "asr_transducer"])
 def test_tasks_have_it(name, tmp_path):
     conf = {"fs": 16000, "n_mels": 20}

@@ -59,6 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_packed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--task`, `--train_config` and a packed `--model_file` to the parser of a command that exports."""
+    parser.add_argument(
+        "--task", default="asr", choices=task_names(), metavar="TASK", help="asr (default), asr_transducer, ..."
+    )
+    parser.add_argument(
+        "--train_config", type=Path, help="config.yaml of the training; default: the one beside the packed file"
+    )
+    parser.add_argument("--model_file", type=Path, required=True, help="the packed file")
+
+
 def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--eval_bits` and `--output` to the parser of a command that packs."""
     eval_bits.add_arguments(parser)
@@ -116,7 +127,7 @@ def load_packed(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Name
     packed = read_model_file(args)
     config = args.train_config or args.model_file.parent / "config.yaml"
     if not config.is_file():
-        raise PretrainedError(f"--train_config: no such file: {config}")
+        raise PretrainedError(f"--train_config: no such file: {config}. Fix: give config.yaml of the training")
     espnet_rand.register()
     with checking_task(args.task, config):
         model, trained = find_task(args.task).build_model_from_file(config, args.model_file)

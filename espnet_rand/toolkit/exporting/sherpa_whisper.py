@@ -22,7 +22,7 @@ class Loader(NamedTuple):
 
     Attributes:
         name: of the method, after `sherpa_onnx.`
-        options: of it; texts are names of files
+        options: of it; files are named as in the directory
         remark: what is to be known of it, as a comment, or ""
     """
 
