@@ -9,15 +9,18 @@ not calibrated. The exit status is 3 where fewer words agree than --min_agreemen
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from espnet_rand.bin.command import run
 from espnet_rand.errors import UserError
 from espnet_rand.shipping import TARGETS, Order, ship
 from espnet_rand.toolkit import options
-from espnet_rand.toolkit.commands.checkpoints import task_names
+from espnet_rand.toolkit.commands.validation import positive
 
 _DISAGREES = 3
+# whose Speech2Text decodes, see espnet_rand.toolkit.recognition
+_TASKS = ("asr", "asr_transducer")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,13 +35,21 @@ def get_parser() -> argparse.ArgumentParser:
         help="wav.scp, or wav.scp,text: some recordings are for the calibration, others for the check",
     )
     parser.add_argument("--output", dest="output_dir", type=Path, required=True, help="the folder")
-    parser.add_argument("--task", default="asr", choices=task_names(), metavar="TASK", help="asr, asr_transducer, ...")
+    parser.add_argument("--task", default="asr", choices=_TASKS, help="of ESPnet")
     parser.add_argument("--train_config", type=Path, help="default: the one that comes with the model")
     options.add_arguments(parser)
-    parser.add_argument("--num_calibration", type=int, default=32, help="recordings to calibrate on, at most")
-    parser.add_argument("--num_check", type=int, default=20, help="recordings to check, at most")
-    parser.add_argument("--min_agreement", type=float, default=95.0, help="percent of words")
+    parser.add_argument("--num_calibration", type=positive, default=32, help="recordings to calibrate on, at most")
+    parser.add_argument("--num_check", type=positive, default=20, help="recordings to check, at most")
+    parser.add_argument("--min_agreement", type=_percent, default=95.0, help="percent of words")
     return parser
+
+
+def _percent(text: str) -> float:
+    """Read a number from 0 to 100."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 100:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be a number from 0 to 100")
 
 
 def main(cmd=None) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 import soundfile
 from rich.progress import track
@@ -29,6 +29,12 @@ class Recordings:
     seconds: float = 0.0
     left_out: List[str] = field(default_factory=list)
 
+    def leave_out_wordless(self, texts: Mapping[str, str]) -> None:
+        """Leave recordings whose text is empty out of the calibration. Raises DataError: there are no others."""
+        self.calibration = {key: path for key, path in self.calibration.items() if texts[key]}
+        if not self.calibration:
+            raise DataError("--data: no recording of the calibration has a word. Fix: give others, or transcripts")
+
 
 def prepare(
     lists: Sequence[Path], rate: int, longest: float, num_calibration: int, num_check: int, folder: Path
@@ -49,10 +55,13 @@ def prepare(
     texts = read_lines(lists[1]) if len(lists) > 1 else None
     if texts is not None and (missing := [key for key in entries if key not in texts]):
         raise DataError(f"{lists[1]}: it has no line for {missing[0]}, which is in {lists[0]}")
+    if texts is not None and not any(texts[key] for key in entries):
+        raise DataError(f"{lists[1]}: its lines are empty. Fix: leave it out")
     made = Recordings({}, {}, texts)
     keys = [*entries]
     check = set(_spread(keys, min(num_check, len(keys) // 2)))
-    calibration = set(_spread([key for key in keys if key not in check], num_calibration))
+    others = [key for key in keys if key not in check and (texts is None or texts[key])]
+    calibration = set(_spread(others, num_calibration))
     chosen = [key for key in keys if key in check or key in calibration]
     for number, key in enumerate(track(chosen, "recordings", transient=True)):
         with open_entry(entries[key], False, rate) as recording:
