@@ -8,9 +8,12 @@ not calibrated. The exit status is 3 where fewer words agree than --min_agreemen
 """
 
 import argparse
+import signal
 import sys
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Iterator
 
 from espnet_rand.bin.command import run
 from espnet_rand.errors import UserError
@@ -52,9 +55,26 @@ def _percent(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be a number from 0 to 100")
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal that ends the program end what it started, too, and remove what is unfinished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(cmd=None) -> None:
     reports = []
-    run(lambda args: reports.append(_ship(args)), get_parser(), cmd)
+    with _ended_by_signals():
+        run(lambda args: reports.append(_ship(args)), get_parser(), cmd)
     if not reports[0].agrees:
         sys.exit(_DISAGREES)
 

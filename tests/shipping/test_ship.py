@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +144,22 @@ def test_recordings_without_words_are_not_calibrated_on(experiments, corpus, tmp
     with pytest.raises(SystemExit, match="has a word. Fix"):
         _ship(model, corpus, tmp_path / "out", data="{0}/wav.scp")
     assert (tmp_path / "out/report.json").is_file()
+
+
+def test_a_signal_ends_the_decoding_and_leaves_nothing(experiments, corpus, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    options = ["--data", corpus.root / "wav.scp", "--target", "espnet", "--output", tmp_path / "out"]
+    command = [sys.executable, "-m", "espnet_rand.bin.ship", experiments / "float/valid.loss.best.pth", *options]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*map(str, command)], env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    while not [*tmp_path.glob("tmp/espnet_rand.*/before/decode.py")] and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody is left in its group
+    assert not [*tmp_path.glob("tmp/espnet_rand.*")] and sorted(os.listdir(tmp_path)) == ["out", "tmp"]
 
 
 @pytest.mark.parametrize(
