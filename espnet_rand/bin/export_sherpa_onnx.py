@@ -2,13 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import TYPE_CHECKING, Dict, Tuple
 
 from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
+from espnet_rand.export.whisper import installed
 from espnet_rand.toolkit.commands import checkpoints
-from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
-from espnet_rand.toolkit.exporting.sherpa_whisper import Loader
+
+if TYPE_CHECKING:
+    from espnet_rand.toolkit.exporting.sherpa_whisper import Loader
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -37,6 +39,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def export_sherpa_onnx(args: argparse.Namespace) -> None:
     """Write the directory, and say what it holds and how sherpa-onnx loads it."""
+    installed("onnx")  # what is imported below needs it
+    from espnet_rand.toolkit.exporting import sherpa_whisper
+
     packed = checkpoints.read_model_file(args)
     if sherpa_whisper.is_whisper(packed):
         ways, loader = sherpa_whisper.export(packed, args.output), sherpa_whisper.loader()
@@ -49,8 +54,10 @@ def export_sherpa_onnx(args: argparse.Namespace) -> None:
     print(f"sherpa_onnx.{loader.name}({', '.join(f'{key}={value!r}' for key, value in values.items())}){loader.remark}")
 
 
-def _export(args: argparse.Namespace) -> Tuple[Dict[str, str], Loader]:
+def _export(args: argparse.Namespace) -> "Tuple[Dict[str, str], Loader]":
     """Write a model that hears Kaldi's features; return how each weight is computed with, and what loads the files."""
+    from espnet_rand.toolkit.exporting import models, sherpa
+
     chunks = sherpa.chunks(args.decoding_window, args.left_context)
     model, trained, packed = checkpoints.load_packed(args)
     sherpa.check(model, trained)
