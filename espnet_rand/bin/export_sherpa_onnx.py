@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Dict, Tuple
 
 from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
+from espnet_rand.export.codes import ExportError
 from espnet_rand.export.whisper import installed
 from espnet_rand.toolkit.commands import checkpoints
 
@@ -39,6 +40,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def export_sherpa_onnx(args: argparse.Namespace) -> None:
     """Write the directory, and say what it holds and how sherpa-onnx loads it."""
+    if args.output.exists():
+        raise ExportError(f"{args.output} is there already. Fix: remove it, or name another directory")
     installed("onnx")  # what is imported below needs it
     from espnet_rand.toolkit.exporting import sherpa_whisper
 

@@ -179,3 +179,11 @@ def test_onnx_for_sherpa_is_missing(groups, tmp_path):
         env=environment,
     )
     assert done.returncode == 1 and "No module named onnx. Fix: pip install" in done.stderr.splitlines()[-1]
+
+
+def test_the_packed_file_is_not_overwritten(groups, tmp_path):
+    write_packed(tmp_path / "model.safetensors", groups)
+    (tmp_path / "link").symlink_to("model.safetensors")
+    with pytest.raises(SystemExit, match="is the packed file itself. Fix"):
+        export_whisper_cpp.main([str(tmp_path / "link"), "--output", str(tmp_path / "model.safetensors")])
+    assert read_packed(tmp_path / "model.safetensors").info == groups.info
