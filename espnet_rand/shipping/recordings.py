@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
+import numpy as np
 import soundfile
 from rich.progress import track
 
@@ -69,7 +70,7 @@ def prepare(
                 made.left_out.append(key)
                 continue
             path = folder / f"{number:05d}.wav"
-            soundfile.write(path, recording.read(0, recording.length), rate, subtype="PCM_16")
+            _write(path, recording.read(0, recording.length), rate)
             (made.check if key in check else made.calibration)[key] = path
             made.seconds += recording.seconds if key in check else 0.0
     if not made.check or not made.calibration:
@@ -78,6 +79,13 @@ def prepare(
             "wanted to calibrate, and another to check. Fix: give more, or cut them"
         )
     return made
+
+
+def _write(path: Path, samples: np.ndarray, rate: int) -> None:
+    try:
+        soundfile.write(path, samples, rate, subtype="PCM_16")
+    except soundfile.LibsndfileError as e:  # which does not say more
+        raise DataError(f"{e} Fix: see that its disk has room, or set TMPDIR to another's folder") from None
 
 
 def _spread(keys: Sequence[str], count: int) -> List[str]:

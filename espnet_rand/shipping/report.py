@@ -60,8 +60,8 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether the agreement is what was asked for."""
-        return self.agreement >= self.min_agreement
+        """Whether the agreement is what was asked for; of no words it is not, unless none was asked for."""
+        return self.agreement >= self.min_agreement and (self.words > 0 or self.min_agreement == 0)
 
     def save(self, folder: Path) -> None:
         """Write report.json and README.md into a folder; report.json names all its files."""

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import espnet_rand
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.calibration import Calibration, calibrate, check_steps
 from espnet_rand.config import QuantizerConfig
+from espnet_rand.environment import EVAL_BITS
 from espnet_rand.errors import UserError, few
 from espnet_rand.packing import PackedModel, is_packed, read_packed
 from espnet_rand.shipping import example, recordings
@@ -97,6 +99,8 @@ def ship(order: Order) -> Report:
             done; before any work where that is known
         ExampleError: the runtime failed
     """
+    if os.environ.get(EVAL_BITS):
+        raise ShippingError("--eval_bits: ship takes none. Fix: pack_weights --eval_bits, and ship the packed file")
     target = TARGETS[order.target]()
     target.check_installed()
     _check_output(order)
@@ -201,7 +205,7 @@ def _report(
     common = agreement(reference.texts, shipped.texts)
     worst = {one.name: one.error_after for one in found[:_WORST]}
     config = loaded.packed.info if loaded.packed else loaded.model._quantization.config.to_dict()
-    return Report(
+    report = Report(
         model=str(order.model),
         target=order.target,
         quantizer={name: config.get(name) for name in ("quantizer", "quantizer_conf")},
@@ -220,12 +224,16 @@ def _report(
             "left_out_too_long": heard.left_out,
         },
         versions={"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
-        advice=[] if common >= order.min_agreement else _advice(order, config.get("quantizer_conf") or {}, worst),
+        advice=[],
     )
+    told = [] if report.agrees else _advice(order, config.get("quantizer_conf") or {}, worst, report.words)
+    return replace(report, advice=told)
 
 
-def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
-    """What to do where the agreement is poor; `layers` are the weights that err most."""
+def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str], words: int) -> List[str]:
+    """What to do where the agreement is poor; `layers` are the weights that err most, `words` the reference's."""
+    if not words:
+        return ["Nothing was compared, as no model said a word. Fix: --data with speech that the model knows."]
     overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
     finer = "bits=8" if config.get("granularity") == "group" else "granularity=group --quantizer_conf group_size=32"
     told = [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] if overrides else []

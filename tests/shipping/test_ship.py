@@ -68,7 +68,8 @@ def test_a_model_that_is_quantized_is_shipped_as_it_is(experiments, corpus, tmp_
     packed = tmp_path / "packed.safetensors"
     options = ["--train_config", exp / "config.yaml", "--model_file", exp / "valid.loss.best.pth", "--output", packed]
     pack_weights.main([str(option) for option in options])
-    report = _ship(packed, corpus, tmp_path / "a", "--train_config", exp / "config.yaml", data="{0}/wav.scp")
+    more = ["--train_config", exp / "config.yaml", "--min_agreement", "0"]  # the model says nothing
+    report = _ship(packed, corpus, tmp_path / "a", *more, data="{0}/wav.scp")
     assert report["agreement"] == 100 and report["recordings"]["calibration"] == []
     assert report["figures"]["espnet"]["word_error_rate"] is None
     with pytest.raises(SystemExit, match="is quantized already. Fix"):
@@ -139,11 +140,25 @@ def test_recordings_without_words_are_not_calibrated_on(experiments, corpus, tmp
     report = _ship(model, corpus, tmp_path / "out", data=f"{{0}}/wav.scp,{tmp_path}/text")
     assert report["recordings"]["calibration"] == ["u3"]
     said({"u0": "", "u1": "", "u2": "", "u3": "a b", "u4": "", "u5": ""})
-    assert _ship(model, corpus, tmp_path / "out", data="{0}/wav.scp")["recordings"]["calibration"] == ["u3"]
+    report = _ship(model, corpus, tmp_path / "out", "--min_agreement", "0", data="{0}/wav.scp")
+    assert report["recordings"]["calibration"] == ["u3"]
     said(dict.fromkeys(("u0", "u1", "u2", "u3", "u4", "u5"), ""))
     with pytest.raises(SystemExit, match="has a word. Fix"):
         _ship(model, corpus, tmp_path / "out", data="{0}/wav.scp")
     assert (tmp_path / "out/report.json").is_file()
+
+
+def test_no_words_are_no_agreement(experiments, corpus, tmp_path, said, capsys):
+    said(dict.fromkeys(("u0", "u1", "u2", "u3", "u4", "u5"), ""))
+    with pytest.raises(SystemExit) as stopped:
+        _ship(experiments / "float/valid.loss.best.pth", corpus, tmp_path / "out")
+    assert stopped.value.code == 3 and "Nothing was compared" in capsys.readouterr().out
+
+
+def test_eval_bits_are_refused_before_the_work(experiments, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", "2")
+    with pytest.raises(SystemExit, match="--eval_bits: .* Fix"):
+        _ship(experiments / "rand/valid.loss.best.pth", corpus, tmp_path / "out")
 
 
 def test_a_signal_ends_the_decoding_and_leaves_nothing(experiments, corpus, tmp_path):
