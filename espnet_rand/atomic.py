@@ -5,10 +5,13 @@ import functools
 import logging
 import os
 import shutil
+import tempfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, Mapping, Union
+
+from espnet_rand.errors import UserError
 
 try:
     import fcntl
@@ -17,6 +20,10 @@ except ImportError:  # Windows
 
 # the number of stretches of a file that a fingerprint is made of, and the bytes of each
 _STRETCHES, _STRETCH = 64, 4096
+
+
+class DirectoryError(UserError):
+    """A directory cannot be replaced."""
 
 
 @contextmanager
@@ -51,17 +58,36 @@ def write_tensors(path: Union[str, Path], state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def replacing_directory(path: Union[str, Path]) -> Iterator[Path]:
-    """Give a block a new, empty directory, which then replaces `path`; see `replacing`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)  # a killed run's
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Give a block a new, empty directory, which then replaces `path`; see `replacing`. A link stays one.
+
+    Raises:
+        DirectoryError: another run is at work there, or there is no directory that can be replaced
+    """
+    path = Path(path).resolve()
+    if os.path.ismount(path) or (path.exists() and not path.is_dir()):
+        raise DirectoryError(f"{path} is a file, or a mounted disk. Fix: name a folder that is not there yet")
+    work = path.with_name(f".{path.name}.unfinished")
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        if not lock(file):
+            raise DirectoryError(f"{path}: another run is at work there. Fix: wait for it, or name another folder")
+        for left in work.iterdir():  # by a killed run
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            room = Path(tempfile.mkdtemp(dir=work))
+            new, old = room / "new", room / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def lock(file: IO) -> bool:

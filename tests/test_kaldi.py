@@ -2,7 +2,7 @@
 
 import pytest
 
-from espnet_rand.atomic import replacing_directory
+from espnet_rand.atomic import DirectoryError, replacing_directory
 from espnet_rand.kaldi import DataError, read_lines, write_data_dir
 
 ROWS = [("b-2", "b", "2.wav", "two  words"), ("a-1", "a", "1.wav", ""), ("b-1", "b", "3.wav", "line\u2028separator")]
@@ -36,6 +36,17 @@ def test_a_directory_is_replaced_as_a_whole_after_a_kill(tmp_path):
         (directory / "new").touch()
         assert (tmp_path / "set/old").exists()
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["new"]
+
+
+def test_two_runs_do_not_write_the_same_directory(tmp_path):
+    with replacing_directory(tmp_path / "set") as directory:
+        (directory / "first").touch()
+        with pytest.raises(DirectoryError, match="at work there. Fix"), replacing_directory(tmp_path / "set"):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "first"]
+    with pytest.raises(DirectoryError, match="is a file"), replacing_directory(tmp_path / "set/first"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "first"]
 
 
 @pytest.mark.parametrize(

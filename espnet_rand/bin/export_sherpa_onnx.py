@@ -6,6 +6,7 @@ from typing import Any, Dict, Tuple
 
 from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
+from espnet_rand.export.codes import ExportError
 from espnet_rand.export.whisper import installed
 from espnet_rand.toolkit.commands import checkpoints
 
@@ -36,6 +37,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def export_sherpa_onnx(args: argparse.Namespace) -> None:
     """Write the directory, and say what it holds and how sherpa-onnx loads it."""
+    if args.output.exists():
+        raise ExportError(f"{args.output} is there already. Fix: remove it, or name another directory")
     sherpa_whisper = installed("espnet_rand.toolkit.exporting.sherpa_whisper")
     packed = checkpoints.read_model_file(args)
     if sherpa_whisper.is_whisper(packed):

@@ -35,8 +35,10 @@ def export(write_for: Callable[[PackedModel, Path], Exported], args: argparse.Na
     """Write a packed file for another runtime, and say what the runtime's file or directory holds.
 
     Raises:
-        ExportError: `args.packed_file` is not a packed file
+        ExportError: `args.packed_file` is not a packed file, or would be overwritten
     """
+    if args.output.resolve() == args.packed_file.resolve():
+        raise ExportError(f"--output: {args.output} is the packed file itself. Fix: another name")
     if not is_packed(args.packed_file):
         raise ExportError(
             f"{args.packed_file} is not a packed file. Fix: espnet_rand.bin.pack_weights packs a checkpoint that was "

@@ -8,16 +8,22 @@ not calibrated. The exit status is 3 where fewer words agree than --min_agreemen
 """
 
 import argparse
+import signal
 import sys
+import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Iterator
 
 from espnet_rand.bin.command import run
 from espnet_rand.errors import UserError
 from espnet_rand.shipping import TARGETS, Order, ship
 from espnet_rand.toolkit import options
-from espnet_rand.toolkit.commands.checkpoints import task_names
+from espnet_rand.toolkit.commands.validation import positive
 
 _DISAGREES = 3
+# whose Speech2Text decodes, see espnet_rand.toolkit.recognition
+_TASKS = ("asr", "asr_transducer")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,27 +40,52 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", dest="output_dir", type=Path, required=True, help="the folder; an earlier one is replaced"
     )
-    parser.add_argument(
-        "--task", default="asr", choices=task_names(), metavar="TASK", help="asr (default), asr_transducer, ..."
-    )
+    parser.add_argument("--task", default="asr", choices=_TASKS, help="of ESPnet (default: asr)")
     parser.add_argument("--train_config", type=Path, help="default: the one that comes with the model")
     options.add_arguments(parser)
     parser.add_argument(
-        "--num_calibration", type=int, default=32, help="recordings to calibrate on, at most (default: 32)"
+        "--num_calibration", type=positive, default=32, help="recordings to calibrate on, at most (default: 32)"
     )
-    parser.add_argument("--num_check", type=int, default=20, help="other recordings to check, at most (default: 20)")
+    parser.add_argument(
+        "--num_check", type=positive, default=20, help="other recordings to check, at most (default: 20)"
+    )
     parser.add_argument(
         "--longest",
         type=float,
         help="seconds of the longest recording; for onnx and sherpa_onnx, whose files are smaller with it",
     )
-    parser.add_argument("--min_agreement", type=float, default=95.0, help="percent of words (default: 95)")
+    parser.add_argument("--min_agreement", type=_percent, default=95.0, help="percent of words (default: 95)")
     return parser
+
+
+def _percent(text: str) -> float:
+    """Read a number from 0 to 100."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 100:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be a number from 0 to 100")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal that ends the program end what it started, too, and remove what is unfinished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def main(cmd=None) -> None:
     reports = []
-    run(lambda args: reports.append(_ship(args)), get_parser(), cmd)
+    with _ended_by_signals():
+        run(lambda args: reports.append(_ship(args)), get_parser(), cmd)
     if not reports[0].agrees:
         sys.exit(_DISAGREES)
 

@@ -54,19 +54,24 @@ def calibrate(
         QuantizationError: a weight's step size is no parameter, but computed from the weights; no layer could be
             calibrated
     """
+    check_steps(model)
     weights = quantized_weights(model)
-    for name, weight in weights.items():
-        if not weight.learned:
-            raise QuantizationError(
-                f"{name}: its step sizes ({weight.quantizer.scale}) are computed from the weights, which are "
-                "to move: take learned ones, `rand` with mode: 3 and init: clip, or `lsc`"
-            )
     with disabled(model):
         moments = _moments(model, forward)
     done = [_calibrated(name, weights[name], moments) for name in progress(weights)]
     if all(calibration.reason for calibration in done):
         raise QuantizationError(f"no weight of {type(model).__name__} could be calibrated: {done[0].reason}")
     return done
+
+
+def check_steps(model: nn.Module) -> None:
+    """Raises QuantizationError: a weight's step size is no parameter, but computed from the weights."""
+    for name, weight in quantized_weights(model).items():
+        if not weight.learned:
+            raise QuantizationError(
+                f"{name}: its step sizes ({weight.quantizer.scale}) are computed from the weights, which are "
+                "to move: take learned ones, `rand` with mode: 3 and init: clip, or `lsc`"
+            )
 
 
 def _calibrated(name: str, weight: NamedWeight, moments: Mapping[nn.Parameter, Tensor]) -> Calibration:

@@ -53,10 +53,11 @@ def decode(folder: Path, files: Mapping[str, Path], title: str, threads: int = 1
     return Decoded(texts, load, heard if heard > _NOISE * load else None, peak)
 
 
-# runs a command; says on stderr what it took. A process's peak memory is at least that of the one that started it,
-# which therefore is small
+# runs a command, which ends with it; says on stderr what it took. A process's peak memory is at least that of the one
+# that started it, which therefore is small
 _MEASURE = """\
-import json, resource, subprocess, sys
+import json, resource, signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 status = subprocess.call(sys.argv[1:])
 took = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps([took.ru_utime + took.ru_stime, took.ru_maxrss * 1024]), file=sys.stderr)
@@ -77,7 +78,11 @@ def _run(folder: Path, files: List[str], title: str, threads: int) -> Tuple[List
         ) as process:
             known = set(files)
             said = (line.rstrip("\n") for line in process.stdout if line.partition("\t")[0] in known)
-            lines = [*following(said, title, len(files))]
+            try:
+                lines = [*following(said, title, len(files))]
+            except BaseException:  # a signal, too
+                process.terminate()
+                raise
         errors.seek(0)
         *messages, took = errors.read().strip().splitlines() or [""]
     if process.returncode:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
+import numpy as np
 import soundfile
 
 from espnet_rand.kaldi import DataError, read_lines
@@ -29,6 +30,12 @@ class Recordings:
     seconds: float = 0.0
     left_out: List[str] = field(default_factory=list)
 
+    def leave_out_wordless(self, texts: Mapping[str, str]) -> None:
+        """Leave recordings whose text is empty out of the calibration. Raises DataError: there are no others."""
+        self.calibration = {key: path for key, path in self.calibration.items() if texts[key]}
+        if not self.calibration:
+            raise DataError("--data: no recording of the calibration has a word. Fix: give others, or transcripts")
+
 
 def prepare(
     lists: Sequence[Path], rate: int, longest: float, num_calibration: int, num_check: int, folder: Path
@@ -49,10 +56,13 @@ def prepare(
     texts = read_lines(lists[1]) if len(lists) > 1 else None
     if texts is not None and (missing := [key for key in entries if key not in texts]):
         raise DataError(f"{lists[1]}: it has no line for {missing[0]}, which is in {lists[0]}")
+    if texts is not None and not any(texts[key] for key in entries):
+        raise DataError(f"{lists[1]}: its lines are empty. Fix: leave it out")
     made = Recordings({}, {}, texts)
     keys = [*entries]
     check = set(_spread(keys, min(num_check, len(keys) // 2)))
-    calibration = set(_spread([key for key in keys if key not in check], num_calibration))
+    others = [key for key in keys if key not in check and (texts is None or texts[key])]
+    calibration = set(_spread(others, num_calibration))
     chosen = [key for key in keys if key in check or key in calibration]
     for number, key in enumerate(following(chosen, "reading recordings")):
         with open_entry(entries[key], False, rate) as recording:
@@ -60,7 +70,7 @@ def prepare(
                 made.left_out.append(key)
                 continue
             path = folder / f"{number:05d}.wav"
-            soundfile.write(path, recording.read(0, recording.length), rate, subtype="PCM_16")
+            _write(path, recording.read(0, recording.length), rate)
             (made.check if key in check else made.calibration)[key] = path
             made.seconds += recording.seconds if key in check else 0.0
     if not made.check or not made.calibration:
@@ -69,6 +79,13 @@ def prepare(
             "wanted to calibrate, and another to check. Fix: give more, or cut them"
         )
     return made
+
+
+def _write(path: Path, samples: np.ndarray, rate: int) -> None:
+    try:
+        soundfile.write(path, samples, rate, subtype="PCM_16")
+    except soundfile.LibsndfileError as e:  # which does not say more
+        raise DataError(f"{e} Fix: see that its disk has room, or set TMPDIR to another's folder") from None
 
 
 def _spread(keys: Sequence[str], count: int) -> List[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +13,21 @@ import torch
 
 import espnet_rand
 from espnet_rand.atomic import replacing_directory, write_text
-from espnet_rand.calibration import Calibration, calibrate
+from espnet_rand.calibration import Calibration, calibrate, check_steps
 from espnet_rand.config import QuantizerConfig
-from espnet_rand.errors import UserError
+from espnet_rand.environment import EVAL_BITS
+from espnet_rand.errors import UserError, few
 from espnet_rand.packing import PackedModel, is_packed, read_packed
 from espnet_rand.reporting import following
 from espnet_rand.shipping import example, recordings
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.shipping.example import Decoded
 from espnet_rand.shipping.recordings import Recordings
-from espnet_rand.shipping.report import Report, agreement, figures, number_of_words
+from espnet_rand.shipping.report import Report, agreement, figures, number_of_words, other_files
 from espnet_rand.shipping.targets import TARGETS, Shipment, Target
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.commands import checkpoints, validation
+from espnet_rand.toolkit.context import checking_task
 from espnet_rand.toolkit.pretrained.sources import Pretrained, open_pretrained
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
@@ -98,11 +101,13 @@ def ship(order: Order) -> Report:
             done; before any work where that is known
         ExampleError: the runtime failed
     """
+    if os.environ.get(EVAL_BITS):
+        raise ShippingError("--eval_bits: ship takes none. Fix: pack_weights --eval_bits, and ship the packed file")
     target = TARGETS[order.target]()
     target.check_installed()
     if order.longest is not None and order.target not in ("onnx", "sherpa_onnx"):
         raise ShippingError(f"--longest: {order.target} has no tables of positions to cut. Fix: leave it out")
-    _check_output(order.output)
+    _check_output(order)
     with (
         open_pretrained(order.model) as files,
         tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary,
@@ -115,7 +120,8 @@ def ship(order: Order) -> Report:
         write_espnet(files.model_file, loaded.config, order.task, before)
         labels = heard.calibration if heard.texts is None and not loaded.calibrated else {}
         reference = example.decode(before, {**heard.check, **labels}, f"decoding, {loaded.reference}")
-        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, heard.texts or reference.texts, temporary)
+        texts = heard.texts or reference.texts
+        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, texts, temporary)
         target.write(_shipment(order, loaded), folder)
         shipped = example.decode(folder, heard.check, f"decoding, {order.target}")
         reference = replace(reference, texts={key: reference.texts[key] for key in heard.check})
@@ -126,9 +132,17 @@ def ship(order: Order) -> Report:
     return report
 
 
-def _check_output(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / "report.json").is_file())):
-        raise ShippingError(f"--output: {output} holds other files. Fix: choose a folder that is not there yet")
+def _check_output(order: Order) -> None:
+    """Raises ShippingError: replacing the output would remove what is the user's."""
+    output = order.output.resolve()
+    for given in filter(None, (order.model, order.train_config, *order.lists, Path.cwd())):
+        if output in (path := given.resolve(), *path.parents):
+            raise ShippingError(f"--output: {output} is replaced, and holds {path}. Fix: choose another folder")
+    if output.exists() and (not output.is_dir() or (others := other_files(output))):
+        named = few(others, 2) if output.is_dir() else output.name
+        raise ShippingError(
+            f"--output: {output} holds other files: {named}. Fix: choose a folder that is not there yet"
+        )
 
 
 def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
@@ -143,11 +157,14 @@ def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
             f"--quantizer: {order.model} is quantized already. Fix: leave it out, or give the float model"
         )
     if packed is not None:
-        model, trained = checkpoints.find_task(order.task).build_model_from_file(config, files.model_file)
+        with checking_task(order.task, config):
+            model, trained = checkpoints.find_task(order.task).build_model_from_file(config, files.model_file)
         return _Loaded(files, config, model.eval(), trained, packed, True)
     quantizer = None if own else order.quantizer or options.preset(target.preset)
     given = argparse.Namespace(task=order.task, train_config=config, model_file=files.model_file)
     model, trained = checkpoints.load(given, quantizer)
+    if own is None:
+        check_steps(model)
     return _Loaded(files, config, model.eval(), trained, None, own is not None)
 
 
@@ -168,6 +185,7 @@ def _calibrate(
     order: Order, loaded: _Loaded, heard: Recordings, texts: Mapping[str, str], temporary: str
 ) -> List[Calibration]:
     """Calibrate the model, in place, on recordings with their transcripts, or with what the float model says."""
+    heard.leave_out_wordless(texts)
     scp, text = Path(temporary, "wav.scp"), Path(temporary, "text")
     write_text(scp, "".join(f"{key} {path}\n" for key, path in heard.calibration.items()))
     write_text(text, "".join(f"{key} {texts[key]}\n" for key in heard.calibration))
@@ -191,7 +209,7 @@ def _report(
     common = agreement(reference.texts, shipped.texts)
     worst = {one.name: one.error_after for one in found[:_WORST]}
     config = loaded.packed.info if loaded.packed else loaded.model._quantization.config.to_dict()
-    return Report(
+    report = Report(
         model=str(order.model),
         target=order.target,
         quantizer={name: config.get(name) for name in ("quantizer", "quantizer_conf")},
@@ -210,12 +228,16 @@ def _report(
             "left_out_too_long": heard.left_out,
         },
         versions={"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
-        advice=[] if common >= order.min_agreement else _advice(order, config.get("quantizer_conf") or {}, worst),
+        advice=[],
     )
+    told = [] if report.agrees else _advice(order, config.get("quantizer_conf") or {}, worst, report.words)
+    return replace(report, advice=told)
 
 
-def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
-    """What to do where the agreement is poor; `layers` are the weights that err most."""
+def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str], words: int) -> List[str]:
+    """What to do where the agreement is poor; `layers` are the weights that err most, `words` the reference's."""
+    if not words:
+        return ["Nothing was compared, as no model said a word. Fix: --data with speech that the model knows."]
     overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
     finer = "bits=8" if config.get("granularity") == "group" else "granularity=group --quantizer_conf group_size=32"
     told = [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] if overrides else []

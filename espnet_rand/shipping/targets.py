@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple, Type
 
 from espnet_rand.errors import NotInstalledError
-from espnet_rand.export import ctranslate2, ggml, whisper
+from espnet_rand.export import ctranslate2, ggml
 from espnet_rand.export.examples import write_example
 from espnet_rand.packing import PackedModel, write_packed
 from espnet_rand.shipping.espnet_folder import write_espnet
@@ -113,7 +113,10 @@ class Onnx(Target):
         from espnet_rand.toolkit.exporting import models  # here, as it imports onnx
 
         models.check(shipment.model)
-        models.measure(shipment.model, shipment.trained, shipment.longest)
+        with _loaded(shipment) as (model, trained, _):
+            models.symbols(
+                model, shipment.packed, models.graphs(model, models.measure(model, trained, shipment.longest)), False
+            )
 
     def write(self, shipment: Shipment, folder: Path) -> None:
         from espnet_rand.toolkit.exporting import models
@@ -134,10 +137,12 @@ class SherpaOnnx(Target):
         from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper
 
         if sherpa_whisper.is_whisper(shipment.packed):
-            whisper.dims(shipment.packed)
-        else:
-            sherpa.check(shipment.model, shipment.trained)
-            models.measure(shipment.model, shipment.trained, shipment.longest)
+            sherpa_whisper.check(shipment.packed)
+            return
+        sherpa.check(shipment.model, shipment.trained)
+        with _loaded(shipment) as (model, trained, _):
+            models.measure(model, trained, shipment.longest)
+            sherpa.check_files(model, shipment.packed, trained.token_type, sherpa.chunks())
 
     def write(self, shipment: Shipment, folder: Path) -> None:
         from espnet_rand.toolkit.exporting import models, sherpa, sherpa_whisper

@@ -1,5 +1,8 @@
 """Exports by the commands: what they print, and what they refuse, by name and before any work."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -161,3 +164,26 @@ def test_a_missing_package_is_said(tmp_path, monkeypatch, missing):
     monkeypatch.setitem(__import__("sys").modules, missing, None)
     said = refused(export_ctranslate2, tiny.packed({"bits": 8}), tmp_path)
     assert missing in said and "pip install 'espnet_rand[export]'" in said
+
+
+def test_onnx_for_sherpa_is_missing(groups, tmp_path):
+    write_packed(tmp_path / "model.safetensors", groups)
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub/onnx.py").write_text("raise ModuleNotFoundError('No module named onnx')")
+    command = [sys.executable, "-m", "espnet_rand.bin.export_sherpa_onnx", "--output", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "stub"), *sys.path])}
+    done = subprocess.run(
+        [*map(str, command), "--model_file", str(tmp_path / "model.safetensors")],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 1 and "No module named onnx. Fix: pip install" in done.stderr.splitlines()[-1]
+
+
+def test_the_packed_file_is_not_overwritten(groups, tmp_path):
+    write_packed(tmp_path / "model.safetensors", groups)
+    (tmp_path / "link").symlink_to("model.safetensors")
+    with pytest.raises(SystemExit, match="is the packed file itself. Fix"):
+        export_whisper_cpp.main([str(tmp_path / "link"), "--output", str(tmp_path / "model.safetensors")])
+    assert read_packed(tmp_path / "model.safetensors").info == groups.info

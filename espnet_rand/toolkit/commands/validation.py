@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: the data that the training was validated on",
     )
     parser.add_argument(
-        "--num_utterances", type=_positive, default=96, help="so many of them, spread evenly over the data"
+        "--num_utterances", type=positive, default=96, help="so many of them, spread evenly over the data"
     )
-    parser.add_argument("--batch_size", type=_positive, default=8, help="utterances at a time")
+    parser.add_argument("--batch_size", type=positive, default=8, help="utterances at a time")
     parser.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help="0: the CPU, 1: a GPU")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     """Read an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be an integer of at least 1")
@@ -95,7 +95,9 @@ class Validation:
                     self._weight += self._forward(batch)[1]
             except Exception as e:  # e.g. a recording is too short
                 names = ", ".join(batch["utt_id"])
-                raise PretrainedError(f"the model has no loss of the utterances {names}: {one_line(e)}") from e
+                raise PretrainedError(
+                    f"the model has no loss of the utterances {names}: {one_line(e)}. Fix: leave them out"
+                ) from e
 
     @torch.no_grad()
     def loss(self) -> float:

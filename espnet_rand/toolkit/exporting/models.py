@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import espnet2
 import torch
@@ -166,9 +166,7 @@ def filled(
     Raises:
         ExportError: a graph has weights that the operators cannot compute with, or does not trace
     """
-    operators = [symbolize(model, packed, graph.parts) for graph in files]
-    for name, used in (pair for entry in operators for pair in entry.items()):
-        check_weight(name, packed.weights[name], used, exact)
+    operators = symbols(model, packed, files, exact)
     encoders.cut_positions(model, times.frames)
     made: Dict[str, ModelProto] = {}
     ways: Dict[str, str] = {}
@@ -177,6 +175,18 @@ def filled(
         ways.update(fill(traced, {name: packed.weights[name] for name in names}, exact))
         made[graph.file] = traced
     return made, ways
+
+
+def symbols(model: Any, packed: PackedModel, files: Sequence[Graph], exact: bool) -> List[Dict[str, Set[str]]]:
+    """Put symbols in the place of a model's packed layers, for each file; see `symbolize`.
+
+    Raises:
+        ExportError: it has weights that the operators cannot compute with
+    """
+    found = [symbolize(model, packed, graph.parts) for graph in files]
+    for name, operators in (pair for entry in found for pair in entry.items()):
+        check_weight(name, packed.weights[name], operators, exact)
+    return found
 
 
 def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -> Times:

@@ -108,14 +108,10 @@ def export(
     """
     tokens = token_lines(model.token_list, getattr(model, "blank_id", 0), kind)
     bands, model.frontend = model.frontend.output_size(), None  # features are sherpa-onnx's
-    streaming = sherpa_transducer.is_streaming(model)
+    streaming, files = sherpa_transducer.is_streaming(model), _files(model, bands, chunks)
     if isinstance(model, ESPnetASRTransducerModel):
-        files = sherpa_transducer.graphs(model, bands, *chunks)
         about = {**about, **sherpa_transducer.about(model, *chunks)}
     else:
-        example, dynamic = {"features": torch.zeros(1, 200, bands)}, {"features": {1: "feature_frames"}}
-        parts = ("preencoder", "encoder", "ctc")
-        files = [models.Graph("model.onnx", parts, models.Recognizer, example, dynamic, ["log_prob"])]
         about = {**about, "model_type": "zipformer2_ctc"}
     made, ways = models.filled(model, packed, files, times, exact=False)
     if not streaming:
@@ -125,6 +121,22 @@ def export(
             onnx.save(graph, temporary / file, about)
         write_text(temporary / "tokens.txt", tokens)
     return ways
+
+
+def check_files(model: Any, packed: PackedModel, kind: str, chunks: Chunks) -> None:
+    """See that the files can hold a model's tokens and weights; see `export`. The model is of no use afterwards."""
+    token_lines(model.token_list, getattr(model, "blank_id", 0), kind)
+    bands, model.frontend = model.frontend.output_size(), None
+    models.symbols(model, packed, _files(model, bands, chunks), exact=False)
+
+
+def _files(model: Any, bands: int, chunks: Chunks) -> List[models.Graph]:
+    """The files of a model whose features have so many bands."""
+    if isinstance(model, ESPnetASRTransducerModel):
+        return sherpa_transducer.graphs(model, bands, *chunks)
+    example, dynamic = {"features": torch.zeros(1, 200, bands)}, {"features": {1: "feature_frames"}}
+    parts = ("preencoder", "encoder", "ctc")
+    return [models.Graph("model.onnx", parts, models.Recognizer, example, dynamic, ["log_prob"])]
 
 
 def token_lines(tokens: List[str], blank: int, kind: str) -> str:

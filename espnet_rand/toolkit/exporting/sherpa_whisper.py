@@ -128,11 +128,7 @@ def export(packed: PackedModel, folder: Path) -> Dict[str, str]:
     """
     dims = whisper.dims(packed)
     tokenizer = whisper.tokenizer(dims, "en" if dims.multilingual else None)
-    model = _model(packed, dims)
-    shared = {**packed.aliases, "decoder.output.weight": "decoder.decoders.token_embedding.weight"}
-    symbols = symbolize(model, dataclasses.replace(packed, aliases=shared), ("encoder", "decoder"))
-    for weight, kinds in symbols.items():
-        operators.check(weight, packed.weights[weight], kinds, exact=False)
+    model = _symbolic(packed, dims)
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
     ways: Dict[str, str] = {}
     with replacing_directory(folder) as temporary:
@@ -144,6 +140,21 @@ def export(packed: PackedModel, folder: Path) -> Dict[str, str]:
             onnx.save(graph, temporary / name, about)
         write_text(temporary / "tokens.txt", _tokens(tokenizer))
     return ways
+
+
+def check(packed: PackedModel) -> None:
+    """Raises ExportError: the model is no Whisper model, or has weights that the operators cannot hold."""
+    _symbolic(packed, whisper.dims(packed))
+
+
+def _symbolic(packed: PackedModel, dims: whisper.Dims) -> Any:
+    """The model of `_model`, with symbols in the place of the packed layers."""
+    model = _model(packed, dims)
+    shared = {**packed.aliases, "decoder.output.weight": "decoder.decoders.token_embedding.weight"}
+    symbols = symbolize(model, dataclasses.replace(packed, aliases=shared), ("encoder", "decoder"))
+    for weight, kinds in symbols.items():
+        operators.check(weight, packed.weights[weight], kinds, exact=False)
+    return model
 
 
 def _named(module: nn.Module) -> Set[str]:

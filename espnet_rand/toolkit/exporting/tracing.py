@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping
 import torch
 from torch import Tensor, nn
 
-from espnet_rand.errors import one_line
+from espnet_rand.errors import NotInstalledError, one_line
 from espnet_rand.export.codes import ExportError
 from espnet_rand.export.onnx import OPSET
 
@@ -24,6 +24,7 @@ def trace(
 
     Raises:
         ExportError: it does not trace
+        NotInstalledError: a package is missing: onnxscript
     """
     axes = [{axis: torch.export.Dim(name) for axis, name in dynamic.get(key, {}).items()} for key in example]
     logger = logging.getLogger("torch.onnx")
@@ -46,6 +47,8 @@ def trace(
         cause: BaseException = e
         while cause.__cause__ is not None:  # the last says what is the matter
             cause = cause.__cause__
+        if isinstance(cause, ImportError):
+            raise NotInstalledError(f"{cause}. Fix: pip install 'espnet_rand[export]'") from e
         raise ExportError(f"the model's {type(module).__name__} does not trace: {one_line(cause)}") from e
     finally:
         logger.setLevel(level)
