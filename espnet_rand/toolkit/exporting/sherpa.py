@@ -113,7 +113,7 @@ def export(
         files = sherpa_transducer.graphs(model, bands, *chunks)
         about = {**about, **sherpa_transducer.about(model, *chunks)}
     else:
-        example, dynamic = {"features": torch.zeros(1, 200, bands)}, {"features": {1: "feature_frames"}}
+        example, dynamic = {"features": torch.zeros(1, models.FRAMES, bands)}, {"features": {1: "feature_frames"}}
         parts = ("preencoder", "encoder", "ctc")
         files = [models.Graph("model.onnx", parts, models.Recognizer, example, dynamic, ["log_prob"])]
         about = {**about, "model_type": "zipformer2_ctc"}
