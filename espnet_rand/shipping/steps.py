@@ -3,7 +3,7 @@
 import argparse
 import math
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -99,6 +99,8 @@ def ship(order: Order) -> Report:
     target = TARGETS[order.target]()
     target.check_installed()
     _check_output(order.output)
+    if min(order.num_calibration, order.num_check) < 1:
+        raise ShippingError("--num_calibration, --num_check: 1 at least")
     with (
         open_pretrained(order.model) as files,
         tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary,
@@ -109,12 +111,10 @@ def ship(order: Order) -> Report:
         heard = _recordings(order, loaded, Path(temporary))
         (before := Path(temporary, "before")).mkdir()
         write_espnet(files.model_file, loaded.config, order.task, before)
-        labels = heard.calibration if heard.texts is None and not loaded.calibrated else {}
-        reference = example.decode(before, {**heard.check, **labels}, f"decoding, {loaded.reference}")
-        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, heard.texts or reference.texts, temporary)
+        reference = example.decode(before, heard.check, f"decoding, {loaded.reference}")
+        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, before, temporary)
         target.write(_shipment(order, loaded), folder)
         shipped = example.decode(folder, heard.check, f"decoding, {order.target}")
-        reference = replace(reference, texts={key: reference.texts[key] for key in heard.check})
         report = _report(
             order, loaded, heard, {loaded.reference: (before, reference), order.target: (folder, shipped)}, done
         )
@@ -160,10 +160,15 @@ def _recordings(order: Order, loaded: _Loaded, temporary: Path) -> Recordings:
     return recordings.prepare(order.lists, rate, longest, order.num_calibration, order.num_check, folder)
 
 
-def _calibrate(
-    order: Order, loaded: _Loaded, heard: Recordings, texts: Mapping[str, str], temporary: str
-) -> List[Calibration]:
-    """Calibrate the model, in place, on recordings with their transcripts, or with what the float model says."""
+def _calibrate(order: Order, loaded: _Loaded, heard: Recordings, before: Path, temporary: str) -> List[Calibration]:
+    """Calibrate the model, in place, on recordings with their transcripts, or with what the float model says.
+
+    Args:
+        before: the float model's folder
+    """
+    texts = heard.texts
+    if texts is None:
+        texts = example.decode(before, heard.calibration, "decoding, labels").texts
     scp, text = Path(temporary, "wav.scp"), Path(temporary, "text")
     write_text(scp, "".join(f"{key} {path}\n" for key, path in heard.calibration.items()))
     write_text(text, "".join(f"{key} {texts[key]}\n" for key in heard.calibration))
@@ -206,19 +211,32 @@ def _report(
             "left_out_too_long": heard.left_out,
         },
         versions={"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
-        advice=[] if common >= order.min_agreement else _advice(order, config.get("quantizer_conf") or {}, worst),
+        advice=[]
+        if common >= order.min_agreement
+        else advice(order.model, order.target, order.task, config.get("quantizer_conf") or {}, worst),
     )
 
 
-def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
-    """What to do where the agreement is poor; `layers` are the weights that err most."""
-    overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
-    finer = "bits=8" if config.get("granularity") == "group" else "granularity=group --quantizer_conf group_size=32"
-    told = [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] if overrides else []
-    return [
-        *told,
-        f"Finer everywhere: --quantizer_conf {finer}.",
-        "Train with the float model as the teacher (docs/teacher.md), and ship that: espnet-rand -m "
-        f"espnet2.bin.{order.task}_train --config CONFIG --init_param {order.model} --teacher {order.model} "
-        f"--quantizer_config {TARGETS[order.target].preset}.",
-    ]
+def advice(model: Any, target: str, task: str, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
+    """What to do where the agreement is poor, as far as a target holds it.
+
+    Args:
+        config: quantizer_conf of what was shipped
+        layers: the weights that err most
+    """
+    told = []
+    if config.get("bits") != 8:
+        overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
+        told += [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] * bool(
+            overrides
+        )
+    if TARGETS[target].groups and config.get("granularity") != "group":
+        told.append("Finer everywhere: --quantizer_conf granularity=group --quantizer_conf group_size=32.")
+    elif config.get("bits") != 8:
+        told.append("Finer everywhere: --quantizer_conf bits=8.")
+    training = (
+        f"Train with the float model as the teacher (docs/teacher.md), and ship that: espnet-rand -m "
+        f"espnet2.bin.{task}_train --config CONFIG --init_param {model} --teacher {model} "
+        f"--quantizer_config {TARGETS[target].preset}."
+    )
+    return [*told, training]
