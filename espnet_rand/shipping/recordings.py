@@ -46,7 +46,8 @@ def prepare(
         lists: wav.scp, and perhaps text
         rate: of the model, in Hz
         longest: samples that the model hears at once
-        num_calibration, num_check: recordings of each part at most, spread evenly over the list
+        num_calibration, num_check: recordings of each part at most, spread evenly over the list; where both are wanted,
+            the check gets no more than half of them
 
     Raises:
         DataError: a list is not Kaldi's, a recording has no text, or there are too few recordings
@@ -60,7 +61,7 @@ def prepare(
         raise DataError(f"{lists[1]}: its lines are empty. Fix: leave it out")
     made = Recordings({}, {}, texts)
     keys = [*entries]
-    check = set(_spread(keys, min(num_check, len(keys) // 2)))
+    check = set(_spread(keys, min(num_check, len(keys) // 2) if num_calibration else num_check))
     others = [key for key in keys if key not in check and (texts is None or texts[key])]
     calibration = set(_spread(others, num_calibration))
     chosen = [key for key in keys if key in check or key in calibration]
@@ -73,7 +74,7 @@ def prepare(
             _write(path, recording.read(0, recording.length), rate)
             (made.check if key in check else made.calibration)[key] = path
             made.seconds += recording.seconds if key in check else 0.0
-    if not made.check or not made.calibration:
+    if not made.check or (num_calibration and not made.calibration):
         raise DataError(
             f"{lists[0]}: {len(keys)} recordings, {len(made.left_out)} of them too long for the model: one at least is "
             "wanted to calibrate, and another to check. Fix: give more, or cut them"

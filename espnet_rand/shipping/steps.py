@@ -118,13 +118,10 @@ def ship(order: Order) -> Report:
         heard = _recordings(order, loaded, Path(temporary))
         (before := Path(temporary, "before")).mkdir()
         write_espnet(files.model_file, loaded.config, order.task, before)
-        labels = heard.calibration if heard.texts is None and not loaded.calibrated else {}
-        reference = example.decode(before, {**heard.check, **labels}, f"decoding, {loaded.reference}")
-        texts = heard.texts or reference.texts
-        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, texts, temporary)
+        reference = example.decode(before, heard.check, f"decoding, {loaded.reference}")
+        done = [] if loaded.calibrated else _calibrate(order, loaded, heard, before, temporary)
         target.write(_shipment(order, loaded), folder)
         shipped = example.decode(folder, heard.check, f"decoding, {order.target}")
-        reference = replace(reference, texts={key: reference.texts[key] for key in heard.check})
         report = _report(
             order, loaded, heard, {loaded.reference: (before, reference), order.target: (folder, shipped)}, done
         )
@@ -178,13 +175,19 @@ def _recordings(order: Order, loaded: _Loaded, temporary: Path) -> Recordings:
     folder.mkdir()
     rate = trained_rate(loaded.trained)
     longest = min(getattr(loaded.model.encoder, "pad_samples", math.inf), (order.longest or math.inf) * rate)
-    return recordings.prepare(order.lists, rate, longest, order.num_calibration, order.num_check, folder)
+    wanted = 0 if loaded.calibrated else order.num_calibration
+    return recordings.prepare(order.lists, rate, longest, wanted, order.num_check, folder)
 
 
-def _calibrate(
-    order: Order, loaded: _Loaded, heard: Recordings, texts: Mapping[str, str], temporary: str
-) -> List[Calibration]:
-    """Calibrate the model, in place, on recordings with their transcripts, or with what the float model says."""
+def _calibrate(order: Order, loaded: _Loaded, heard: Recordings, before: Path, temporary: str) -> List[Calibration]:
+    """Calibrate the model, in place, on recordings with their transcripts, or with what the float model says.
+
+    Args:
+        before: the float model's folder
+    """
+    texts = heard.texts
+    if texts is None:
+        texts = example.decode(before, heard.calibration, "decoding, labels").texts
     heard.leave_out_wordless(texts)
     scp, text = Path(temporary, "wav.scp"), Path(temporary, "text")
     write_text(scp, "".join(f"{key} {path}\n" for key, path in heard.calibration.items()))
@@ -230,21 +233,35 @@ def _report(
         versions={"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
         advice=[],
     )
-    told = [] if report.agrees else _advice(order, config.get("quantizer_conf") or {}, worst, report.words)
+    if report.agrees:
+        return report
+    if not report.words:
+        told = ["Nothing was compared, as no model said a word. Fix: --data with speech that the model knows."]
+    else:
+        told = advice(order.model, order.target, order.task, config.get("quantizer_conf") or {}, worst)
     return replace(report, advice=told)
 
 
-def _advice(order: Order, config: Mapping[str, Any], layers: Iterable[str], words: int) -> List[str]:
-    """What to do where the agreement is poor; `layers` are the weights that err most, `words` the reference's."""
-    if not words:
-        return ["Nothing was compared, as no model said a word. Fix: --data with speech that the model knows."]
-    overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
-    finer = "bits=8" if config.get("granularity") == "group" else "granularity=group --quantizer_conf group_size=32"
-    told = [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] if overrides else []
-    return [
-        *told,
-        f"Finer everywhere: --quantizer_conf {finer}.",
-        "Train with the float model as the teacher (docs/teacher.md), and ship that: espnet-rand -m "
-        f"espnet2.bin.{order.task}_train --config CONFIG --init_param {order.model} --teacher {order.model} "
-        f"--quantizer_config {TARGETS[order.target].preset}.",
-    ]
+def advice(model: Any, target: str, task: str, config: Mapping[str, Any], layers: Iterable[str]) -> List[str]:
+    """What to do where the agreement is poor, as far as a target holds it.
+
+    Args:
+        config: quantizer_conf of what was shipped
+        layers: the weights that err most
+    """
+    told = []
+    if config.get("bits") != 8:
+        overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
+        told += [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] * bool(
+            overrides
+        )
+    if TARGETS[target].groups and config.get("granularity") != "group":
+        told.append("Finer everywhere: --quantizer_conf granularity=group --quantizer_conf group_size=32.")
+    elif config.get("bits") != 8:
+        told.append("Finer everywhere: --quantizer_conf bits=8.")
+    training = (
+        f"Train with the float model as the teacher (docs/teacher.md), and ship that: espnet-rand -m "
+        f"espnet2.bin.{task}_train --config CONFIG --init_param {model} --teacher {model} "
+        f"--quantizer_config {TARGETS[target].preset}."
+    )
+    return [*told, training]

@@ -48,10 +48,12 @@ class Target:
     Attributes:
         preset: the quantizer that is taken if none is given
         packages: those that it needs beside this one
+        groups: whether it holds a scale for each group of a row
     """
 
     preset = "rand_m3_ste_g32_w4"
     packages: Tuple[str, ...] = ()
+    groups = True
 
     def check_installed(self) -> None:
         """Raises NotInstalledError: a package is missing."""
@@ -95,6 +97,7 @@ class CTranslate2(Target):
 
     preset = "rand_ctranslate2_w8"
     packages = ("ctranslate2", "faster_whisper", "whisper")
+    groups = False
 
     def check(self, shipment: Shipment) -> None:
         ctranslate2.describe(shipment.packed)

@@ -117,6 +117,18 @@ def test_exact_log_probabilities_are_those_of_the_packed_model(tmp_path, decoded
         np.testing.assert_allclose(run(graph, x), decoded(folder, x), atol=1e-4)
 
 
+@pytest.mark.parametrize("layer", ["conv2d2", "conv2d", "conv2d8"])
+def test_log_probabilities_are_right_at_all_lengths(tmp_path, decoded, layer):
+    """Whatever the numbers of frames leave over when they are divided."""
+    encoder = {**tasks.CONFORMER["encoder_conf"], "input_layer": layer}
+    frontend = {"n_fft": 256, "hop_length": 80, "n_mels": 16}
+    folder = make(tmp_path / "model", encoder_conf=encoder, frontend_conf=frontend, **CTC)
+    graph = export(folder, "--exact", "true")
+    for frames in range(60, 68):
+        x = noise("conformer", frames / 200)
+        np.testing.assert_allclose(run(graph, x), decoded(folder, x), atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def conformer(tmp_path_factory):
     """A folder with a model, and the one written for it."""

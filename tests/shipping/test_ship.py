@@ -1,6 +1,7 @@
 """`espnet-rand ship`: from a checkpoint to a folder that decodes by itself."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import yaml
 
 from espnet_rand.bin import pack_weights, ship
 from espnet_rand.shipping.example import Decoded
+from espnet_rand.shipping.recordings import prepare
 from espnet_rand.shipping.report import agreement
+from espnet_rand.shipping.steps import advice
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +98,45 @@ def test_agreement_is_that_of_words_without_case_and_punctuation():
 
 
 def test_poor_agreement_ends_with_status_3_and_says_what_to_do(experiments, corpus, tmp_path, monkeypatch, capsys):
-    said = iter(("a b", "a c"))  # of the float model, and of what is shipped
+    heard = {}
 
     def decode(folder, files, title):
-        text = next(said)
-        return Decoded(dict.fromkeys(files, text), 1.0, None, 10**6)
+        heard[title] = {*files}
+        return Decoded(dict.fromkeys(files, "a c" if title == "decoding, espnet" else "a b"), 1.0, None, 10**6)
 
     monkeypatch.setattr("espnet_rand.shipping.steps.example.decode", decode)
     with pytest.raises(SystemExit) as stopped:
         _ship(experiments / "float/valid.loss.best.pth", corpus, tmp_path / "out", data="{0}/wav.scp")
     assert stopped.value.code == 3
+    # both models' seconds are of the same recordings, and those of the labels count for neither
+    assert heard["decoding, float model"] == heard["decoding, espnet"]
+    assert heard["decoding, labels"] and heard["decoding, labels"].isdisjoint(heard["decoding, espnet"])
     said = capsys.readouterr().out
     assert "bits: 8" in said and "--teacher" in said and "| - " in said  # the speed is not known
     assert yaml.safe_load((tmp_path / "out/config.yaml").read_text())["token_type"] == "char"
+
+
+@pytest.mark.parametrize(
+    "target, conf, finer, more_bits",
+    [
+        ("onnx", {}, "granularity=group --quantizer_conf group_size=32", True),
+        ("onnx", {"granularity": "group"}, "bits=8", True),
+        ("onnx", {"granularity": "group", "bits": 8}, None, False),
+        ("ctranslate2", {"bits": 7}, "bits=8", True),
+        ("ctranslate2", {"bits": 8}, None, False),
+    ],
+)
+def test_the_advice_is_what_the_runtime_holds(target, conf, finer, more_bits):
+    *told, training = advice("model.pth", target, "asr", conf, ["encoder.a.weight"])
+    wanted = ['overrides: {"encoder.a": {bits: 8}}'] * more_bits + [f"--quantizer_conf {finer}."] * (finer is not None)
+    assert len(told) == len(wanted) and all(want in line for line, want in zip(told, wanted))
+    assert "--teacher model.pth" in training
+
+
+def test_all_recordings_are_checked_where_none_calibrate(corpus, tmp_path):
+    lists = [corpus.root / "wav.scp", corpus.root / "text"]
+    heard = prepare(lists, 16000, math.inf, 0, sys.maxsize, tmp_path)
+    assert heard.check.keys() == heard.texts.keys() and not heard.calibration
 
 
 def test_other_files_in_the_folder_stay(experiments, corpus, tmp_path, monkeypatch):

@@ -24,8 +24,10 @@ from espnet_rand.toolkit.exporting import attention, encoders, features, transdu
 from espnet_rand.toolkit.exporting.tracing import trace
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
-# of the examples that models are traced with
-_SECONDS, _FRAMES, _TOKENS = 2, 200, 5
+#: Frames of features of the examples that models are traced with. The tracer takes some sizes that are equal in the
+#: example for equal at all lengths. 255 frames stay odd in subsampling by 2, 4 and 8, where such sizes differ.
+FRAMES = 255
+_TOKENS = 5
 
 
 class Recognizer(nn.Module):
@@ -96,9 +98,11 @@ def check(model: Any) -> None:
 def graphs(model: Any, times: Times) -> List[Graph]:
     """The files of a model that has been checked."""
     if times.hop:
-        heard, axis = {"speech": torch.zeros(1, _SECONDS * times.rate)}, "samples"
+        stft = model.frontend.stft
+        samples = FRAMES * times.hop - times.hop // 2 + (0 if stft.center else stft.n_fft)
+        heard, axis = {"speech": torch.zeros(1, samples)}, "samples"
     else:
-        heard, axis = {"features": torch.zeros(1, _FRAMES, times.bands)}, "feature_frames"
+        heard, axis = {"features": torch.zeros(1, FRAMES, times.bands)}, "feature_frames"
     dynamic = {name: {1: axis} for name in heard}
     if _is_transducer(model):
         return _graphs_of_transducer(model, heard, dynamic)
@@ -115,7 +119,7 @@ def _graphs_of_attention(model: Any, heard: Any, dynamic: Any, recognizer: Tuple
         for number in range(len(model.decoder.decoders))
         for name in ("linear_k", "linear_v")
     )
-    step = {"token": torch.zeros(1, 1, dtype=torch.int64), **attention.cache(model.decoder, _TOKENS, _FRAMES)}
+    step = {"token": torch.zeros(1, 1, dtype=torch.int64), **attention.cache(model.decoder, _TOKENS, FRAMES)}
     axes = {name: {2: "encoded_frames" if name.startswith("speech") else "tokens"} for name in step if name != "token"}
     after = ["log_probs", "next_keys", "next_values"]
     return [

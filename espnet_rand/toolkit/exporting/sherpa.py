@@ -134,7 +134,7 @@ def _files(model: Any, bands: int, chunks: Chunks) -> List[models.Graph]:
     """The files of a model whose features have so many bands."""
     if isinstance(model, ESPnetASRTransducerModel):
         return sherpa_transducer.graphs(model, bands, *chunks)
-    example, dynamic = {"features": torch.zeros(1, 200, bands)}, {"features": {1: "feature_frames"}}
+    example, dynamic = {"features": torch.zeros(1, models.FRAMES, bands)}, {"features": {1: "feature_frames"}}
     parts = ("preencoder", "encoder", "ctc")
     return [models.Graph("model.onnx", parts, models.Recognizer, example, dynamic, ["log_prob"])]
 
