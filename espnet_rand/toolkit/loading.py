@@ -28,6 +28,7 @@ class Build:
         model_file: the file with these weights; None: there is none, or others load them
         others_load: others load the weights: ESPnet itself loads an empty checkpoint
         packed: the packed file with these weights; None: the file is of another kind
+        decoded: packed layers compute in float with their decoded weights, whatever `--packed_backend` says
     """
 
     part: bool = False
@@ -35,6 +36,7 @@ class Build:
     model_file: Optional[Path] = None
     others_load: bool = False
     packed: Optional[PackedSource] = None
+    decoded: bool = False
 
 
 _TO_TRAIN = Build()

@@ -14,8 +14,11 @@ from onnx import numpy_helper
 
 import espnet_rand
 from espnet_rand.bin import export_onnx
+from espnet_rand.export.codes import ExportError
 from espnet_rand.export.examples import decode_onnx
 from espnet_rand.packing import pack_model, read_packed, write_packed
+from espnet_rand.toolkit.exporting import checking
+from espnet_rand.toolkit.exporting.tracing import trace
 from tests.toolkit import tasks
 
 espnet_rand.register()
@@ -127,6 +130,33 @@ def test_log_probabilities_are_right_at_all_lengths(tmp_path, decoded, layer):
     for frames in range(60, 68):
         x = noise("conformer", frames / 200)
         np.testing.assert_allclose(run(graph, x), decoded(folder, x), atol=1e-5)
+
+
+class Scaled(torch.nn.Module):
+    """Numbers times `by`, which is given by their length where it is none."""
+
+    def __init__(self, by=None):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x * (x.shape[1] if self.by is None else self.by)
+
+
+def test_a_graph_that_is_right_at_the_length_of_its_example_alone_is_refused():
+    example, dynamic = {"x": torch.ones(1, 50)}, {"x": {1: "length"}}
+    wanted = checking.compute(Scaled(), example, dynamic, {})
+    checking.check(trace(Scaled(), example, dynamic, ["y"]), "model.onnx", wanted)
+    with pytest.raises(ExportError, match="model.onnx: .* does not compute what ESPnet computes.*Fix"):
+        checking.check(trace(Scaled(50), example, dynamic, ["y"]), "model.onnx", wanted)
+
+
+def test_a_transform_of_any_size_is_exact(tmp_path, decoded):
+    folder = make(tmp_path / "model", frontend_conf={"n_fft": 400, "hop_length": 160, "n_mels": 16}, **CTC)
+    x = noise("conformer", 1.5)
+    np.testing.assert_allclose(
+        run(export(folder, "--exact", "true", "--longest", "1.6"), x), decoded(folder, x), atol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")

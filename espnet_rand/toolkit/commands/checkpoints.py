@@ -24,6 +24,7 @@ from espnet_rand.toolkit import eval_bits, options
 from espnet_rand.toolkit.context import checking_task
 from espnet_rand.toolkit.hooks import init_param, partial
 from espnet_rand.toolkit.hooks.packed import check_adapter, empty_checkpoint
+from espnet_rand.toolkit.loading import building
 from espnet_rand.toolkit.pretrained.fitting import Fit, PretrainedError, fit
 from espnet_rand.toolkit.pretrained.sources import Pretrained, open_pretrained, read_weights
 
@@ -114,7 +115,7 @@ def load(
 
 
 def load_packed(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Namespace, PackedModel]:
-    """The model of `--task`, `--train_config` and a packed `--model_file`, which computes with the file's weights.
+    """The model of `--task`, `--train_config` and a packed `--model_file`, which computes with its decoded weights.
 
     Returns:
         the model, the options that it was trained with, and what the file holds
@@ -129,7 +130,7 @@ def load_packed(args: argparse.Namespace) -> Tuple[AbsESPnetModel, argparse.Name
     if not config.is_file():
         raise PretrainedError(f"--train_config: no such file: {config}. Fix: give config.yaml of the training")
     espnet_rand.register()
-    with checking_task(args.task, config):
+    with checking_task(args.task, config), building(decoded=True):
         model, trained = find_task(args.task).build_model_from_file(config, args.model_file)
     return model, trained, packed
 

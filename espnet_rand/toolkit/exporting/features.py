@@ -1,5 +1,6 @@
 """ESPnet's frontend and normalization for one recording, without the masks of batches."""
 
+import math
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Features(nn.Module):
         super().__init__()
         self.frontend, self.normalize = model.frontend, model.normalize
         if model.frontend is not None:
-            self.window = _window(model.frontend.stft)
+            self.waves = _waves(model.frontend.stft)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.frontend is not None:
@@ -57,21 +58,20 @@ class Features(nn.Module):
         stft = self.frontend.stft
         if stft.center:
             speech = nn.functional.pad(speech, (stft.n_fft // 2, stft.n_fft // 2), mode="reflect")
-        sizes = [torch.tensor(size) for size in (stft.hop_length, stft.n_fft)]
-        spectrum = torch.onnx.ops.symbolic(  # (torch's has complex numbers, whose sizes the exporter does not know)
-            "STFT",
-            (speech.unsqueeze(2), sizes[0], self.window, sizes[1]),
-            {"onesided": int(stft.onesided)},
-            dtype=torch.float32,
-            shape=(
-                1,
-                (speech.shape[1] - stft.n_fft) // stft.hop_length + 1,
-                stft.n_fft // 2 + 1 if stft.onesided else stft.n_fft,
-                2,
-            ),
-        )
-        power = spectrum.pow(2).sum(-1)
+        # (torch's transform has complex numbers, whose sizes the exporter does not know; ONNX's STFT is less exact
+        # where n_fft is no power of two)
+        spectrum = nn.functional.conv1d(speech[:, None], self.waves, stride=stft.hop_length)
+        real, imaginary = spectrum.transpose(1, 2).chunk(2, dim=2)
+        power = real.pow(2) + imaginary.pow(2)
         return self.frontend.logmel(power / stft.n_fft if stft.normalized else power)[0]
+
+
+def _waves(stft: Any) -> Tensor:
+    """The windowed cosines, and then sines, of a transform, (2 * frequencies, 1, n_fft)."""
+    frequencies = stft.n_fft // 2 + 1 if stft.onesided else stft.n_fft
+    periods = torch.arange(frequencies)[:, None] * torch.arange(stft.n_fft) % stft.n_fft
+    angles = periods.double() * (2 * math.pi / stft.n_fft)
+    return (torch.cat([angles.cos(), angles.sin()]) * _window(stft)).float().unsqueeze(1)
 
 
 def _window(stft: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """ESPnet's models as ONNX files."""
 
 import argparse
+import copy
 import hashlib
 import math
 from pathlib import Path
@@ -20,7 +21,7 @@ from espnet_rand.export.onnx import fill, save
 from espnet_rand.export.operators import check as check_weight
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
-from espnet_rand.toolkit.exporting import attention, encoders, features, transducers
+from espnet_rand.toolkit.exporting import attention, checking, encoders, features, transducers
 from espnet_rand.toolkit.exporting.tracing import trace
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
@@ -168,15 +169,23 @@ def filled(
     """The files of a model, by their names, and how each weight is computed with. The model is of no use afterwards.
 
     Raises:
-        ExportError: a graph has weights that the operators cannot compute with, or does not trace
+        ExportError: a graph has weights that the operators cannot compute with, does not trace, or does not compute
+            what the model computes
     """
+    most = (times.frames - 1) * times.subsampling if times.frames else 0  # what the tables of positions have room for
+    axes = {"samples": checking.Axis(times.hop, most * times.hop), "feature_frames": checking.Axis(1, most)}
+    computed = [checking.compute(graph.kind(model), graph.inputs, graph.dynamic, axes) for graph in files]
     operators = symbols(model, packed, files, exact)
     encoders.cut_positions(model, times.frames)
     made: Dict[str, ModelProto] = {}
     ways: Dict[str, str] = {}
-    for graph, names in zip(files, operators):
+    for graph, names, expected in zip(files, operators, computed):
         traced = trace(graph.kind(model), graph.inputs, graph.dynamic, graph.outputs)
-        ways.update(fill(traced, {name: packed.weights[name] for name in names}, exact))
+        weights = {name: packed.weights[name] for name in names}
+        in_float = copy.deepcopy(traced)
+        fill(in_float, weights, exact=True)
+        checking.check(in_float, graph.file, expected)
+        ways.update(fill(traced, weights, exact))
         made[graph.file] = traced
     return made, ways
 

@@ -46,6 +46,7 @@ def empty_checkpoint() -> Iterator[str]:
 def build(original: Callable, args: Any) -> torch.nn.Module:
     """Build a task's model with the weights of the packed file of `loading.current`."""
     source, given = current().packed, copy.deepcopy(vars(args))
+    backend = "dequantize" if current().decoded else launcher.packed_backend()
     with building(packed=None, part=True):
         try:
             with without_weights():
@@ -56,7 +57,7 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
             vars(args).update(given)  # builders may change what they are given, as that of BEATs does
             model = original(args)
     try:
-        load_into(model, source.content, launcher.packed_backend(), _place(source.device))
+        load_into(model, source.content, backend, _place(source.device))
     except (PackedFileError, NotFiniteError) as e:
         raise type(e)(f"{source.path}: {e}") from None
     return model
