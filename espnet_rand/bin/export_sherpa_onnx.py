@@ -18,7 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--longest",
         type=float,
-        help="seconds of the longest recording: tables of positions are cut to it; Whisper's are 30 s",
+        help="seconds of the longest recording: tables of positions are cut to it; not for Whisper",
     )
     parser.add_argument(
         "--decoding_window",
@@ -42,6 +42,8 @@ def export_sherpa_onnx(args: argparse.Namespace) -> None:
     sherpa_whisper = installed("espnet_rand.toolkit.exporting.sherpa_whisper")
     packed = checkpoints.read_model_file(args)
     if sherpa_whisper.is_whisper(packed):
+        if args.longest is not None:
+            raise ExportError("--longest: Whisper hears 30 s. Fix: leave it out")
         ways, loader = sherpa_whisper.export(packed, args.output), sherpa_whisper.loader()
     else:
         ways, loader = _export(args)

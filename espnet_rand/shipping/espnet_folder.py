@@ -11,7 +11,9 @@ from espnet_rand.export.examples import write_example
 from espnet_rand.toolkit.yaml_files import read_yaml
 
 # what a training reads, and decoding does not
-_OF_TRAINING = ("data_path_and_name_and_type", "shape_file", "fold_length", "init_param", "teacher", "output_dir")
+_OF_TRAINING = ("path_and_name_and_type", "shape_file", "fold_length", "init_param", "teacher", "output_dir", "config")
+# ends of names of options that give files; other options do if they have a "/"
+_FILES = ("model", "list", "file")
 
 
 def write_espnet(model_file: Path, config: Path, task: str, folder: Path) -> None:
@@ -33,13 +35,14 @@ def write_espnet(model_file: Path, config: Path, task: str, folder: Path) -> Non
     write_example("espnet", folder, TASK=task)
 
 
-def _portable(value: Any, folder: Path, copied: Dict[str, str]) -> Any:
-    """The same options, with files copied into the folder, and named by their new names."""
+def _portable(value: Any, folder: Path, copied: Dict[str, str], key: str = "") -> Any:
+    """The same option, `key`, with files copied into the folder, and named by their new names."""
     if isinstance(value, dict):
-        return {key: _portable(one, folder, copied) for key, one in value.items()}
+        return {name: _portable(one, folder, copied, name) for name, one in value.items()}
     if isinstance(value, list):
         return [_portable(one, folder, copied) for one in value]
-    if not isinstance(value, str) or "/" not in value or not Path(value).is_file():
+    named = isinstance(value, str) and ("/" in value or key.endswith(_FILES))
+    if not named or not Path(value).is_file():
         return value
     if value not in copied:
         copied[value] = f"{len(copied)}_{Path(value).name}"

@@ -47,7 +47,7 @@ def decode(folder: Path, files: Mapping[str, Path], title: str, threads: int = 1
     lines, seconds, peak = _run(folder, [str(path) for path in files.values()], title, threads)
     said = dict(line.partition("\t")[::2] for line in lines)
     if missing := [key for key, path in files.items() if str(path) not in said]:
-        raise ExampleError(f"{folder}/decode.py said nothing of {missing[0]}")
+        raise ExampleError(f"{title}: decode.py said nothing of {missing[0]}")
     heard = seconds - load
     texts = {key: said[str(path)] for key, path in files.items()}
     return Decoded(texts, load, heard if heard > _NOISE * load else None, peak)
@@ -86,6 +86,6 @@ def _run(folder: Path, files: List[str], title: str, threads: int) -> Tuple[List
         errors.seek(0)
         *messages, took = errors.read().strip().splitlines() or [""]
     if process.returncode:
-        raise ExampleError(f"{folder}/decode.py failed: {(messages or [took])[-1]}")
+        raise ExampleError(f"{title}: decode.py failed: {(messages or [took])[-1]}")
     seconds, peak = json.loads(took)
     return lines, seconds, peak

@@ -96,7 +96,7 @@ class CTranslate2(Target):
     """CTranslate2, for Whisper models, by faster-whisper."""
 
     preset = "rand_ctranslate2_w8"
-    packages = ("ctranslate2", "faster_whisper", "whisper")
+    packages = ("ctranslate2", "faster_whisper", "tokenizers", "whisper")
     groups = False
 
     def check(self, shipment: Shipment) -> None:

@@ -210,6 +210,7 @@ def test_the_example_needs_no_torch(conformer, tmp_path):
     best, *hypotheses = [line.split("\t") for line in said]
     assert [kind for kind, *_ in hypotheses] == ["  ctc", "  ctc", "  attention"]
     samples = (x * 3000).astype(np.int16).astype(np.float32) / 32768
+    assert decode_onnx.decode(decode_onnx.Model(conformer[1]), samples[:, :500]) == [("too short", [], None)]
     ids, _ = decode_onnx.ctc_search(run(session(conformer[1] / "model.onnx"), samples)[0])[0]
     assert best == [str(tmp_path / "a.wav"), decode_onnx.Model(conformer[1]).text(ids)] and hypotheses[0][2] == best[1]
 

@@ -145,7 +145,12 @@ fi
 if selected 5; then
     pack_systems
     list=$(for_systems ship_jobs)
-    [ -z "${ship_to}" ] || run_jobs shipping "${list}"
+    if [ -n "${ship_to}" ]; then
+        run_jobs shipping "${list}"
+        for target in ${ship_to}; do
+            grep "words are those" "${expdir}"/*/"${target}/README.md"
+        done
+    fi
 fi
 if selected 6; then
     [ "${use_lm}" = false ] || [ -e "${lm_exp}/train.done" ] || die "${lm_exp} is not finished: run stage 4 first"

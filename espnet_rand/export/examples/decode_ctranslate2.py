@@ -22,7 +22,10 @@ model = WhisperModel(
     cpu_threads=int(os.environ.get("OMP_NUM_THREADS", 0)),
 )
 for path in sys.argv[1:]:
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as e:
+        sys.exit(f"{e} Fix: give a WAV, FLAC or Ogg file")
     if rate != 16000:
         sys.exit(f"{path}: {rate} Hz, and the model hears 16000. Fix: sox {path} -r 16000 converted.wav")
     segments, _ = model.transcribe(samples.mean(axis=1), language=LANGUAGE, **SEARCH)

@@ -51,10 +51,14 @@ class Model:
 
 def read(path, rate):
     """Samples of a WAV file of 16 bits, (1, samples), from -1 to 1."""
-    with wave.open(str(path)) as file:
-        if (file.getframerate(), file.getsampwidth(), file.getnchannels()) != (rate, 2, 1):
-            raise SystemExit(f"{path}: it must have one channel of 16 bits at {rate} Hz")
-        return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32)[None] / 32768
+    try:
+        with wave.open(str(path)) as file:
+            form, frames = (file.getframerate(), file.getsampwidth(), file.getnchannels()), file.readframes(-1)
+    except (OSError, EOFError, wave.Error) as e:
+        raise SystemExit(f"{path}: {e}. Fix: give a WAV file of 16 bits") from None
+    if form != (rate, 2, 1):
+        raise SystemExit(f"{path}: it must have one channel of 16 bits at {rate} Hz")
+    return np.frombuffer(frames, dtype="<i2").astype(np.float32)[None] / 32768
 
 
 def ctc_greedy(log_probs, blank=0):
@@ -131,6 +135,8 @@ def attention_greedy(model, speech_keys, speech_values):
 
 def decode(model, samples, beam=1):
     """Hypotheses for samples (1, samples), best first: whose it is, tokens, log-probability where it is known."""
+    if samples.shape[1] < int(model.about["shortest"]):
+        return [("too short", [], None)]
     if model.sessions["model"].get_inputs()[0].name != "speech":
         raise SystemExit("the model takes features, which this example does not compute")
     heard = model.run("model", speech=samples)

@@ -38,5 +38,8 @@ def decode(samples, rate):
 
 
 for path in sys.argv[1:]:
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as e:
+        sys.exit(f"{e} Fix: give a WAV, FLAC or Ogg file")
     print(path, " ".join(decode(samples.mean(axis=1), rate).split()), sep="\t", flush=True)

@@ -24,7 +24,10 @@ model = Model(
     print_progress=False,
 )
 for path in sys.argv[1:]:
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as e:
+        sys.exit(f"{e} Fix: give a WAV, FLAC or Ogg file")
     if rate != 16000:
         sys.exit(f"{path}: {rate} Hz, and the model hears 16000. Fix: sox {path} -r 16000 converted.wav")
     said = " ".join(segment.text for segment in model.transcribe(samples.mean(axis=1)))

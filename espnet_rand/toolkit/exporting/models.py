@@ -25,6 +25,11 @@ from espnet_rand.toolkit.exporting import attention, checking, encoders, feature
 from espnet_rand.toolkit.exporting.tracing import trace
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
+try:
+    from espnet2.legacy.nets.pytorch_backend.transformer.subsampling import check_short_utt
+except ImportError:  # ESPnet 202511
+    from espnet.nets.pytorch_backend.transformer.subsampling import check_short_utt
+
 #: Frames of features of the examples that models are traced with. The tracer takes some sizes that are equal in the
 #: example for equal at all lengths. 255 frames stay odd in subsampling by 2, 4 and 8, where such sizes differ.
 FRAMES = 255
@@ -51,6 +56,7 @@ class Times(NamedTuple):
         bands: of a frame of these; else 0
         subsampling: frames of features in one of the encoder
         frames: of the encoder, at most; 0 where there is no limit
+        shortest: samples, or frames of features, at least
     """
 
     rate: int
@@ -58,6 +64,7 @@ class Times(NamedTuple):
     bands: int
     subsampling: int
     frames: int
+    shortest: int
 
 
 class Graph(NamedTuple):
@@ -232,7 +239,18 @@ def measure(model: Any, trained: argparse.Namespace, longest: Optional[float]) -
         if not 0 < longest <= most:
             raise ExportError(f"--longest: {longest:g} s are not possible. Fix: more than 0, and {most:g} at most")
         frames = math.ceil(longest * rate / hop / subsampling) + 1
-    return Times(rate, hop, bands, subsampling, frames)
+    return Times(rate, hop, bands, subsampling, frames, _shortest(model, subsampling))
+
+
+def _shortest(model: Any, subsampling: int) -> int:
+    """The least number of samples, or of frames of features, that a model hears."""
+    _, frames = check_short_utt(model.encoder.embed, 0)
+    frames = frames if frames > 0 else 4 * subsampling
+    stft = getattr(model.frontend, "stft", None)
+    if stft is None:
+        return frames
+    samples = (frames - 1) * stft.hop_length
+    return max(samples, stft.n_fft // 2 + 1) if stft.center else samples + stft.n_fft
 
 
 def describe(model: Any, packed_file: Path) -> Dict[str, Any]:
@@ -252,6 +270,7 @@ def describe(model: Any, packed_file: Path) -> Dict[str, Any]:
 
 def _described(times: Times) -> Dict[str, Any]:
     about: Dict[str, Any] = {"sample_rate": times.rate, "hop_length": times.hop, "subsampling": times.subsampling}
+    about["shortest"] = times.shortest
     if times.frames:
         about["longest_frames"] = times.frames
     return about
