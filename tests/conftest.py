@@ -126,3 +126,15 @@ def train():
         ASRTask.main(cmd=[str(argument) for argument in arguments])
 
     return train
+
+
+@pytest.fixture(scope="session")
+def experiments(corpus, train, tmp_path_factory):
+    """A float experiment, `float`, and one trained with RAND at 3 bits from it, `rand`, in one directory."""
+    root = tmp_path_factory.mktemp("experiments")
+    train("--config", corpus.config, "--output_dir", root / "float")
+    train(
+        "--config", corpus.config, "--output_dir", root / "rand", "--quantizer", "rand", "--quantizer_conf", "bits=3",
+        "--init_param", root / "float/valid.loss.best.pth",
+    )  # fmt: skip
+    return root

@@ -21,16 +21,10 @@ from espnet_rand.toolkit.commands import checkpoints, validation
 
 
 @pytest.fixture(scope="module")
-def experiments(corpus, train, tmp_path_factory):
-    """A float experiment, one trained with RAND from it, and the packed file of the latter."""
-    root = tmp_path_factory.mktemp("weights")
-    train("--config", corpus.config, "--output_dir", root / "float")
-    train(
-        "--config", corpus.config, "--output_dir", root / "rand", "--quantizer", "rand", "--quantizer_conf", "bits=3",
-        "--init_param", root / "float/valid.loss.best.pth",
-    )  # fmt: skip
-    pack_weights.main(_arguments(root / "rand", root / "rand.safetensors"))
-    return root
+def experiments(experiments):
+    """The same, with the packed file of the model trained with RAND."""
+    pack_weights.main(_arguments(experiments / "rand", experiments / "rand.safetensors"))
+    return experiments
 
 
 def _arguments(exp, output, *more):

@@ -20,18 +20,6 @@ from espnet_rand.shipping.report import agreement
 from espnet_rand.shipping.steps import advice
 
 
-@pytest.fixture(scope="module")
-def experiments(corpus, train, tmp_path_factory):
-    """A float experiment, and one trained with RAND from it."""
-    root = tmp_path_factory.mktemp("ship")
-    train("--config", corpus.config, "--output_dir", root / "float")
-    train(
-        "--config", corpus.config, "--output_dir", root / "rand", "--quantizer", "rand", "--quantizer_conf", "bits=3",
-        "--init_param", root / "float/valid.loss.best.pth",
-    )  # fmt: skip
-    return root
-
-
 @pytest.fixture
 def said(monkeypatch):
     """Sets what every model says of each recording, in place of decoding."""
