@@ -4,6 +4,7 @@ import argparse
 import errno
 import functools
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Callable, List, Optional
@@ -26,12 +27,23 @@ def run(
         if hasattr(args, "output") and args.output.is_dir():
             raise IsADirectoryError(f"--output: {args.output} is a directory. Fix: name what is not there yet")
         if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(f"{folder} is not to be written to")
+            _make(Path(folder))
         command(args)
     except (OSError, UserError) as e:
         sys.exit(f"{parser.prog}: error: {_said(e, folder)}")
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and see that it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as e:
+        raise NotADirectoryError(f"--output: {e.filename or folder} is no directory. Fix: name another one") from None
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} is not to be written to. Fix: name another one, or change who may write there")
 
 
 def _said(error: Exception, folder: Optional[Path]) -> str:

@@ -47,6 +47,24 @@ def test_a_full_disk_leaves_no_half_file(full, tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of before"]
 
 
+def test_a_file_where_a_folder_is_wanted(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for output in ("file/out.pth", "file/below/out.pth"):
+        with pytest.raises(SystemExit, match="--output: .*file.* is no directory. Fix"):
+            unpack_weights.main(["--packed_file", str(PACKED), "--output", str(tmp_path / output)])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_command_that_is_stopped_says_so(tmp_path, monkeypatch, capsys):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unpack_weights, "read_packed", stop)
+    with pytest.raises(SystemExit, match="130"):
+        unpack_weights.main(["--packed_file", str(PACKED), "--output", str(tmp_path / "out.pth")])
+    assert capsys.readouterr().err == "unpack_weights: stopped\n"
+
+
 def test_commands_refuse_options_in_one_line(capsys):
     with pytest.raises(SystemExit, match="2"):
         inspect_weights.main(["--foo"])
