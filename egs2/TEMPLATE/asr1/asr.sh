@@ -144,11 +144,11 @@ if selected 4; then
 fi
 if selected 5; then
     pack_systems
-    list=$(for_systems ship_jobs)
     if [ -n "${ship_to}" ]; then
+        list=$(for_systems ship_jobs)
         run_jobs shipping "${list}"
         for target in ${ship_to}; do
-            grep "words are those" "${expdir}"/*/"${target}/README.md"
+            grep -H "words are those" "${expdir}"/*/"${target}/README.md"
         done
     fi
 fi
