@@ -1,7 +1,7 @@
 """Reads and writes Kaldi-style data directories: wav.scp, text, utt2spk, spk2utt."""
 
 from pathlib import Path
-from typing import Dict, Iterable, List, Tuple, Union
+from typing import Dict, Iterable, List, Sequence, Tuple, Union
 
 from espnet_rand.errors import UserError
 
@@ -38,6 +38,12 @@ def read_lines(path: Path) -> Dict[str, str]:
     except OSError as e:
         raise DataError(f"{path}: not to be read: {e}") from None
     return content
+
+
+def spread(keys: Sequence[str], count: int) -> List[str]:
+    """Choose `count` of the keys (all, if there are no more), evenly over them, in their order."""
+    count = min(count, len(keys))
+    return [keys[i * len(keys) // count] for i in range(count)]
 
 
 def write_data_dir(directory: Path, rows: Iterable[Tuple[str, str, Union[str, Path], str]]) -> None:

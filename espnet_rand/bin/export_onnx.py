@@ -1,13 +1,13 @@
 """Write a packed model for ONNX Runtime, with its integer codes."""
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
+from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
 from espnet_rand.errors import few
 from espnet_rand.export.codes import ExportError
-from espnet_rand.export.whisper import installed
+from espnet_rand.export.packages import installed
 from espnet_rand.toolkit.commands import checkpoints
 
 
@@ -46,12 +46,9 @@ def export_onnx(args: argparse.Namespace) -> None:
             f"--output: {args.output_dir} has files of another model: {few(others, 3)}. Fix: a new directory"
         )
     ways = models.export(model, packed, args.output_dir, times, about, args.exact == "true")
-    for way, count in Counter(ways.values()).most_common():
-        print(f"{way}: {count} weights")
-    if left := [name for name in packed.weights if name not in ways]:
-        print(f"left out, as not needed for {about['type']}: {few(left, 1)}")
-    for path in (args.output_dir / file for file in sorted({*files, "tokens.txt"})):
-        print(f"{path}: {path.stat().st_size:,} bytes")
+    unused = [name for name in packed.weights if name not in ways]
+    left_out = f"left out, as not needed for {about['type']}: {few(unused, 1)}" if unused else ""
+    packed_file.say_ways(ways, left_out, (args.output_dir / file for file in {*files, "tokens.txt"}))
     if not times.bands:  # it takes speech
         print(f"python -m espnet_rand.export.examples.decode_onnx --model {args.output_dir} FILE.wav")
 

@@ -6,8 +6,9 @@ from typing import Any, Dict, Tuple
 
 from espnet_rand.bin import packed_file
 from espnet_rand.bin.command import run
+from espnet_rand.errors import few
 from espnet_rand.export.codes import ExportError
-from espnet_rand.export.whisper import installed
+from espnet_rand.export.packages import installed
 from espnet_rand.toolkit.commands import checkpoints
 
 
@@ -47,7 +48,9 @@ def export_sherpa_onnx(args: argparse.Namespace) -> None:
         ways, loader = sherpa_whisper.export(packed, args.output), sherpa_whisper.loader()
     else:
         ways, loader = _export(args)
-    packed_file.say_ways(packed, ways, args.output)
+    unused = [name for name in packed.weights if name not in ways]
+    left_out = f"left out: {few(unused, 2)}, which the runtime has no use for" if unused else ""
+    packed_file.say_ways(ways, left_out, args.output.iterdir())
     values = {
         key: str(args.output / value) if (args.output / str(value)).is_file() else value
         for key, value in loader.options.items()

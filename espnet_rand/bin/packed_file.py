@@ -3,9 +3,8 @@
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Callable, Iterable, Mapping
 
-from espnet_rand.errors import few
 from espnet_rand.export.codes import Exported, ExportError
 from espnet_rand.packing import FORMAT_VERSION, OLD_FORMAT, PackedModel, is_packed, read_packed, report, write_packed
 
@@ -49,15 +48,16 @@ def export(write_for: Callable[[PackedModel, Path], Exported], args: argparse.Na
     print(f"{args.output}: {sum(file.stat().st_size for file in files):,} bytes\n{exported}")
 
 
-def say_ways(packed: PackedModel, ways: Mapping[str, str], folder: Path) -> None:
-    """Print the files that were written for a runtime, and how it computes with the packed weights.
+def say_ways(ways: Mapping[str, str], left_out: str, paths: Iterable[Path]) -> None:
+    """Print how a runtime computes with the packed weights, and the files that were written for it.
 
     Args:
         ways: from names of weights to how they are computed with
+        left_out: a line about weights that are in no file, or ""
     """
     for way, count in Counter(ways.values()).most_common():
         print(f"{way}: {count} weights")
-    if left := [name for name in packed.weights if name not in ways]:
-        print(f"left out: {few(left, 2)}, which the runtime has no use for")
-    for path in sorted(folder.iterdir()):
+    if left_out:
+        print(left_out)
+    for path in sorted(paths):
         print(f"{path}: {path.stat().st_size:,} bytes")

@@ -14,6 +14,7 @@ import numpy as np
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.export import whisper
 from espnet_rand.export.codes import Exported, ExportError, block_scales, code_matrix, misfit, scale_error
+from espnet_rand.export.packages import installed
 from espnet_rand.packing import PackedModel, PackedWeight
 
 FIX = "train or calibrate with granularity: channel (or tensor) for all layers, and none excluded"
@@ -46,7 +47,7 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
 
 
 def _write(dims: whisper.Dims, layers: "_Layers", path: Union[str, Path]) -> None:
-    specs, tokens = whisper.installed("ctranslate2.specs"), whisper.tokenizer(dims)
+    specs, tokens = installed("ctranslate2.specs"), whisper.tokenizer(dims)
     spec = specs.WhisperSpec(dims.n_audio_layer, dims.n_audio_head, dims.n_text_layer, dims.n_text_head)
     layers.fill(spec)
     _configure(spec.config, dims, tokens)
@@ -157,7 +158,7 @@ def hugging_face(tokens: Any) -> Any:
 
     Its merges are all pairs of tokens that make a token, in the order of these (as in transformers' TikTokenConverter).
     """
-    library, text = whisper.installed("tokenizers"), _text_tokens(tokens)
+    library, text = installed("tokenizers"), _text_tokens(tokens)
     ranks = {token: i for i, token in enumerate(text)}
     merges = []
     for token in text:

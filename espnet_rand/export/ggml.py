@@ -15,6 +15,7 @@ from torch import Tensor
 from espnet_rand.atomic import replacing
 from espnet_rand.export import whisper
 from espnet_rand.export.codes import Exported, block_scales, code_matrix, misfit, refuse, scale_error
+from espnet_rand.export.packages import installed
 from espnet_rand.packing import PackedModel, PackedWeight
 
 BLOCK = 32
@@ -121,7 +122,7 @@ def _notes(model: whisper.Whisper, kind: BlockType) -> List[str]:
 def _write_header(file: IO[bytes], dims: whisper.Dims, kind: BlockType) -> None:
     """Sizes, mel filters, and the tokens that are text; whisper.cpp knows the others by n_vocab."""
     vocabulary = whisper.tokenizer(dims).encoding
-    filters = whisper.installed("whisper.audio").mel_filters("cpu", dims.n_mels).numpy()
+    filters = installed("whisper.audio").mel_filters("cpu", dims.n_mels).numpy()
     sizes = [dims.n_vocab, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer]
     sizes += [dims.n_text_ctx, dims.n_text_state, dims.n_text_head, dims.n_text_layer, dims.n_mels]
     _write_numbers(file, _MAGIC, *sizes, _VERSION + kind.model_number, *filters.shape)

@@ -55,6 +55,14 @@ def fill(model: ModelProto, weights: Mapping[str, PackedWeight], exact: bool = F
     return writer.ways
 
 
+def open_session(content: bytes, name: Union[str, Path]) -> onnxruntime.InferenceSession:
+    """Open a file's content in ONNX Runtime, on the CPU. Raises ExportError, which has `name`: it does not open."""
+    try:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as e:  # its own have no common class
+        raise ExportError(f"{name}: ONNX Runtime does not open it: {one_line(e)}") from e
+
+
 def save(model: ModelProto, path: Union[str, Path], about: Mapping[str, Any]) -> None:
     """Write an ONNX file: to a temporary name, then renamed.
 
@@ -68,9 +76,6 @@ def save(model: ModelProto, path: Union[str, Path], about: Mapping[str, Any]) ->
     if (size := model.ByteSize()) > _LARGEST:
         raise ExportError(f"{path}: {size:,} bytes, of {_LARGEST:,} at most. Fix: fewer bits")
     content = model.SerializeToString()
-    try:
-        onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except Exception as e:  # its own have no common class
-        raise ExportError(f"{path}: ONNX Runtime does not open it: {one_line(e)}") from e
+    open_session(content, path)
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -1,14 +1,13 @@
 """A packed Whisper model of ESPnet's under OpenAI's names, with its sizes and its vocabulary."""
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
-from espnet_rand.errors import NotInstalledError, few
+from espnet_rand.errors import few
 from espnet_rand.export.codes import ExportError, refuse
+from espnet_rand.export.packages import installed
 from espnet_rand.packing import PackedModel, PackedWeight
 
 # ESPnet's names begin with the first, OpenAI's with the second
@@ -245,18 +244,6 @@ def _shapes(dims: Dims) -> Dict[str, Tuple[int, ...]]:
     blocks("decoder", dims.n_text_layer, n, ("attn", "cross_attn"))
     layer("decoder.ln", n)
     return shapes
-
-
-def installed(package: str) -> ModuleType:
-    """A package that exports need.
-
-    Raises:
-        NotInstalledError: it is missing
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as e:
-        raise NotInstalledError(f"{package}: {e}. Fix: pip install 'espnet_rand[export]'") from None
 
 
 def tokenizer(dims: Dims, language: Optional[str] = None) -> Any:

@@ -7,7 +7,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import numpy as np
 import soundfile
 
-from espnet_rand.kaldi import DataError, read_lines
+from espnet_rand.kaldi import DataError, read_lines, spread
 from espnet_rand.longform.audio import open_entry
 from espnet_rand.longform.decode_list import read_entries
 from espnet_rand.reporting import following
@@ -61,9 +61,9 @@ def prepare(
         raise DataError(f"{lists[1]}: its lines are empty. Fix: leave it out")
     made = Recordings({}, {}, texts)
     keys = [*entries]
-    check = set(_spread(keys, min(num_check, len(keys) // 2) if num_calibration else num_check))
+    check = set(spread(keys, min(num_check, len(keys) // 2) if num_calibration else num_check))
     others = [key for key in keys if key not in check and (texts is None or texts[key])]
-    calibration = set(_spread(others, num_calibration))
+    calibration = set(spread(others, num_calibration))
     chosen = [key for key in keys if key in check or key in calibration]
     for number, key in enumerate(following(chosen, "reading recordings")):
         with open_entry(entries[key], False, rate) as recording:
@@ -87,9 +87,3 @@ def _write(path: Path, samples: np.ndarray, rate: int) -> None:
         soundfile.write(path, samples, rate, subtype="PCM_16")
     except soundfile.LibsndfileError as e:  # which does not say more
         raise DataError(f"{e} Fix: see that its disk has room, or set TMPDIR to another's folder") from None
-
-
-def _spread(keys: Sequence[str], count: int) -> List[str]:
-    """`count` of the keys, evenly over them; all, if there are no more."""
-    count = min(count, len(keys))
-    return [keys[i * len(keys) // count] for i in range(count)]

@@ -17,7 +17,7 @@ from espnet_rand.calibration import Calibration, calibrate, check_steps
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.environment import EVAL_BITS
 from espnet_rand.errors import UserError, few
-from espnet_rand.packing import PackedModel, is_packed, read_packed
+from espnet_rand.packing import PackedModel, is_packed
 from espnet_rand.reporting import following
 from espnet_rand.shipping import example, recordings
 from espnet_rand.shipping.espnet_folder import write_espnet
@@ -27,7 +27,6 @@ from espnet_rand.shipping.report import Report, agreement, figures, number_of_wo
 from espnet_rand.shipping.targets import TARGETS, Shipment, Target
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.commands import checkpoints, validation
-from espnet_rand.toolkit.context import checking_task
 from espnet_rand.toolkit.pretrained.sources import Pretrained, open_pretrained
 from espnet_rand.toolkit.recognition.recognizer import trained_rate
 
@@ -148,17 +147,16 @@ def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
     if config is None:
         raise ShippingError(f"--train_config: there is no config.yaml beside {order.model}: give it")
     own = options.trained_with(config)
-    packed = read_packed(files.model_file) if is_packed(files.model_file) else None
+    packed = is_packed(files.model_file)
     if order.quantizer is not None and (own or packed):
         raise ShippingError(
             f"--quantizer: {order.model} is quantized already. Fix: leave it out, or give the float model"
         )
-    if packed is not None:
-        with checking_task(order.task, config):
-            model, trained = checkpoints.find_task(order.task).build_model_from_file(config, files.model_file)
-        return _Loaded(files, config, model.eval(), trained, packed, True)
-    quantizer = None if own else order.quantizer or options.preset(target.preset)
     given = argparse.Namespace(task=order.task, train_config=config, model_file=files.model_file)
+    if packed:
+        model, trained, content = checkpoints.load_packed(given)
+        return _Loaded(files, config, model.eval(), trained, content, True)
+    quantizer = None if own else order.quantizer or options.preset(target.preset)
     model, trained = checkpoints.load(given, quantizer)
     if own is None:
         check_steps(model)
@@ -252,9 +250,8 @@ def advice(model: Any, target: str, task: str, config: Mapping[str, Any], layers
     told = []
     if config.get("bits") != 8:
         overrides = ", ".join(f'"{name.rpartition(".")[0]}": {{bits: 8}}' for name in layers)
-        told += [f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}."] * bool(
-            overrides
-        )
+        if overrides:
+            told.append(f"More bits for the layers that err most: quantizer_conf: overrides: {{{overrides}}}.")
     if TARGETS[target].groups and config.get("granularity") != "group":
         told.append("Finer everywhere: --quantizer_conf granularity=group --quantizer_conf group_size=32.")
     elif config.get("bits") != 8:

@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, List, Tuple, Type
+from typing import Any, Tuple, Type
 
 import torch
 from espnet2.tasks.abs_task import AbsTask
@@ -12,7 +12,7 @@ from espnet2.utils.types import str2triple_str
 
 from espnet_rand.batches import copied
 from espnet_rand.errors import one_line
-from espnet_rand.kaldi import read_lines
+from espnet_rand.kaldi import read_lines, spread
 from espnet_rand.toolkit.context import missing_file
 from espnet_rand.toolkit.pretrained.fitting import PretrainedError
 
@@ -68,7 +68,7 @@ class Validation:
             raise PretrainedError(f"{data[0][0]}: there is no utterance in it")
         device = next(model.parameters()).device.type
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as key_file:
-            key_file.writelines(f"{key}\n" for key in _spread(keys, args.num_utterances))
+            key_file.writelines(f"{key}\n" for key in spread(keys, args.num_utterances))
             key_file.flush()
             try:
                 loader = task.build_streaming_iterator(
@@ -115,9 +115,3 @@ class Validation:
         output = self.model(**copied(batch))
         loss, weight = (output["loss"], output["weight"]) if isinstance(output, dict) else output[::2]
         return loss.mean(), weight.double().sum()
-
-
-def _spread(keys: List[str], count: int) -> List[str]:
-    """Choose `count` of `keys` (all, if there are no more), evenly over them, in their order."""
-    count = min(max(count, 1), len(keys))
-    return [keys[i * len(keys) // count] for i in range(count)]

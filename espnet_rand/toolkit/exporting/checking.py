@@ -3,15 +3,15 @@
 The tracer takes some sizes that are equal in its example for equal at all lengths, and says nothing.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Dict, List, Mapping, NamedTuple
 
-import onnxruntime
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from espnet_rand.errors import one_line
 from espnet_rand.export.codes import ExportError
+from espnet_rand.export.onnx import open_session
 
 # by how much inputs are shorter than the example, in steps of their axes: some of all remainders
 _SHORTER = (0, 1, 2, 4, 7, 40)
@@ -68,7 +68,7 @@ def check(graph: ModelProto, name: str, expected: List[Computed]) -> None:
     Raises:
         ExportError: it does not, or not at all lengths
     """
-    session = _session(graph, name)
+    session = open_session(graph.SerializeToString(), name)
     for inputs, outputs in expected:
         given = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
         try:
@@ -82,13 +82,6 @@ def check(graph: ModelProto, name: str, expected: List[Computed]) -> None:
             error = (got.double() - wanted.double()).square().mean().sqrt()
             if not error <= _MOST * wanted.double().square().mean().sqrt().clamp(min=1e-3):
                 raise _differs(name, f"its output differs by {error:.1e}")
-
-
-def _session(graph: ModelProto, name: str) -> Any:
-    try:
-        return onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as e:
-        raise ExportError(f"{name}: ONNX Runtime does not open it: {one_line(e)}") from None
 
 
 def _differs(name: str, how: str) -> ExportError:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.export import onnx, operators, whisper
+from espnet_rand.export.packages import installed
 from espnet_rand.export.symbols import symbolize
 from espnet_rand.packing import PackedModel
 from espnet_rand.toolkit.exporting.tracing import trace
@@ -164,7 +165,7 @@ def _named(module: nn.Module) -> Set[str]:
 
 def _model(packed: PackedModel, dims: whisper.Dims) -> Any:
     """OpenAI's model below ESPnet's names, without numbers for what is packed; `decoder.output` gives logits."""
-    parts = whisper.installed("whisper.model")
+    parts = installed("whisper.model")
     with torch.device("meta"):
         encoder = parts.AudioEncoder(
             dims.n_mels, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer
