@@ -108,7 +108,8 @@ def train(task: Task, model: nn.Module, spec: Run) -> float:
         if step in estimators:
             set_estimator(model, estimators[step])
         data = task.batch(batch, device)
-        loss = model(**data)[0]
+        with torch.autocast(device.type, torch.bfloat16, enabled=task.half):
+            loss = model(**data)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimizer.step()
