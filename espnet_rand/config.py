@@ -5,7 +5,18 @@ import functools
 from typing import Any, Dict, Iterable, List, Mapping, Tuple, Type, Union
 
 from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_precision, boolean, integer, one_of
-from espnet_rand.quantizers import ESTIMATORS, GRANULARITIES, SCALES, DrawnPrecision, Precision, WeightQuantizer
+from espnet_rand.quantizers import (
+    ESTIMATORS,
+    GRANULARITIES,
+    GRIDS,
+    ROTATIONS,
+    SCALES,
+    DrawnPrecision,
+    Precision,
+    WeightQuantizer,
+    grid_name,
+    rotation_name,
+)
 
 # option -> the choices that it has; the fields of a choice are options, too
 CHOICES: Dict[str, Mapping[str, Type[Options]]] = {
@@ -15,6 +26,10 @@ CHOICES: Dict[str, Mapping[str, Type[Options]]] = {
 }
 # option -> the field of WeightQuantizer that has the choice
 _FIELDS = {"quantizer": "scale", "estimator": "estimator", "granularity": "granularity"}
+# options of every layer whose choices have no options -> the choices
+_NAMED: Dict[str, Mapping[str, Any]] = {"grid": GRIDS, "rotation": ROTATIONS}
+# options of every layer, beside those above
+_OF_LAYERS = ("start_step", *_NAMED)
 
 
 _patterns = Check(
@@ -42,7 +57,7 @@ class QuantizerConfig:
     """The checked options that say what is quantized, and how.
 
     Every layer has the options `bits` (a list: one is drawn in each training forward, see
-    DrawnPrecision), `estimator`, `granularity`, `start_step`, and those of the chosen scale,
+    DrawnPrecision), `estimator`, `granularity`, `grid`, `rotation`, `start_step`, and those of the chosen scale,
     estimator and granularity. `overrides` can give them for some layers. The model has the options
     of the attributes below; `validation_bits` is called `eval_bits` in YAML.
 
@@ -132,6 +147,7 @@ def _options(layer: WeightQuantizer) -> Dict[str, Any]:
     """A mapping of every option of a layer to its value, as YAML holds it."""
     options: Dict[str, Any] = {option: _choice(layer, option) for option in CHOICES}
     options.update(dataclasses.asdict(layer.precision), start_step=layer.start_step)
+    options.update(grid=grid_name(layer.grid), rotation=rotation_name(layer.rotation))
     for field in _FIELDS.values():
         options.update(dataclasses.asdict(getattr(layer, field)))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
@@ -154,6 +170,10 @@ def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[
     _check_names(given, chosen, kinds, others)
     parts: Dict[str, Any] = {"start_step": given.get("start_step", layer.start_step)}
     integer(0)("start_step", parts["start_step"])
+    for name, choices in _NAMED.items():
+        if name in given:
+            one_of(*choices)(name, given[name])
+            parts[name] = choices[given[name]]
     for field, kind in kinds.items():
         now = getattr(layer, field)
         own = {name: given[name] for name in _names(kind) if name in given}
@@ -171,7 +191,7 @@ def _check_names(
 ) -> None:
     """Raises OptionError: one of the options `given` is neither of the choices `kinds` nor of every layer."""
     precision, *others_chosen = kinds.values()
-    known = [*_names(precision), "start_step", *(name for kind in others_chosen for name in _names(kind))]
+    known = [*_names(precision), *_OF_LAYERS, *(name for kind in others_chosen for name in _names(kind))]
     for name, value in given.items():
         if name not in known and name not in CHOICES:
             made_of = ", ".join(f"{option} {choice}" for option, choice in chosen.items())

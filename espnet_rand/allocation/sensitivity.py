@@ -76,7 +76,7 @@ def curvature(
     """
     weights = quantized_weights(model)
     steps = {n: {b: w.step_sizes(b) for b in choices[n]} for n, w in weights.items()}
-    sides = {n: w.quantized.own_layout(w.spread(steps[n][max(choices[n])])) / 12**0.5 for n, w in weights.items()}
+    sides = {n: w.spread(steps[n][max(choices[n])]) / 12**0.5 for n, w in weights.items()}
     products = {name: torch.zeros_like(side) for name, side in sides.items()}
     generator = torch.Generator().manual_seed(0)
     parameters = {name: weight.parameter for name, weight in weights.items()}
@@ -90,11 +90,16 @@ def curvature(
             for _ in range(probes):
                 signs = {n: _signs(side, generator) for n, side in sides.items()}
                 for direction in (1, -1):
-                    _move(parameters, originals, {n: direction * signs[n] * sides[n] for n in sides})
+                    _move(
+                        parameters,
+                        originals,
+                        {n: w.unrotated(direction * signs[n] * sides[n]) for n, w in weights.items()},
+                    )
                     add_gradients()
                     for name, parameter in parameters.items():
                         if parameter.grad is not None:
-                            products[name] += direction * signs[name] * parameter.grad * sides[name] / (2 * probes)
+                            slope = weights[name].rotated(parameter.grad)
+                            products[name] += direction * signs[name] * slope * sides[name] / (2 * probes)
                         parameter.grad = None
     finally:
         _move(parameters, originals, {})
@@ -110,9 +115,9 @@ def _changes(weight: NamedWeight, steps: Mapping[int, Tensor], products: Tensor)
 
     Args:
         steps: step sizes, (groups,), by bits
-        products: the numbers whose sum over a group is its z'Hz, in the weight's shape
+        products: the numbers whose sum over a group is its z'Hz, as the rotated weight
     """
-    groups = weight.quantizer.granularity.split(weight.quantized.channels_first(products)).sum(1) / 2
+    groups = weight.quantizer.granularity.split(products).sum(1) / 2
     ratios = {bits: (s / steps[max(steps)]).square() for bits, s in steps.items()}
     return {bits: max(0.0, (groups * (ratio - 1)).sum().item()) for bits, ratio in ratios.items()}
 

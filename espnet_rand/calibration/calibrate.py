@@ -1,7 +1,7 @@
 """Calibrates a quantized model: moves each float weight to where it rounds to the code that data choose."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, Mapping
+from typing import Callable, Dict, Iterable, List, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from espnet_rand.calibration.rounding import compensated
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers import NamedWeight, disabled, quantized_layers, quantized_weights
-from espnet_rand.quantizers import Grid
+from espnet_rand.quantizers import Grid, Rotation
 
 #: How near to the middle between two codes, in steps, a weight may stay.
 _MARGIN = 0.02
@@ -83,21 +83,30 @@ def _calibrated(name: str, weight: NamedWeight, moments: Mapping[nn.Parameter, T
         return Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen")
     if not h.isfinite().all():
         raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
-    whole, quantizer = weight.channels_first.float(), weight.quantizer
+    whole, quantizer, grid = weight.channels_first.float(), weight.quantizer, weight.grid
     w, narrow = whole.flatten(1), h.to(whole.dtype)
     energy = max(_energy(w, narrow), 1e-30)
     before = _energy(quantizer.decode(*weight.encode(), whole.dtype).flatten(1) - w, narrow) / energy
-    scales = quantizer.searched(whole, narrow.diagonal().expand_as(w).view_as(whole), weight.bits)
-    s = quantizer.spread(scales, whole).flatten(1)
-    chosen = compensated(w, s, weight.grid, h)
-    after = _energy(s * weight.grid.levels(chosen) - w, narrow) / energy
-    weight.place(_nearest(w, s, weight.grid, chosen).view_as(whole), scales)
+    h = _rotated(h, quantizer.rotation, whole.shape[1:])
+    w, narrow = quantizer.rotation(whole).flatten(1), h.to(whole.dtype)
+    steps = quantizer.searched(whole, narrow.diagonal().expand_as(w).view_as(whole), weight.bits)
+    s, z = (None if one is None else quantizer.spread(one, whole).flatten(1) for one in steps)
+    chosen = compensated(w, s, grid, h, z=z)
+    after = _energy(grid.values(chosen.clone(), s, z) - w, narrow) / energy
+    weight.place(_nearest(w, s, z, grid, chosen).view_as(whole), steps)
     return Calibration(name, before, after)
 
 
-def _nearest(w: Tensor, s: Tensor, grid: Grid, codes: Tensor) -> Tensor:
+def _rotated(h: Tensor, rotation: Rotation, inputs: torch.Size) -> Tensor:
+    """The moments, (n, n), of inputs of a layer after a rotation; `inputs` is a weight's shape behind its channels."""
+    for _ in range(2):
+        h = rotation.inputs(h.unflatten(0, inputs), 0, inputs[0]).flatten(0, -2).T
+    return h
+
+
+def _nearest(w: Tensor, s: Tensor, z: Optional[Tensor], grid: Grid, codes: Tensor) -> Tensor:
     """The nearest weights to w that round to the codes, (channels, n) as all the others."""
-    room, levels = 0.5 - _MARGIN, grid.levels(codes)
+    room, levels = 0.5 - _MARGIN, grid.values(codes.clone(), torch.ones_like(s), z)
     low = torch.where(codes <= grid.low, -torch.inf, levels - room)
     high = torch.where(codes >= grid.high, torch.inf, levels + room)
     return torch.minimum(torch.maximum(w / s, low), high) * s

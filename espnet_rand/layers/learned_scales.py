@@ -10,8 +10,8 @@ from typing import Callable, Dict, List, Mapping, MutableMapping, NamedTuple, Op
 
 from torch import Tensor
 
-from espnet_rand.options import BITS, OptionError
-from espnet_rand.quantizers import WeightQuantizer, grid_name
+from espnet_rand.options import BITS, OptionError, plain
+from espnet_rand.quantizers import Grid, Rotation, WeightQuantizer, grid_name, rotation_name
 
 SCALE_SUFFIX = "_quantizer_scale"
 _KEY = re.compile(
@@ -49,7 +49,9 @@ def rounding_kind(quantizer: WeightQuantizer) -> str:
                 f"{word!r} is not allowed as the meaning or name of {quantizer}: letters and digits alone"
             )
     bits = "".join(map(str, sorted(quantizer.precision.all)))
-    return "_".join([*words, f"w{bits}{grid_name(quantizer.grid)}"])
+    others = "" if quantizer.grid is Grid else plain(grid_name(quantizer.grid))
+    others += "" if quantizer.rotation == Rotation() else rotation_name(quantizer.rotation)
+    return "_".join([*words, f"w{bits}{others}"])
 
 
 def scale_suffix(quantizer: WeightQuantizer) -> str:

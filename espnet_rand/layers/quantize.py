@@ -19,7 +19,7 @@ from espnet_rand.layers.patterns import matches, near
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import QuantizedWeight
 from espnet_rand.options import OptionError
-from espnet_rand.quantizers import WeightQuantizer, grid_name
+from espnet_rand.quantizers import WeightQuantizer
 
 
 @dataclass
@@ -262,9 +262,7 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
 def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: QuantizedWeight) -> QuantizedEntry:
     quantizer = made.quantizer
     scales = quantizer.granularity.groups(made.channels_first(parameter))
-    parts = [quantizer.scale, quantizer.estimator, quantizer.granularity]
-    parts += [quantizer.precision] if len(quantizer.precision.all) > 1 else []
-    parts += filter(None, [grid_name(quantizer.grid)])
+    bits = made.bits * (parameter.numel() + scales * quantizer.grid.shifted)
     scale_bytes = max(4, parameter.element_size())
     return QuantizedEntry(
         name=name,
@@ -272,9 +270,9 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
         shape=tuple(parameter.shape),
         scales=scales,
         bits=made.bits,
-        quantizer=" ".join(map(str, parts)),
+        quantizer=str(quantizer),
         bytes_before=parameter.numel() * parameter.element_size(),
-        bytes_after=math.ceil(parameter.numel() * made.bits / 8) + scales * scale_bytes,
+        bytes_after=math.ceil(bits / 8) + scales * scale_bytes,
     )
 
 

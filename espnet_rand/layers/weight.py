@@ -15,7 +15,7 @@ from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.computation import Reading, Readings, recomputing
 from espnet_rand.layers.learned_scales import scale_suffix
 from espnet_rand.layers.slot import Slot
-from espnet_rand.quantizers import DrawnPrecision, WeightQuantizer
+from espnet_rand.quantizers import DrawnPrecision, Steps, WeightQuantizer
 
 
 class _Kept(NamedTuple):
@@ -238,8 +238,8 @@ class QuantizedWeight(Slot):
             kept = self._start = _Kept(stamp, self.initial(at.source, bits))
         return kept.value + (scale - scale.detach()) if _needs_graph((scale,)) else kept.value
 
-    def encode(self, at: LayerWeight, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
-        """Encode the weight: codes, output channels first, and scales, at `bits` (default: those of evaluation)."""
+    def encode(self, at: LayerWeight, bits: Optional[int] = None) -> Tuple[Tensor, Steps]:
+        """Encode the weight: codes, output channels first, and steps, at `bits` (default: those of evaluation)."""
         reading = self.reading()
         scale = self._scale(at, bits or reading.bits)
         return self.quantizer.encode(self.channels_first(at.source), scale, bits or self._bits(reading))

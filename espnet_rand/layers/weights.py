@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from espnet_rand.layers.layer import QuantizedLayer
 from espnet_rand.layers.weight import LayerWeight, QuantizedWeight
-from espnet_rand.quantizers import Grid, WeightQuantizer
+from espnet_rand.quantizers import Grid, Steps, WeightQuantizer
 
 
 @dataclass
@@ -53,23 +53,31 @@ class NamedWeight(LayerWeight):
         """The float weight, output channels first, without a gradient."""
         return self.quantized.channels_first(self.source.detach())
 
-    def encode(self, bits: Optional[int] = None) -> Tuple[Tensor, Tensor]:
-        """Encode the weight: codes, output channels first, and scales, at `bits` (default: those of evaluation)."""
+    def rotated(self, weight: Tensor) -> Tensor:
+        """Bring a tensor of the parameter's layout to where it is rounded: output channels first, and rotated."""
+        return self.quantizer.rotation(self.quantized.channels_first(weight))
+
+    def unrotated(self, weight: Tensor) -> Tensor:
+        """Undo `rotated`."""
+        return self.quantized.own_layout(self.quantizer.rotation.back(weight))
+
+    def encode(self, bits: Optional[int] = None) -> Tuple[Tensor, Steps]:
+        """Encode the weight: codes, output channels first, and steps, at `bits` (default: those of evaluation)."""
         return self.quantized.encode(self, bits)
 
     def step_sizes(self, bits: Optional[int] = None) -> Tensor:
-        """The scales of `encode`, (groups,)."""
-        return self.encode(bits)[1]
+        """The size of the steps of `encode`, (groups,), positive."""
+        return self.encode(bits)[1].scales.abs()
 
-    def spread(self, steps: Tensor) -> Tensor:
-        """Give each number of the weight its step size: steps (groups,) in its shape, output channels first."""
-        return self.quantizer.spread(steps, self.channels_first)
+    def spread(self, numbers: Tensor) -> Tensor:
+        """Give each number of the rotated weight that of its group: numbers (groups,) in its shape, channels first."""
+        return self.quantizer.spread(numbers, self.channels_first)
 
     @torch.no_grad()
-    def place(self, weight: Tensor, scales: Tensor) -> None:
-        """Set the float weight, output channels first, and the learned scale to that of step sizes, (groups,)."""
-        self.parameter.copy_(self.quantized.own_layout(weight))
-        self.scale.copy_(self.quantizer.parameter(weight, scales, self.bits))
+    def place(self, weight: Tensor, steps: Steps) -> None:
+        """Set the float weight to a rotated one, output channels first, and the learned scale to that of its steps."""
+        self.parameter.copy_(self.unrotated(weight))
+        self.scale.copy_(self.quantizer.parameter(self.channels_first, steps, self.bits))
         self.quantized.tracked = None
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +18,19 @@ from espnet_rand.errors import NotFiniteError, UserError
 from espnet_rand.layers.convolution import channels_second
 from espnet_rand.layers.finite import is_finite
 from espnet_rand.options import OptionError, a_precision
-from espnet_rand.packing.bits import row_bytes, unpack
-from espnet_rand.quantizers import GRANULARITIES, GRIDS, Grid, PerGroup, grid_name, wrong_steps
+from espnet_rand.packing.bits import pack, row_bytes, unpack
+from espnet_rand.quantizers import (
+    GRANULARITIES,
+    GRIDS,
+    ROTATIONS,
+    Grid,
+    PerGroup,
+    Rotation,
+    Steps,
+    grid_name,
+    rotation_name,
+    wrong_steps,
+)
 from espnet_rand.quantizers.granularity import Granularity
 
 FORMAT_VERSION = 2
@@ -29,7 +40,7 @@ OLD_FORMAT = (
     "random weights. Fix: pack the checkpoint again"
 )
 _KEY = "espnet_rand"
-_SCALES = ".scales"
+_SCALES, _ZEROS = ".scales", ".zeros"
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 _MOST_AXES = 32
 # dtypes of scales, and of other tensors
@@ -55,6 +66,8 @@ class PackedWeight:
         granularity: says which codes share a scale
         dtype: the dtype of the decoded weight
         transposed: the number of groups of a transposed convolution; else 0
+        zeros: zero points, int8, (groups,); None: the grid has none
+        rotation: that of the weight before it was rounded
     """
 
     packed: Tensor
@@ -64,6 +77,8 @@ class PackedWeight:
     granularity: Granularity
     dtype: torch.dtype = torch.float32
     transposed: int = 0
+    zeros: Optional[Tensor] = None
+    rotation: Rotation = Rotation()
 
     @property
     def bits(self) -> int:
@@ -92,24 +107,40 @@ class PackedWeight:
 
     def values(self) -> Tensor:
         """The decoded weight, of `shape` and `dtype`."""
-        weight = self._scaled(self.wide_scales).to(self.dtype)
+        weight = self.rotation.back(self.rotated(self.wide_scales)).to(self.dtype)
         return channels_second(weight, self.transposed) if self.transposed else weight
 
-    def _scaled(self, scales: Tensor) -> Tensor:
-        return self.granularity.scaled(self.grid.levels(self.codes()), scales)
+    def rotated(self, scales: Tensor) -> Tensor:
+        """The numbers that the codes stand for with `scales`, output channels first: the rotated weight."""
+        return self.granularity.decoded(self.codes(), self.grid, Steps(scales, self.zeros))
+
+    def integers(self) -> Tuple[Tensor, Tensor]:
+        """The rotated weight as integers, int8 where they fit and else int16, channels first, and positive scales.
+
+        The integers times the scales of their groups are what the codes stand for, exactly.
+        """
+        if type(self.grid) is Grid:
+            return self.codes(), self.wide_scales
+        whole = self.rotated(self.wide_scales.sign() * self.grid.parts).to(torch.int16)
+        least, most = whole.aminmax()
+        whole = whole.to(torch.int8) if least >= -128 and most <= 127 else whole
+        return whole, self.wide_scales.abs() / self.grid.parts
 
     def fault(self) -> str:
         """The reason why nothing can compute with it; empty: there is none.
 
         Step sizes may be wrong, or decoded numbers infinite. A step size of 0 is right where all its codes stand for 0.
         """
-        scales, largest = self.wide_scales, -self.grid.low
-        wrong, zero = wrong_steps(scales), scales == 0
-        if zero.any() and not self._scaled(zero.float()).any():
+        scales = self.wide_scales
+        wrong, zero = wrong_steps(scales, self.grid), scales == 0
+        if zero.any() and not self.rotated(zero.float()).any():
             wrong &= ~zero
         if wrong.any():
-            return f"{int(wrong.sum())} of {len(scales)} scales are NaN, infinite, negative or 0"
-        if not (scales.amax() * largest).to(self.dtype).isfinite() and not self.values().isfinite().all():
+            signs = "" if self.grid.signed else "negative "
+            return f"{int(wrong.sum())} of {len(scales)} scales are NaN, infinite, {signs}or 0"
+        inputs = (self.matrix_shape[1:] if self.rotation != Rotation() else (1,))[0]
+        largest = scales.abs().amax() * 2 * self.grid.reach * inputs**0.5
+        if not largest.to(self.dtype).isfinite() and not self.values().isfinite().all():
             return (
                 f"its scales are too large for {str(self.dtype).removeprefix('torch.')}: it decodes to infinite numbers"
             )
@@ -117,8 +148,17 @@ class PackedWeight:
 
     @property
     def bytes(self) -> int:
-        """The bytes of codes and scales."""
-        return self.packed.numel() + self.scales.numel() * self.scales.element_size()
+        """The bytes of codes, scales and zero points."""
+        zeros = 0 if self.zeros is None else row_bytes(len(self.zeros), self.bits)
+        return self.packed.numel() + self.scales.numel() * self.scales.element_size() + zeros
+
+    @property
+    def rounding(self) -> str:
+        """How it was rounded, for people to read: the granularity, the grid and the rotation, where they matter."""
+        parts = [str(self.granularity)]
+        parts += [] if type(self.grid) is Grid else [grid_name(type(self.grid))]
+        parts += [] if self.rotation == Rotation() else [rotation_name(self.rotation)]
+        return " ".join(parts)
 
     def describe(self) -> Dict[str, Any]:
         """A description of all but the tensors, as the file's metadata hold it."""
@@ -126,8 +166,10 @@ class PackedWeight:
         about["granularity"] = next(n for n, kind in GRANULARITIES.items() if kind is type(self.granularity))
         if isinstance(self.granularity, PerGroup):
             about["group_size"] = self.granularity.group_size
-        if name := grid_name(type(self.grid)):
-            about["grid"] = name
+        if type(self.grid) is not Grid:
+            about["grid"] = grid_name(type(self.grid))
+        if self.rotation != Rotation():
+            about["rotation"] = rotation_name(self.rotation)
         if self.transposed:
             about["transposed"] = self.transposed
         return about
@@ -180,17 +222,18 @@ def write_packed(path: Union[str, Path], model: PackedModel) -> None:
         PackedFileError: the model has a name that the format needs for itself
     """
     infinite = sorted(name for name, tensor in model.floats.items() if not is_finite(tensor))
-    if both := sorted({name + _SCALES for name in model.weights} & model.floats.keys()):
-        raise PackedFileError(f"{both[0]} is a tensor of the model, and the name of a weight's scales in the file")
+    of_weights = {name + end for name, weight in model.weights.items() for end in _ends(weight.describe(), "")[1:]}
+    if both := sorted(of_weights & model.floats.keys()):
+        raise PackedFileError(f"{both[0]} is a tensor of the model, and the name of a weight's steps in the file")
     if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
         raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Fix: pack another checkpoint")
     tensors = dict(model.floats)
     for name, weight in model.weights.items():
         # under the weight's own name, but of another shape: no program loads them as the weight
-        tensors[name], tensors[name + _SCALES] = (
-            weight.packed.reshape(_stored(weight.shape, weight.packed.numel())),
-            weight.scales,
-        )
+        tensors[name] = weight.packed.reshape(_stored(weight.shape, weight.packed.numel()))
+        tensors[name + _SCALES] = weight.scales
+        if weight.zeros is not None:
+            tensors[name + _ZEROS] = pack(weight.zeros[None], weight.bits)[0]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     header = {
         "format_version": FORMAT_VERSION,
@@ -203,6 +246,19 @@ def write_packed(path: Union[str, Path], model: PackedModel) -> None:
     with replacing(path) as temporary:
         # (save_file would let nobody else read it)
         temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(header)}))
+
+
+def _ends(about: Mapping[str, Any], suffix: str) -> List[str]:
+    """The ends of the names of a weight's tensors, from its description: codes, scales, and perhaps zero points."""
+    return [suffix, _SCALES, _ZEROS] if _grid(about).shifted else [suffix, _SCALES]
+
+
+def _grid(about: Mapping[str, Any]) -> Type[Grid]:
+    """The grid of a weight, from its description. Raises ValueError: it is not known."""
+    grid = GRIDS.get(about.get("grid", "symmetric"))
+    if grid is None:
+        raise ValueError(f"unknown grid {about['grid']!r}: update espnet_rand")
+    return grid
 
 
 def _stored(shape: Sequence[int], size: int) -> List[int]:
@@ -250,7 +306,10 @@ def _read(file: Any) -> PackedModel:
     makers = _check_weights(header, file, suffix)
     _check_tensors(header, file, suffix)
     tensors = _read_tensors(header, file)
-    weights = {name: make(tensors.pop(name + suffix), tensors.pop(name + _SCALES)) for name, make in makers.items()}
+    weights = {
+        name: make(*(tensors.pop(name + end) for end in _ends(header["weights"][name], suffix)))
+        for name, make in makers.items()
+    }
     _check_numbers(weights, tensors, header.get("infinite", [*tensors] if version == 1 else []))
     info = {k: v for k, v in header.items() if k not in _OWN}
     return PackedModel(weights, tensors, dict(header["aliases"]), info, version)
@@ -294,7 +353,7 @@ def _check_tensors(header: Mapping[str, Any], file: Any, suffix: str) -> None:
             raise PackedFileError(f"{name} is {about.get_dtype()} of {len(about.get_shape())} axes, which no model has")
     if suffix and (both := sorted(names & described.keys())):
         raise PackedFileError(f"{both[0]} is there as codes and as numbers")
-    known = set(described) | (names - {name + end for name in described for end in (suffix, _SCALES)})
+    known = set(described) | (names - {name + end for name, about in described.items() for end in _ends(about, suffix)})
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:
             raise PackedFileError(f"{alias} is said to be the same as {name}, which cannot be")
@@ -327,7 +386,7 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Tensor, Tensor], PackedWeight]:
+def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[..., PackedWeight]:
     """Check one weight's description against the tensors' dtypes and shapes; return a function that makes the weight.
 
     Args:
@@ -343,23 +402,28 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[[Te
     kind, dtype = GRANULARITIES.get(about["granularity"]), _DTYPES.get(about["dtype"])
     if kind is None or dtype is None:
         raise ValueError(f"unknown granularity {about['granularity']!r} or dtype {about['dtype']!r}")
-    grid = GRIDS.get(about.get("grid", "symmetric"))
-    if grid is None:
-        raise ValueError(f"unknown grid {about['grid']!r}: update espnet_rand")
+    grid, rotation = _grid(about), ROTATIONS.get(about.get("rotation", "none"))
+    if rotation is None:
+        raise ValueError(f"unknown rotation {about['rotation']!r}: update espnet_rand")
     granularity = kind(about["group_size"]) if kind is PerGroup else kind()
     channels, *rest = _channels_first(shape, transposed)
     groups = granularity.groups(torch.empty(channels, *rest, device="meta"))
     packed = (channels, row_bytes(math.prod(rest), bits))
     stored = [*packed] if suffix else _stored(shape, math.prod(packed))
-    for end, dtypes, size in ((suffix, ["U8"], stored), (_SCALES, [*_FLOATS], [groups])):
+    right = {suffix: (["U8"], stored), _SCALES: ([*_FLOATS], [groups]), _ZEROS: (["U8"], [row_bytes(groups, bits)])}
+    for end in _ends(about, suffix):
+        dtypes, size = right[end]
         if name + end not in file.keys():  # noqa: SIM118 (no dict)
             raise ValueError(f"there is no tensor {name + end}")
         found = file.get_slice(name + end)
         if found.get_dtype() not in dtypes or found.get_shape() != size:
             raise ValueError(f"{name + end} is {found.get_dtype()} {found.get_shape()}; it must be {dtypes[0]} {size}")
 
-    def make(codes: Tensor, scales: Tensor) -> PackedWeight:
-        return PackedWeight(codes.view(packed), scales, grid(bits), tuple(shape), granularity, dtype, transposed)
+    def make(codes: Tensor, scales: Tensor, zeros: Optional[Tensor] = None) -> PackedWeight:
+        zeros = None if zeros is None else unpack(zeros[None], bits, groups)[0]
+        return PackedWeight(
+            codes.view(packed), scales, grid(bits), tuple(shape), granularity, dtype, transposed, zeros, rotation
+        )
 
     return make
 

@@ -7,7 +7,7 @@ A backend is one or more classes here, for layers of different kinds, one line i
 import math
 import warnings
 from dataclasses import replace
-from typing import Dict, NamedTuple, Optional, Tuple, Type
+from typing import Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedWeight
-from espnet_rand.quantizers import Grid, PerChannel, PerColumn, PerGroup, PerTensor, grid_name
+from espnet_rand.quantizers import Grid, PerChannel, PerColumn, PerGroup, PerTensor
 
 
 class Convolution(NamedTuple):
@@ -61,27 +61,33 @@ def _int8_serves(weight: PackedWeight, device: torch.device) -> Optional[str]:
     """`Kernel.serves` of the int8 kernels on x86."""
     if device.type != "cpu" or torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
         return "needs an x86 CPU"
-    return _a_scale_a_channel(weight)
+    return _integers_serve(weight)
 
 
-def _a_scale_a_channel(weight: PackedWeight) -> Optional[str]:
-    """The reason why a kernel that needs a scale for each channel cannot serve; None: it can."""
-    served = isinstance(weight.granularity, (PerTensor, PerChannel))
-    return None if served else "needs a scale for each channel or for all, not for groups or columns"
+def _integers_serve(weight: PackedWeight) -> Optional[str]:
+    """The reason why a kernel cannot serve that needs 8-bit integers and a scale for each channel; None: it can."""
+    if not isinstance(weight.granularity, (PerTensor, PerChannel)):
+        return "needs a scale for each channel or for all, not for groups or columns"
+    wide = weight.bits == 8 and type(weight.grid) is not Grid
+    return "holds integers of 8 bits, which 8-bit codes are on the symmetric grid alone" if wide else None
 
 
-def _without_codes(weight: PackedWeight) -> PackedWeight:
-    """The weight without its codes, which a kernel keeps in a form of its own."""
-    return replace(weight, packed=weight.packed.new_empty(0))
+def _as_kept(weight: PackedWeight) -> PackedWeight:
+    """What a kernel keeps of a weight: all but the codes, where it has them in a form of its own."""
+    return replace(weight, packed=weight.packed.new_empty(0)) if type(weight.grid) is Grid else weight
 
 
-def _seven_bits(weight: PackedWeight) -> bool:
-    """Whether a layer's input has to be rounded to 7 bits.
+def _given_back(kept: PackedWeight, codes: Callable[[], Tensor]) -> PackedWeight:
+    """The weight again, of what `_as_kept` gave; `codes` makes the codes, int8 (channels, inputs)."""
+    return kept if kept.packed.numel() else replace(kept, packed=pack(codes(), kept.bits))
 
-    Without VNNI instructions pairs of products are summed in 16 bits, which 8-bit codes times 8-bit
-    numbers overflow.
+
+def _seven_bits(integers: Tensor) -> bool:
+    """Whether a layer's input has to be rounded to 7 bits, for the integers of its weight.
+
+    Without VNNI instructions pairs of products are summed in 16 bits: 2 * 255 * 64 fits, more does not.
     """
-    return weight.bits == 8 and not torch.cpu._is_vnni_supported()
+    return not torch.cpu._is_vnni_supported() and int(integers.short().abs().amax()) > 64
 
 
 class Int8Dynamic(Kernel):
@@ -95,10 +101,10 @@ class Int8Dynamic(Kernel):
         return "multiplies matrices" if convolution else _int8_serves(weight, device)
 
     def __init__(self, weight, convolution=None):
-        self._about = _without_codes(weight)
-        self._seven_bits = _seven_bits(weight)
-        codes = weight.codes().flatten(1)
-        scales = weight.scales.double().expand(len(codes))
+        self._kept = _as_kept(weight)
+        codes, scales = weight.integers()
+        self._seven_bits = _seven_bits(codes)
+        codes, scales = codes.flatten(1), scales.double().expand(len(codes))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wants torchao instead, which has no such kernel for a CPU
             tensor = torch._make_per_channel_quantized_tensor(codes, scales, torch.zeros_like(scales).long(), 0)
@@ -118,8 +124,7 @@ class Int8Dynamic(Kernel):
         return self._multiply(x, self._weight, self._seven_bits)
 
     def weight(self):
-        tensor, _ = torch.ops.quantized.linear_unpack(self._weight)
-        return replace(self._about, packed=pack(tensor.int_repr(), self._about.bits))
+        return _given_back(self._kept, lambda: torch.ops.quantized.linear_unpack(self._weight)[0].int_repr())
 
 
 class Int8Matmul(Kernel):
@@ -131,12 +136,13 @@ class Int8Matmul(Kernel):
             return "multiplies matrices, on CUDA"
         if any(size % 8 for size in weight.matrix_shape):
             return "needs a multiple of 8 inputs and outputs"
-        return _a_scale_a_channel(weight)
+        return _integers_serve(weight)
 
     def __init__(self, weight, convolution=None):
-        self._about = _without_codes(weight)
-        self._codes = weight.codes().flatten(1).t()
-        self._scales = weight.scales.float().expand(self._codes.shape[1])
+        self._kept = _as_kept(weight)
+        codes, scales = weight.integers()
+        self._codes = codes.flatten(1).t()
+        self._scales = scales.float().expand(self._codes.shape[1])
 
     def __call__(self, x):
         flat = x.reshape(-1, x.shape[-1]).float()
@@ -147,7 +153,7 @@ class Int8Matmul(Kernel):
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
     def weight(self):
-        return replace(self._about, packed=pack(self._codes.t(), self._about.bits))
+        return _given_back(self._kept, self._codes.t)
 
 
 class Int8Convolution(Kernel):
@@ -165,14 +171,14 @@ class Int8Convolution(Kernel):
 
     def __init__(self, weight, convolution=None):
         self._made_of = weight
-        self._seven_bits = _seven_bits(weight)
-        codes = weight.codes()
+        codes, scales = weight.integers()
+        self._seven_bits = _seven_bits(codes)
         self._flat = codes.dim() == 3  # one-dimensional: as an image of height 1
         stride, padding, dilation = (
             [before, *values] if self._flat else [*values] for before, values in zip((1, 0, 1), convolution[:3])
         )
         self._options = stride, padding, dilation, convolution.groups
-        self._scales = weight.scales.float().expand(len(codes)).contiguous()
+        self._scales = scales.float().expand(len(codes)).contiguous()
         self._zeros = torch.zeros(len(codes), dtype=torch.int8)
         codes = codes.unsqueeze(2) if self._flat else codes
         self._shape = codes.shape
@@ -217,7 +223,7 @@ def _rounded(x: Tensor, low: float, high: float, levels: int) -> Tuple[Tensor, f
 class Int4WeightOnly(Kernel):
     """Multiplies with codes of 4 bits or fewer in torch's int4 layout, in bfloat16, to which it rounds the scales.
 
-    The layouts for CPU and CUDA differ; a code c is c + 8 in both.
+    The layouts for CPU and CUDA differ; a code c is c + 8 in both, and stands for c scales and what a group adds.
     """
 
     @staticmethod
@@ -250,15 +256,17 @@ class Int4WeightOnly(Kernel):
         return None
 
     def __init__(self, weight, convolution=None):
-        self._about = _without_codes(weight)
+        self._about = replace(weight, packed=weight.packed.new_empty(0))
         codes = weight.codes().flatten(1)
         out, length = codes.shape
         self._size = self._group(weight)
-        per_row = weight.scales.expand(out) if weight.scales.numel() == 1 else weight.scales
         first = torch.arange(0, length, self._size, device=codes.device)  # inputs of the kernel's groups
-        scales = per_row.view(out, -1)[:, first // self._shared(weight)]
-        zeros = torch.zeros_like(scales)
-        self._scales = torch.stack([scales, zeros], 2).transpose(0, 1).to(torch.bfloat16).contiguous()
+        added = weight.grid.values(torch.zeros_like(weight.scales), weight.scales, weight.zeros)  # of code 0
+        scales, added = (
+            one.expand(out if one.numel() == 1 else -1).view(out, -1)[:, first // self._shared(weight)]
+            for one in (weight.scales, added)
+        )
+        self._scales = torch.stack([scales, added], 2).transpose(0, 1).to(torch.bfloat16).contiguous()
         aten = torch.ops.aten
         if codes.is_cuda:
             nibbles = (codes + 8).to(torch.uint8)
@@ -288,6 +296,24 @@ class Int4WeightOnly(Kernel):
         return replace(self._about, packed=pack(torch.cat(columns).t().to(torch.int8), self._about.bits))
 
 
+class Rotated(Kernel):
+    """Rotates what a layer multiplies its weight with, and lets another kernel multiply it.
+
+    Args:
+        kernel: the class of the other kernel
+    """
+
+    def __init__(self, kernel, weight, convolution=None):
+        self._rotation, self._kernel = weight.rotation, kernel(weight, convolution)
+        self._axis, self._count = 1 if convolution else -1, weight.shape_channels_first[1]
+
+    def __call__(self, x):
+        return self._kernel(self._rotation.inputs(x, self._axis, self._count))
+
+    def weight(self):
+        return self._kernel.weight()
+
+
 KERNELS: Dict[str, Tuple[Type[Kernel], ...]] = {
     "int8_dynamic": (Int8Dynamic, Int8Convolution, Int8Matmul),
     "int4_weight_only": (Int4WeightOnly,),
@@ -303,8 +329,6 @@ def choose(
     that is named serves the weights that it can. `dequantize` serves none: all are decoded, which is exact. A weight is
     decoded once and kept, if all of them take no more than half of the free memory; else in each call.
     """
-    if type(weight.grid) is not Grid:
-        return None, f"no kernel knows the grid {grid_name(type(weight.grid))}"
     reasons = []
     for kernel in KERNELS.get("int8_dynamic" if backend == "auto" else backend, ()):
         reason = kernel.serves(weight, device, convolution)

@@ -68,7 +68,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
 
 def _packed(weight: NamedWeight) -> PackedWeight:
     """Pack one weight. Raises NotFiniteError: nothing could compute with it."""
-    codes, scales = weight.encode()
+    codes, (scales, zeros) = weight.encode()
     made = PackedWeight(
         packed=pack(codes.flatten(1), weight.bits),
         scales=_narrow(scales),
@@ -77,6 +77,8 @@ def _packed(weight: NamedWeight) -> PackedWeight:
         granularity=weight.quantizer.granularity,
         dtype=weight.parameter.dtype,
         transposed=_transposed(weight.layer),
+        zeros=None if zeros is None else zeros.to(torch.int8),
+        rotation=weight.quantizer.rotation,
     )
     if fault := made.fault():
         raise NotFiniteError(f"{weight.full_names[0]}: {fault}")
@@ -149,7 +151,8 @@ def load_into(
     for module, names in _layers(model, packed):
         slots: Dict[str, Any] = {}
         for name, weight in names.items():
-            weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device))
+            zeros = None if weight.zeros is None else weight.zeros.to(device)
+            weight = replace(weight, packed=weight.packed.to(device), scales=weight.wide_scales.to(device), zeros=zeros)
             slots[name] = PackedSlot(weight, module, name, backend)
             module._parameters[name] = None
             made.append((slots[name], module, name))
@@ -201,7 +204,7 @@ def report(packed: PackedModel) -> Report:
             shape=weight.shape,
             scales=len(weight.scales),
             bits=weight.bits,
-            quantizer=f"{weight.granularity}",
+            quantizer=weight.rounding,
             bytes_before=math.prod(weight.shape) * 4,
             bytes_after=weight.bytes,
         )

@@ -1,5 +1,6 @@
 """Packed weights in layers: what a layer computes with in place of its parameter."""
 
+import functools
 import math
 from typing import Any, Dict, Optional, Tuple, Type, Union
 
@@ -12,7 +13,8 @@ from torch.utils._pytree import tree_map_only
 from espnet_rand.errors import QuantizationError
 from espnet_rand.layers.slot import Slot
 from espnet_rand.packing.file import PackedWeight
-from espnet_rand.packing.kernels import Convolution, Kernel, choose
+from espnet_rand.packing.kernels import Convolution, Kernel, Rotated, choose
+from espnet_rand.quantizers import Rotation, Steps
 
 
 class Codes:
@@ -34,7 +36,8 @@ class Codes:
         """The kernel, which from then on keeps the codes."""
         packed = self._packed  # looked at once: another thread may be doing the same
         if packed is not None:
-            self._kernel, self._packed = self._kind(packed, self.convolution), None
+            kind = self._kind if packed.rotation == Rotation() else functools.partial(Rotated, self._kind)
+            self._kernel, self._packed = kind(packed, self.convolution), None
         return self._kernel
 
     def values(self) -> Tensor:
@@ -45,13 +48,14 @@ class Codes:
         """Decode the rows `indices` of the weight of an embedding: (*indices, dim)."""
         if self._entries is None:
             self._entries = self._packed.codes()
-        flat, scales = indices.reshape(-1), self._packed.scales
+        flat, packed = indices.reshape(-1), self._packed
         codes = self._entries.index_select(0, flat)
         if not len(flat):
-            return codes.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
-        granularity, levels = self._packed.granularity, self._packed.grid.levels(codes)
-        rows = granularity.scaled(levels, granularity.scales_of(scales, len(self._entries), flat))
-        return rows.view(*indices.shape, codes.shape[1]).to(self._packed.dtype)
+            return codes.view(*indices.shape, codes.shape[1]).to(packed.dtype)
+        steps = Steps(packed.scales, packed.zeros)
+        some = (one if one is None else packed.granularity.of_channels(one, len(self._entries), flat) for one in steps)
+        rows = packed.rotation.back(packed.granularity.decoded(codes, packed.grid, Steps(*some)))
+        return rows.view(*indices.shape, codes.shape[1]).to(packed.dtype)
 
 
 class IntegerWeight(Tensor):

@@ -1,9 +1,10 @@
-"""The science, in plain torch: scale, estimator, granularity, grid and precision, and what they make together."""
+"""The science, in plain torch: scale, estimator, granularity, precision, grid and rotation, and what they make."""
 
 from espnet_rand.quantizers.estimator import ESTIMATORS, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerColumn, PerGroup, PerTensor
-from espnet_rand.quantizers.grid import GRIDS, Grid, grid_name, wrong_steps
+from espnet_rand.quantizers.grid import GRIDS, Grid, Steps, grid_name, wrong_steps
 from espnet_rand.quantizers.precision import DrawnPrecision, Precision
+from espnet_rand.quantizers.rotation import ROTATIONS, Rotation, rotation_name
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
 from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
 
@@ -11,6 +12,7 @@ __all__ = [
     "ESTIMATORS",
     "GRANULARITIES",
     "GRIDS",
+    "ROTATIONS",
     "SCALES",
     "AbsMax",
     "Clip",
@@ -24,8 +26,11 @@ __all__ = [
     "PerTensor",
     "Precision",
     "Rand",
+    "Rotation",
+    "Steps",
     "StraightThrough",
     "WeightQuantizer",
     "grid_name",
+    "rotation_name",
     "wrong_steps",
 ]

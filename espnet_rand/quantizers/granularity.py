@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from espnet_rand.options import Options, integer, option, plain
+from espnet_rand.quantizers.grid import Grid, Steps
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,22 @@ class Granularity(Options):
         """Join (groups, members) to a weight of `shape`; undoes `split`."""
         return grouped.reshape(shape)
 
-    def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
-        """Select the scales of some channels.
+    def of_channels(self, numbers: Tensor, channels: int, some: Tensor) -> Tensor:
+        """Select the numbers of some channels' groups.
 
         Args:
-            scales: those of the weight, (groups,)
+            numbers: one for each group of the weight, (groups,)
             channels: how many the weight has
             some: indices of the channels that are wanted, (n,)
         """
-        return scales.view(channels, -1).index_select(0, some).reshape(-1)
+        return numbers.view(channels, -1).index_select(0, some).reshape(-1)
 
-    def scaled(self, numbers: Tensor, scales: Tensor) -> Tensor:
-        """Multiply numbers, (channels, ...), by scales, (groups,), in the scales' dtype; floats may be overwritten."""
-        grouped = self.split(numbers).to(scales.dtype)
-        return self.join(grouped.mul_(scales.unsqueeze(1)), numbers.shape)
+    def decoded(self, codes: Tensor, grid: Grid, steps: Steps) -> Tensor:
+        """The numbers that codes, (channels, ...), stand for by steps, (groups,), in the scales' dtype."""
+        grouped = self.split(grid.levels(codes)).to(steps.scales.dtype, copy=True)
+        if steps.zeros is not None:
+            grouped.sub_(steps.zeros.unsqueeze(1))
+        return self.join(grouped.mul_(steps.scales.unsqueeze(1)), codes.shape)
 
     def members(self, weight: Tensor) -> Union[int, Tensor]:
         """The number of weights in a group: one for all, or (groups, 1) where they differ."""
@@ -69,8 +72,8 @@ class PerTensor(Granularity):
     def groups(self, weight: Tensor) -> int:
         return 1
 
-    def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
-        return scales
+    def of_channels(self, numbers: Tensor, channels: int, some: Tensor) -> Tensor:
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ class PerColumn(Granularity):
     def groups(self, weight: Tensor) -> int:
         return weight.numel() // weight.shape[0]
 
-    def scales_of(self, scales: Tensor, channels: int, some: Tensor) -> Tensor:
-        return scales
+    def of_channels(self, numbers: Tensor, channels: int, some: Tensor) -> Tensor:
+        return numbers
 
 
 GRANULARITIES: Dict[str, Type[Granularity]] = {

@@ -1,4 +1,4 @@
-"""The scale: gives each group of a weight, seen as (groups, members), its step size.
+"""The scale: gives each group of a weight, or each of a group's sides (see `Grid.rows`), its step size.
 
 A new scale is one class here and one line in `SCALES`.
 """
@@ -18,11 +18,15 @@ from espnet_rand.quantizers.rows import rowwise
 
 @dataclass(frozen=True)
 class Scale(Options):
-    """Computes the step size s of each group: s = S(w) / Q, with S(w) the range that Q codes span."""
+    """Computes the step size s of each row: s = S(w) / Q, with S(w) the range that Q codes span.
+
+    A row is a group; for grids of two sides, a group's positive or its negative weights, with zeros for the others. The
+    grid says how many steps span a row's S(w): Q of the symmetric grid.
+    """
 
     @property
     def learned(self) -> bool:
-        """Whether the scale has a parameter of its own, of shape (groups,)."""
+        """Whether the scale has a parameter of its own, of shape (rows,)."""
         return False
 
     @property
@@ -43,21 +47,21 @@ class Scale(Options):
         """The step size, differentiable.
 
         Args:
-            w: (groups, members), zeros where a group is shorter than the others
-            grid: what is rounded to; Q is its largest code
-            members: number of weights in a group, or (groups, 1)
-            parameter: the learned parameter, (groups,); None: the scale is not learned
+            w: (rows, members), zeros where a group is shorter than the others
+            grid: what is rounded to
+            members: number of weights in a group, or (rows, 1)
+            parameter: the learned parameter, (rows,); None: the scale is not learned
         Returns:
-            (groups, 1), not negative
+            (rows, 1), not negative
         """
         raise NotImplementedError
 
     def initial(self, w: Tensor, grid: Grid, members: Union[int, Tensor]) -> Tensor:
-        """The learned parameter's starting value, (groups,), from the weights."""
+        """The learned parameter's starting value, (rows,), from the weights."""
         raise NotImplementedError
 
     def parameter(self, w: Tensor, grid: Grid, step: Tensor) -> Tensor:
-        """The learned parameter, (groups,), with which the weights have the step sizes `step`, (groups, 1)."""
+        """The learned parameter, (rows,), with which the weights have the step sizes `step`, (rows, 1)."""
         raise NotImplementedError
 
 
@@ -83,7 +87,8 @@ class Rand(Scale):
         many share it. The two are the same at d = 512, k = 2, p = 8
     mode 3: c learned, log domain, starting as in mode 2 (`init: norm`) or where clip search
         puts it (`init: clip`)
-    Both formulas of c, and the learned c, are this project's readings of the paper.
+    Both formulas of c, and the learned c, are this project's readings of the paper. So is a group with two sides
+    (`Grid.rows`): each has its own S = c ||w||_p of its weights alone, and so its own outliers are what it regularizes.
     """
 
     mode: int = option(2, one_of(1, 2, 3))
@@ -128,9 +133,9 @@ class Rand(Scale):
         return self.parameter(w, grid, Clip().step(w, grid, members, None))
 
     def parameter(self, w, grid, step):
-        tiny = torch.finfo(w.dtype).tiny
-        ratio = grid.span(step).clamp(min=tiny) / norm(w, self._order()).clamp(min=tiny)
-        return ratio.log().squeeze(1)
+        tiny, size = torch.finfo(w.dtype).tiny, norm(w, self._order())
+        ratio = grid.span(step).clamp(min=tiny) / size.clamp(min=tiny)
+        return ratio.where(size > 0, 1).clamp(max=1 / tiny).log().squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,8 @@ class LearnedScale(Scale):
     """Learnable scale and clip: s is a free parameter (LSQ, arXiv 1902.08153, Sections 2.1 and 2.2).
 
     Its gradient is scaled by 1 / sqrt(d Q), d the members of the group. Starting values:
-    `lsq+`: max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1) (LSQ+, arXiv 2004.09576, Section 3.3),
+    `lsq+`: max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1), or by the reach of another grid (LSQ+, arXiv 2004.09576,
+    Section 3.3),
     `lsq`: 2 mean|w| / sqrt(Q) (LSQ, Section 2.1), `absmax`, or `clip` (clip search).
     """
 
@@ -179,7 +185,7 @@ class LearnedScale(Scale):
             x = w / largest
             mean = x.sum(1, keepdim=True) / members
             variance = x.square().sum(1, keepdim=True) / members - mean.square()
-            s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / -grid.low * largest
+            s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / grid.reach * largest
         return self.parameter(w, grid, s)
 
     def parameter(self, w, grid, step):
@@ -203,30 +209,36 @@ class Clip(Scale):
         return plain(f"clip{float(self.a_min)}by{self.candidates}{self.error}")
 
     def step(self, w, grid, members, parameter):
-        return clip_search(w, grid, self)
+        short = None if isinstance(members, int) else members.view(-1, grid.sides)[:, :1]
+        used = None if short is None else torch.arange(w.shape[1], device=w.device) < short
+        return clip_search(grid.whole(w), grid, self, used).view(-1, 1)
 
 
 @rowwise
 def clip_search(w: Tensor, grid: Grid, options: Clip, importance: Optional[Tensor] = None) -> Tensor:
-    """Search the step sizes of `Clip`, (groups, 1).
+    """Search the step sizes of `Clip`, (groups, sides): a for all sides of a group, then for each of two by itself.
 
     Args:
         w: (groups, members)
         grid: what is rounded to
         importance: factors on the weights' errors, (groups, members); None: all are 1
     """
-    largest = _norm(w, math.inf).clamp_(min=torch.finfo(w.dtype).tiny)
-    x = w / largest
-    best = torch.ones_like(largest)
-    least = torch.full_like(largest, math.inf)
-    for a in torch.linspace(1, options.a_min, options.candidates).tolist():
-        step = torch.full_like(largest, grid.step(a))
-        difference = grid.nearest(x, step).sub_(x)
-        error = difference.square_() if options.error == "squared" else difference.abs_()
-        error = (error if importance is None else error.mul_(importance)).sum(1, keepdim=True)
-        best = torch.where(error < least, a, best)
-        least = torch.minimum(error, least)
-    return grid.step(best * largest)
+    top = _norm(w, math.inf).clamp_(min=torch.finfo(w.dtype).tiny)
+    x = w / top
+    ends = _norm(grid.rows(x), math.inf).view(-1, grid.sides)
+    best = torch.ones_like(ends)
+    least = torch.full_like(top, math.inf)
+    for side in (slice(None), 0, 1)[: 3 if grid.shifted else 1]:
+        for a in torch.linspace(1, options.a_min, options.candidates).tolist():
+            tried = best.clone()
+            tried[:, side] = a
+            steps = grid.step(tried * ends).clamp_(min=torch.finfo(w.dtype).tiny)
+            difference = grid.nearest(x, *grid.place(steps)).sub_(x)
+            error = difference.square_() if options.error == "squared" else difference.abs_()
+            error = (error if importance is None else error.mul_(importance)).sum(1, keepdim=True)
+            best = torch.where(error < least, tried, best)
+            least = torch.minimum(error, least)
+    return grid.step(best * ends * top)
 
 
 SCALES: Dict[str, Type[Scale]] = {

@@ -1,15 +1,16 @@
-"""Scale, estimator, granularity, precision and grid together: fake-quantize a weight, encode it, decode it."""
+"""Scale, estimator, granularity, precision, grid and rotation together: fake-quantize, encode and decode a weight."""
 
-from dataclasses import dataclass, field
-from typing import Optional, Tuple, Type
+from dataclasses import dataclass
+from typing import Any, List, Optional, Tuple, Type, Union
 
 import torch
 from torch import Tensor
 
 from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough
 from espnet_rand.quantizers.granularity import Granularity, PerChannel
-from espnet_rand.quantizers.grid import Grid
+from espnet_rand.quantizers.grid import Grid, Steps, grid_name
 from espnet_rand.quantizers.precision import Precision
+from espnet_rand.quantizers.rotation import Rotation, rotation_name
 from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 
 
@@ -17,8 +18,8 @@ from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 class WeightQuantizer:
     """Quantizes weights of shape (channels, ...). Holds no tensors and no state.
 
-    The caller keeps a learned scale's parameter, of shape (groups,): `initial(weight)` gives
-    its starting value, and the other methods take it. Without it they use the starting value.
+    The caller keeps a learned scale's parameter, of shape (rows,), a number for each group or for both of its sides:
+    `initial(weight)` gives its starting value, and the other methods take it. Without it they use the starting value.
 
     The caller also counts the training forwards, and heeds `start_step`: before it, training computes with the float
     weight.
@@ -29,7 +30,7 @@ class WeightQuantizer:
     Example:
         >>> quantizer = WeightQuantizer()              # 4 bits, RAND mode 2, noise, per channel
         >>> noisy = quantizer(torch.randn(8, 16))
-        >>> codes, scales = quantizer.encode(torch.randn(8, 16))
+        >>> codes, (scales, zeros) = quantizer.encode(torch.randn(8, 16))
     """
 
     scale: Scale = Rand()
@@ -37,19 +38,28 @@ class WeightQuantizer:
     granularity: Granularity = PerChannel()
     precision: Precision = Precision()
     start_step: int = 0
-    grid: Type[Grid] = field(default=Grid, repr=False)
+    grid: Type[Grid] = Grid
+    rotation: Rotation = Rotation()
+
+    def __str__(self) -> str:
+        """The parts in words, but for one number of bits, the symmetric grid and no rotation."""
+        parts: List[Any] = [self.scale, self.estimator, self.granularity]
+        parts += [self.precision] if len(self.precision.all) > 1 else []
+        parts += [] if self.grid is Grid else [grid_name(self.grid)]
+        parts += [] if self.rotation == Rotation() else [rotation_name(self.rotation)]
+        return " ".join(map(str, parts))
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Optional[Tensor]:
-        """The starting value of the learned scale's parameter, (groups,), for `bits`; None: the scale is not learned.
+        """The starting value of the learned scale's parameter, (rows,), for `bits`; None: the scale is not learned.
 
         Without `bits`, several precisions share the parameter: it starts at the mean of what each would start with.
         """
         if not self.scale.learned:
             return None
         with torch.no_grad(), _no_autocast(weight):
-            w, members = self._grouped(weight), self.granularity.members(weight)
+            w = self._grouped(weight)
             every = [bits] if bits else self.precision.all
-            initial = [self.scale.initial(w, self.grid(b), members) for b in every]
+            initial = [self.scale.initial(*self._rows(w, weight, self.grid(b))) for b in every]
             return torch.stack(initial).mean(0) if len(initial) > 1 else initial[0]
 
     def __call__(
@@ -67,67 +77,84 @@ class WeightQuantizer:
 
         Args:
             weight: (channels, ...), floating point
-            parameter: the learned scale's, (groups,)
+            parameter: the learned scale's, (rows,)
             training: whether the estimator is used
             generator: source of the noise; None: torch's own
             bits: those of this forward; None: the highest number of the precision
         """
         with _no_autocast(weight):
             grid = self.grid(bits or self.precision.highest)
-            w, s = self._grouped_and_step(weight, parameter, grid)
+            w, (s, z) = self._grouped_and_steps(weight, parameter, grid)
             estimator = self.estimator if training else StraightThrough()
-            value = estimator(w, s, grid, generator)
-            return self.granularity.join(value, weight.shape).to(weight.dtype)
+            value = self.granularity.join(estimator(w, s, grid, generator, z), weight.shape)
+            return self.rotation.back(value).to(weight.dtype)
 
     @torch.no_grad()
     def encode(
         self, weight: Tensor, parameter: Optional[Tensor] = None, bits: Optional[int] = None
-    ) -> Tuple[Tensor, Tensor]:
-        """Round a weight to integer codes, int8 in its shape, and scales (step sizes), (groups,)."""
+    ) -> Tuple[Tensor, Steps]:
+        """Round a weight to integer codes, int8 in its shape, of the rotated weight; with its steps, (groups,)."""
         with _no_autocast(weight):
             grid = self.grid(bits or self.precision.highest)
-            w, s = self._grouped_and_step(weight, parameter, grid)
-            return self.granularity.join(grid.round(w, s), weight.shape).to(torch.int8), s.squeeze(1)
+            w, (s, z) = self._grouped_and_steps(weight, parameter, grid)
+            codes = self.granularity.join(grid.round(w, s, z), weight.shape).to(torch.int8)
+            return codes, Steps(s.squeeze(1), None if z is None else z.squeeze(1))
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, scales: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-        """Decode codes, int8 (channels, ...), with scales, (groups,), to a weight in `dtype` (default: the scales')."""
-        levels = self.grid(self.precision.highest).levels(codes)  # the same at all numbers of bits
+    def decode(self, codes: Tensor, steps: Steps, dtype: Optional[torch.dtype] = None) -> Tensor:
+        """Decode codes, int8 (channels, ...), with steps, (groups,), to a weight in `dtype` (default: the scales')."""
+        grid = self.grid(self.precision.highest)  # levels are the same at all numbers of bits
         with _no_autocast(codes):
-            return self.granularity.scaled(levels, scales).to(dtype or scales.dtype)
+            value = self.rotation.back(self.granularity.decoded(codes, grid, steps))
+            return value.to(dtype or steps.scales.dtype)
 
     @torch.no_grad()
-    def spread(self, scales: Tensor, weight: Tensor) -> Tensor:
-        """Give each number of a weight the scale of its group: scales (groups,) in the weight's shape."""
-        return self.granularity.scaled(torch.ones_like(weight, dtype=torch.int8), scales).to(weight.dtype)
+    def spread(self, numbers: Tensor, weight: Tensor) -> Tensor:
+        """Give each number of a rotated weight that of its group: numbers (groups,) in the weight's shape."""
+        ones = torch.ones_like(weight, dtype=torch.int8)
+        return self.granularity.decoded(ones, Grid(self.precision.highest), Steps(numbers)).to(weight.dtype)
 
     @torch.no_grad()
-    def searched(self, weight: Tensor, importance: Tensor, bits: int) -> Tensor:
-        """Search step sizes, (groups,), with the least sum of importance, in the weight's shape, x squared error."""
+    def searched(self, weight: Tensor, importance: Tensor, bits: int) -> Steps:
+        """Search steps, (groups,), with the least sum of importance x squared error.
+
+        Args:
+            weight: (channels, ...)
+            importance: of the rotated weight's numbers, in their shape
+        """
         with _no_autocast(weight):
-            s = clip_search(self._grouped(weight), self.grid(bits), Clip(), self._grouped(importance))
-            return s.squeeze(1).clamp(min=torch.finfo(s.dtype).tiny)
+            grid, split = self.grid(bits), self.granularity.split
+            found = clip_search(self._grouped(weight), grid, Clip(), split(importance.float()))
+            s, z = grid.place(found.clamp(min=torch.finfo(found.dtype).tiny))
+            return Steps(s.squeeze(1), None if z is None else z.squeeze(1))
 
     @torch.no_grad()
-    def parameter(self, weight: Tensor, scales: Tensor, bits: int) -> Tensor:
-        """The learned scale's parameter, (groups,), with which a weight has the step sizes `scales`, (groups,)."""
+    def parameter(self, weight: Tensor, steps: Steps, bits: int) -> Tensor:
+        """The learned scale's parameter, (rows,), with which a weight is rounded by `steps`, (groups,)."""
         with _no_autocast(weight):
-            return self.scale.parameter(self._grouped(weight), self.grid(bits), scales.unsqueeze(1))
+            w, grid = self._grouped(weight), self.grid(bits)
+            s, z = (None if one is None else one.to(w.dtype).unsqueeze(1) for one in steps)
+            return self.scale.parameter(grid.rows(w), grid, grid.unplace(s, z, w).view(-1, 1))
 
     def _grouped(self, weight: Tensor) -> Tensor:
-        """The weight as (groups, members), in float32 at least."""
+        """The rotated weight as (groups, members), in float32 at least."""
         wide = weight if weight.dtype == torch.float64 else weight.float()
-        return self.granularity.split(wide)
+        return self.granularity.split(self.rotation(wide))
 
-    def _grouped_and_step(self, weight: Tensor, parameter: Optional[Tensor], grid: Grid) -> Tuple[Tensor, Tensor]:
+    def _rows(self, w: Tensor, weight: Tensor, grid: Grid) -> Tuple[Tensor, Grid, Union[int, Tensor]]:
+        """The arguments that a scale takes, of a weight that `_grouped` made w."""
+        members = self.granularity.members(weight)
+        return grid.rows(w), grid, members if isinstance(members, int) else members.repeat_interleave(grid.sides, 0)
+
+    def _grouped_and_steps(self, weight: Tensor, parameter: Optional[Tensor], grid: Grid) -> Tuple[Tensor, Steps]:
         if parameter is None:
             parameter = self.initial(weight, grid.bits)
         w = self._grouped(weight)
         if parameter is not None:
             parameter = parameter.to(w.dtype)
-        s = self.scale.step(w, grid, self.granularity.members(weight), parameter)
-        # a group of zeros: a tiny step, and no gradient through it
-        return w, s.clamp(min=torch.finfo(w.dtype).tiny)
+        s = self.scale.step(*self._rows(w, weight, grid), parameter)
+        # a row of zeros: a tiny step, and no gradient through it
+        return w, grid.place(s.clamp(min=torch.finfo(w.dtype).tiny).view(-1, grid.sides))
 
 
 def _no_autocast(tensor: Tensor):

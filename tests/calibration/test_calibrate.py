@@ -47,14 +47,14 @@ def test_it_evaluates_nearer_to_the_float_model(options):
     with disabled(model):
         wanted = model(DATA).detach()
     before, weights = model(DATA).detach(), quantized_weights(model)
-    steps = {name: w.encode()[1] for name, w in weights.items()}
+    steps = {name: w.encode()[1].scales for name, w in weights.items()}
     floats = {name: p.detach().clone() for name, p in model.named_parameters()}
     done = {one.name: one for one in calibrate(model, lambda: model(DATA))}
     assert (model(DATA) - wanted).square().mean() < (before - wanted).square().mean() / 2
     assert {name for name, one in done.items() if one.reason} == {"embed.weight", "idle.weight"}
     assert all(one.reason or one.error_after < one.error_before for one in done.values())
     for name, w in weights.items():
-        codes, scales = w.encode()
+        codes, (scales, _) = w.encode()
         own = w.spread(scales)
         moved = (dict(model.named_parameters())[name] - floats[name]).abs()
         torch.testing.assert_close(codes * own, model.get_submodule(name.rpartition(".")[0]).weight)
@@ -78,7 +78,7 @@ def test_the_steps_are_those_with_the_least_error_weighted_by_the_inputs_mean_sq
     rounded = (w / steps[:, :, None]).round().clamp(-4, 3) * steps[:, :, None]
     best = ((rounded - w).square() * power).sum(2).argmin(0)
     weight = quantized_weights(model)["a.weight"]
-    _, scales = weight.encode()
+    _, (scales, _) = weight.encode()
     torch.testing.assert_close(scales, steps.gather(0, best[None])[0])
     assert (best != (rounded - w).square().sum(2).argmin(0)).any(), "else the inputs would not matter here"
 

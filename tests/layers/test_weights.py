@@ -8,6 +8,7 @@ from torch import nn
 from espnet_rand import QuantizationError, QuantizerConfig, quantize
 from espnet_rand.layers import quantized_weights
 from espnet_rand.packing import load_into, pack_model
+from espnet_rand.quantizers import Steps
 
 LEARNED = {"mode": 3, "estimator": "ste"}
 
@@ -34,9 +35,9 @@ def test_a_shared_weight_is_there_once_with_all_its_names():
 def test_placed_weights_and_step_sizes_are_what_all_their_layers_compute_with(name):
     model = twins()
     weight = quantized_weights(model)[name]
-    codes, scales = weight.encode()
+    codes, (scales, _) = weight.encode()
     steps, moved = 2 * scales, codes.flip(1).float()
-    weight.place(moved * weight.spread(steps), steps)
+    weight.place(moved * weight.spread(steps), Steps(steps))
     assert torch.equal(weight.encode()[0], moved.to(torch.int8))
     torch.testing.assert_close(weight.step_sizes(), steps)
     for full in weight.full_names:

@@ -235,7 +235,7 @@ def test_eval_bits_of_the_launcher(many_run, corpus, train, monkeypatch, tmp_pat
     monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", "3")
     model = Speech2Text(many_run / "config.yaml", many_run / "2epoch.pth").asr_model
     layer = model.ctc.ctc_lo
-    _, scales = layer._quantized["weight"].quantizer.encode(layer._parameters["weight"], bits=3)
+    _, (scales, _) = layer._quantized["weight"].quantizer.encode(layer._parameters["weight"], bits=3)
     assert (layer.weight / scales.unsqueeze(1)).round().unique().numel() <= 8
     with pytest.raises(espnet_rand.OptionError, match="started with it for a training"):
         train("--config", corpus.config, "--output_dir", tmp_path)
@@ -250,7 +250,7 @@ def test_decoding_rounds(rand_run, corpus):
     before = (rand_run / "quantization.yaml").stat().st_mtime_ns
     speech2text = Speech2Text(rand_run / "config.yaml", rand_run / "valid.loss.ave.pth", ctc_weight=1.0, beam_size=2)
     layer = speech2text.asr_model.ctc.ctc_lo
-    codes, scales = layer._quantized["weight"].quantizer.encode(
+    codes, (scales, _) = layer._quantized["weight"].quantizer.encode(
         layer._parameters["weight"], layer.scale_parameter("weight")
     )
     assert torch.equal(layer.weight, codes * scales.unsqueeze(1))
@@ -323,6 +323,6 @@ def test_lora_adapters_stay_quantized(corpus, train, tmp_path):
     model.eval()
     layer = model.encoder.encoders[0].self_attn.linear_q
     assert "lora_A" in layer._parameters
-    codes, scales = layer._quantized["weight"].quantizer.encode(layer._parameters["weight"])
+    codes, (scales, _) = layer._quantized["weight"].quantizer.encode(layer._parameters["weight"])
     assert torch.equal(layer.weight, codes * scales.unsqueeze(1))
     assert not torch.equal(layer.weight, layer._parameters["weight"])
