@@ -1,14 +1,18 @@
 """The codes and scales of a packed weight, in the blocks that runtimes have."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
+import torch
 from torch import Tensor
 
 from espnet_rand.errors import UserError, few
+from espnet_rand.options import BITS
 from espnet_rand.packing import PackedWeight
-from espnet_rand.quantizers import Grid, PerColumn, PerGroup, PerTensor
+from espnet_rand.packing.bits import pack
+from espnet_rand.quantizers import Grid, PerColumn, PerGroup, PerTensor, Rotation, grid_name
+from espnet_rand.quantizers.grid import Signed
 
 
 class ExportError(UserError, ValueError):
@@ -21,7 +25,7 @@ class Exported:
 
     Attributes:
         format: what the codes are stored as there
-        scale_error: root mean square of what rounding the scales changes in the weights, relative to theirs
+        scale_error: root mean square of what rounding the steps changes in the weights, relative to theirs
         notes: of what is held otherwise than in the packed file, and of what is left out
     """
 
@@ -52,24 +56,41 @@ def refuse(problems: Mapping[str, str], fix: str) -> None:
 
 
 def scale_error(weights: Iterable[Tuple[PackedWeight, Tensor, Tensor]]) -> float:
-    """The root mean square of what other scales change in weights, relative to that of the weights.
+    """The root mean square of what rounding of steps changes in weights, relative to that of the weights.
 
     Args:
-        weights: each with its scales in blocks, (channels, blocks), and those that stand in for them
+        weights: each with the scales in blocks, (channels, blocks), that a runtime has, and with what it adds to the
+            numbers of each block, likewise
     """
     changed = total = 0.0
-    for weight, scales, rounded in weights:
-        codes = code_matrix(weight)
-        size = -(-codes.shape[1] // scales.shape[1])
-        squares = codes.double().square().view(len(codes), -1, size).sum(2)
-        changed += float((squares * (rounded.double() - scales.double()).square()).sum())
-        total += float((squares * scales.double().square()).sum())
+    for weight, scales, added in weights:
+        wanted = weight.values().double().flatten(1)
+        codes = code_matrix(weight).double().unflatten(1, (scales.shape[1], -1))
+        held = (codes * scales.double().unsqueeze(2) + added.double().unsqueeze(2)).flatten(1)
+        changed += float((held - wanted).square().sum())
+        total += float(wanted.square().sum())
     return math.sqrt(changed / total) if total else 0.0
 
 
 def code_matrix(weight: PackedWeight) -> Tensor:
     """The codes, int8, (channels, length): a row for each output channel."""
     return weight.codes().flatten(1)
+
+
+def symmetric(weight: PackedWeight) -> Optional[PackedWeight]:
+    """The same numbers as codes that stand for themselves times a scale, of as few bits as hold them; None: 8 do not.
+
+    Scales may be negative. The rotation stays.
+    """
+    if type(weight.grid) in (Grid, Signed):
+        return replace(weight, grid=Grid(weight.bits))
+    integers, scales = weight.integers()
+    ends = torch.stack(integers.aminmax()).tolist()
+    fitting = [bits for bits in BITS if Grid(bits).low <= ends[0] and ends[1] <= Grid(bits).high]
+    if not fitting:
+        return None
+    packed = pack(integers.to(torch.int8).flatten(1), fitting[0])
+    return replace(weight, packed=packed, scales=scales, grid=Grid(fitting[0]), zeros=None)
 
 
 def misfit(weight: PackedWeight, block: Optional[int], most_bits: int = 8) -> str:
@@ -79,11 +100,13 @@ def misfit(weight: PackedWeight, block: Optional[int], most_bits: int = 8) -> st
         block: how many consecutive weights of a row share a scale in the runtime; None: all of a row
         most_bits: what a code may have at most there
     """
-    granularity = weight.granularity
-    if type(weight.grid) is not Grid:
-        return "a grid that is not symmetric"
-    if weight.bits > most_bits:
-        return f"codes of {weight.bits} bits, where {most_bits} are the most"
+    granularity, plain = weight.granularity, symmetric(weight)
+    if weight.rotation != Rotation():
+        return "inputs that are rotated"
+    if plain is None:
+        return f"codes of {weight.bits} bits and a {grid_name(type(weight.grid))} grid, which 8 bits do not hold"
+    if plain.bits > most_bits:
+        return f"codes of {plain.bits} bits, where {most_bits} are the most"
     if isinstance(granularity, PerColumn):
         return "a scale for each column"
     if isinstance(granularity, PerGroup):
@@ -98,12 +121,16 @@ def block_scales(weight: PackedWeight, block: Optional[int] = None) -> Tensor:
 
     A scale that more weights share is repeated. The weight must fit (see `misfit`).
     """
+    return in_blocks(weight, weight.wide_scales.float(), block)
+
+
+def in_blocks(weight: PackedWeight, numbers: Tensor, block: Optional[int] = None) -> Tensor:
+    """Numbers that a weight has for each group, (groups,), as `block_scales` gives its scales."""
     channels, length = code_matrix(weight).shape
     count = -(-length // block) if block else 1
-    scales = weight.wide_scales.float()
     if isinstance(weight.granularity, PerTensor):
-        return scales.expand(channels, count).contiguous()
-    rows = scales.view(channels, -1)
+        return numbers.expand(channels, count).contiguous()
+    rows = numbers.view(channels, -1)
     if rows.shape[1] == 1:
         return rows.expand(channels, count).contiguous()
     assert isinstance(weight.granularity, PerGroup)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Union
 
 import numpy as np
+import torch
 
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.export import whisper
-from espnet_rand.export.codes import Exported, ExportError, block_scales, code_matrix, misfit, scale_error
+from espnet_rand.export.codes import Exported, ExportError, block_scales, code_matrix, misfit, scale_error, symmetric
 from espnet_rand.export.packages import installed
 from espnet_rand.packing import PackedModel, PackedWeight
 
@@ -36,10 +37,12 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     if Path(path).exists():
         raise ExportError(f"{path} is there already. Fix: remove it, or name another directory")
     model = describe(packed)
+    model.matrices.update({name: symmetric(weight) for name, weight in model.matrices.items()})
     scales = {name: block_scales(weight) for name, weight in model.matrices.items()}
     layers = _Layers(model, {name: some.reciprocal() for name, some in scales.items()})
     _write(model.dims, layers, path)
-    error = scale_error((w, scales[name], layers.scales[name].reciprocal()) for name, w in model.matrices.items())
+    held = {name: some.reciprocal() for name, some in layers.scales.items()}
+    error = scale_error((w, held[name], torch.zeros_like(held[name])) for name, w in model.matrices.items())
     notes = model.notes("float32")
     if any(weight.bits == 8 for weight in model.matrices.values()):
         notes.append(_SATURATES)

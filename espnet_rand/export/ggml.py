@@ -1,7 +1,8 @@
 """A packed Whisper model as the file that whisper.cpp loads (whisper.cpp/models/convert-pt-to-ggml.py).
 
-Its matrices are in blocks of 32 weights of a row with one half-precision scale (ggml/src/ggml-quants.c):
-Q4_0 for codes of up to 4 bits, Q5_0, Q8_0. The codes are those of the packed file.
+Its matrices are in blocks of 32 weights of a row with one half-precision scale (ggml/src/ggml-quants.c): Q4_0 for codes
+of up to 4 bits, Q5_0, Q8_0. Q4_1 and Q5_1 have a half-precision minimum as well, for zero points. The codes are those
+of the packed file; half steps and few bits with zero points are integers of one bit more.
 """
 
 import struct
@@ -10,13 +11,24 @@ from pathlib import Path
 from typing import IO, Dict, List, Tuple, Union
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from espnet_rand.atomic import replacing
 from espnet_rand.export import whisper
-from espnet_rand.export.codes import Exported, block_scales, code_matrix, misfit, refuse, scale_error
+from espnet_rand.export.codes import (
+    Exported,
+    block_scales,
+    code_matrix,
+    in_blocks,
+    misfit,
+    refuse,
+    scale_error,
+    symmetric,
+)
 from espnet_rand.export.packages import installed
 from espnet_rand.packing import PackedModel, PackedWeight
+from espnet_rand.quantizers import Grid
 
 BLOCK = 32
 FIX = "train or calibrate with granularity: group, group_size: 32 for all layers, and none excluded"
@@ -34,16 +46,44 @@ class BlockType:
         bits: of a code at most
         number: the type's in a tensor (ggml.h, ggml_type)
         model_number: the type's in a file's header (ggml.h, ggml_ftype)
+        minimum: whether a block has the number that the code 0 of unsigned ones stands for
     """
 
     name: str
     bits: int
     number: int
     model_number: int
+    minimum: bool = False
 
-    def encode(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        """Codes, int8 (blocks, 32), with their scales, float16 (blocks,), as bytes, (blocks, bytes of a block)."""
-        parts = [scales[:, None].view(np.uint8)]
+    @property
+    def low(self) -> int:
+        """The code that is stored as 0."""
+        return Grid(self.bits).low
+
+    @property
+    def stored(self) -> float:
+        """The bits that a weight takes, with its part of what its block has."""
+        return self.bits + 16 * (1 + self.minimum) / BLOCK
+
+    def holds(self, weight: PackedWeight) -> bool:
+        """Whether the type holds a weight's codes."""
+        if self.minimum:
+            return weight.bits <= self.bits
+        plain = symmetric(weight)
+        return plain is not None and plain.bits <= self.bits
+
+    def held(self, weight: PackedWeight) -> PackedWeight:
+        """The weight with the codes that the type holds."""
+        return weight if self.minimum else symmetric(weight)
+
+    def encode(self, codes: np.ndarray, steps: List[np.ndarray]) -> np.ndarray:
+        """Codes as bytes, (blocks, bytes of a block).
+
+        Args:
+            codes: int8, (blocks, 32)
+            steps: float16, (blocks,): scales, and minima where there are any
+        """
+        parts = [step[:, None].view(np.uint8) for step in steps]
         if self.bits == 8:
             return np.hstack([*parts, codes.view(np.uint8)])
         unsigned = (codes + (1 << (self.bits - 1))).astype(np.uint8)
@@ -53,7 +93,14 @@ class BlockType:
         return np.hstack([*parts, low[:, : BLOCK // 2] | low[:, BLOCK // 2 :] << 4])
 
 
-TYPES = (BlockType("Q4_0", 4, 2, 2), BlockType("Q5_0", 5, 6, 8), BlockType("Q8_0", 8, 8, 7))
+# from the smallest
+TYPES = (
+    BlockType("Q4_0", 4, 2, 2),
+    BlockType("Q4_1", 4, 3, 3, minimum=True),
+    BlockType("Q5_0", 5, 6, 8),
+    BlockType("Q5_1", 5, 7, 9, minimum=True),
+    BlockType("Q8_0", 8, 8, 7),
+)
 
 
 def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
@@ -64,25 +111,25 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
         NotInstalledError: openai-whisper is missing, which has the vocabulary and the mel filters
     """
     model = describe(packed)
-    scales = {name: block_scales(weight, BLOCK) for name, weight in model.matrices.items()}
-    halves = {name: some.where(_used(model.matrices[name]), 0).half() for name, some in scales.items()}
+    kind = next(kind for kind in TYPES if all(map(kind.holds, model.matrices.values())))
+    matrices = {name: kind.held(weight) for name, weight in model.matrices.items()}
+    halves = {name: _halves(weight, kind) for name, weight in matrices.items()}
     convolutions = {name: model.floats.pop(name).half() for name in whisper.CONVOLUTIONS}
     refuse(
         {name: "weights beyond half precision" for name, one in convolutions.items() if not one.isfinite().all()},
         "train with weight decay, or calibrate another checkpoint",
     )
-    kind = next(kind for kind in TYPES if kind.bits >= max(weight.bits for weight in model.matrices.values()))
     with replacing(path) as temporary, temporary.open("wb") as file:
         _write_header(file, model.dims, kind)
-        for name, weight in model.matrices.items():
-            blocks = code_matrix(weight).reshape(-1, BLOCK).numpy(), halves[name].reshape(-1).numpy()
-            _write_tensor(file, name, tuple(weight.shape), kind.number, kind.encode(*blocks))
+        for name, weight in matrices.items():
+            codes, steps = code_matrix(weight).reshape(-1, BLOCK), [half.reshape(-1).numpy() for half in halves[name]]
+            _write_tensor(file, name, tuple(weight.shape), kind.number, kind.encode(codes.numpy(), steps))
         for name, tensor in convolutions.items():
             _write_tensor(file, name, tuple(tensor.shape), _F16, tensor.numpy())
         for name, tensor in model.floats.items():
             column = name in ("encoder.conv1.bias", "encoder.conv2.bias")  # whisper.cpp adds it to (channels, time)
             _write_tensor(file, name, (len(tensor), 1) if column else tuple(tensor.shape), _F32, tensor.numpy())
-    error = scale_error((weight, scales[name], halves[name]) for name, weight in model.matrices.items())
+    error = scale_error((weight, *_as_added(halves[name], kind)) for name, weight in matrices.items())
     return Exported(f"whisper.cpp, {kind.name}", error, _notes(model, kind))
 
 
@@ -103,17 +150,32 @@ def _problem(weight: PackedWeight) -> str:
 
 
 def _used(weight: PackedWeight) -> Tensor:
-    """Which blocks, (channels, blocks), have a code that is not 0: the scales of others do not matter."""
-    return code_matrix(weight).unflatten(1, (-1, BLOCK)).any(2)
+    """Which blocks, (channels, blocks), have a number that is not 0: the scales of others do not matter."""
+    return weight.values().flatten(1).unflatten(1, (-1, BLOCK)).any(2)
+
+
+def _halves(weight: PackedWeight, kind: BlockType) -> List[Tensor]:
+    """What blocks have in a type, float16 (channels, blocks): scales, and minima where it has them."""
+    scales, used = block_scales(weight, BLOCK), _used(weight)
+    steps = [scales.where(used, 0).half()]
+    if kind.minimum:
+        lowest = weight.grid.values(torch.full_like(weight.wide_scales, kind.low), weight.wide_scales, weight.zeros)
+        steps.append(in_blocks(weight, lowest.float(), BLOCK).where(used, 0).half())
+    return steps
+
+
+def _as_added(halves: List[Tensor], kind: BlockType) -> Tuple[Tensor, Tensor]:
+    """Scales, and what they leave to add to code * scale, for `scale_error`."""
+    scales = halves[0].double()
+    return scales, halves[1].double() - kind.low * scales if kind.minimum else torch.zeros_like(scales)
 
 
 def _notes(model: whisper.Whisper, kind: BlockType) -> List[str]:
     bits: Dict[int, int] = {}
     for weight in model.matrices.values():
         bits[weight.bits] = bits.get(weight.bits, 0) + 1
-    stored = kind.bits + 16 / BLOCK
     notes = [
-        f"{count} matrices with codes of {few} bits take {stored:g} bits a weight, scales included"
+        f"{count} matrices with codes of {few} bits take {kind.stored:g} bits a weight, scales included"
         for few, count in sorted(bits.items())
     ]
     return notes + model.notes("half precision")

@@ -9,7 +9,7 @@ from onnx import ModelProto, helper
 from espnet_rand.atomic import replacing
 from espnet_rand.errors import one_line
 from espnet_rand.export.codes import ExportError
-from espnet_rand.export.operators import OPERATORS, Writer
+from espnet_rand.export.operators import Writer, write
 from espnet_rand.export.symbols import DOMAIN
 from espnet_rand.packing import PackedWeight
 
@@ -37,7 +37,7 @@ def fill(model: ModelProto, weights: Mapping[str, PackedWeight], exact: bool = F
         node.ClearField("doc_string")
         if node.domain == DOMAIN:
             name = next(a.s.decode() for a in node.attribute if a.name == "weight")
-            OPERATORS[node.op_type](writer, node, name, weights[name])
+            write(writer, node, name, weights[name])
         else:
             writer.nodes.append(node)
     if lost := sorted(weights.keys() - writer.ways.keys()):

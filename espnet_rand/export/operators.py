@@ -7,18 +7,22 @@ Activations become 8-bit integers from 0 to 255. On x86 processors without VNNI,
 added in pairs in 16 bits, which saturate. 2 * 255 * 64 = 32,640 fits: codes of 7 bits and fewer never saturate. Those
 of 8 bits are shifted to 0 ... 255, with a zero point of 128: two unsigned operands are widened to 16 bits first.
 ConvInteger is quick with unsigned weights alone, so that its codes are always shifted.
+
+Grids other than the symmetric one become it, of a bit more. MatMulNBits has zero points of its own.
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Collection, Dict, List, Tuple
 
 import ml_dtypes
 import numpy as np
+import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from espnet_rand.export.codes import ExportError, block_scales, code_matrix, misfit
+from espnet_rand.export.codes import ExportError, block_scales, code_matrix, in_blocks, misfit, symmetric
 from espnet_rand.packing import PackedWeight
-from espnet_rand.quantizers import Grid, PerColumn, PerGroup, PerTensor
+from espnet_rand.quantizers import PerColumn, PerGroup, PerTensor, Rotation
 
 _BLOCKS = (256, 128, 64, 32, 16)  # of MatMulNBits
 _MICROSOFT = "com.microsoft"
@@ -78,12 +82,45 @@ class Writer:
 
 def check(name: str, weight: PackedWeight, operators: Collection[str], exact: bool) -> None:
     """Raises ExportError: the operators that a weight is for cannot compute with it."""
-    if type(weight.grid) is not Grid:
-        raise ExportError(f"{name}: its grid is not symmetric. Fix: train without the option grid")
-    if "Linear" in operators and _group(weight) and not exact and (why := misfit(weight, _BLOCKS[-1])):
+    turned = replace(weight, rotation=Rotation())
+    if symmetric(weight) is None:
+        raise ExportError(f"{name}: {misfit(turned, None)}. Fix: train or calibrate with 7 bits")
+    if "Linear" in operators and _group(weight) and not exact and (why := misfit(turned, _BLOCKS[-1])):
         raise ExportError(
             f"{name}: {why}. Fix: train or calibrate in groups of 16, 32, 64, 128 or 256 (or export_onnx --exact true)"
         )
+
+
+def write(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
+    """Write what stands in the place of a symbol, which names a weight that `check` has seen."""
+    blocks = weight.grid.shifted and _group(weight) and not to.exact and symbol.op_type != "Convolution"
+    plain = replace(weight if blocks else symmetric(weight), rotation=Rotation())
+    if weight.rotation == Rotation():
+        OPERATORS[symbol.op_type](to, symbol, name, plain)
+        return
+    inputs, turned = weight.shape_channels_first[1], NodeProto()
+    turned.CopyFrom(symbol)
+    if symbol.op_type == "Lookup":
+        turned.output[0] = f"{symbol.output[0]}.rotated"
+        lookup(to, turned, name, plain)
+        _rotate(to, turned.output[0], weight.rotation, inputs, outputs=[*symbol.output])
+        return
+    axes = len(weight.shape) if symbol.op_type == "Convolution" else 0
+    last = [0, *range(2, axes), 1]  # where the axis of inputs is the last one
+    x = symbol.input[0]
+    x = to.add("Transpose", x, perm=last) if axes else x
+    x = _rotate(to, x, weight.rotation, inputs)
+    turned.input[0] = to.add("Transpose", x, perm=[0, axes - 1, *range(1, axes - 1)]) if axes else x
+    OPERATORS[symbol.op_type](to, turned, name, plain)
+
+
+def _rotate(to: Writer, x: str, rotation: Rotation, inputs: int, outputs: Any = 1) -> str:
+    """Rotate the last axis of x, of `inputs` numbers or a multiple of them."""
+    matrix = rotation(torch.eye(inputs)).numpy()
+    size = int((matrix[0] != 0).sum())
+    block = to.constant(f"espnet_rand.rotation.{size}", matrix[:size, :size])
+    turned = to.add("MatMul", to.add("Reshape", x, to.shape(-1, size)), block)
+    return to.add("Reshape", turned, to.add("Shape", x), outputs=outputs)
 
 
 def linear(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
@@ -125,11 +162,15 @@ def _integers(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) ->
 def _blocks(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
     """By MatMulNBits of com.microsoft, which has scales for blocks of a row; activations have 8 bits."""
     codes, scales, bits, block = _block_constants(to, name, weight)
+    zeros = []
+    if weight.zeros is not None:
+        zeros = [to.constant(f"{name}.packed_zeros", _bytes(_zeros(weight, bits, block), bits).reshape(-1))]
     to.add(
         "MatMulNBits",
         symbol.input[0],
         codes,
         scales,
+        *zeros,
         outputs=[*symbol.output],
         domain=_MICROSOFT,
         K=weight.matrix_shape[1],
@@ -153,10 +194,23 @@ def _block_constants(to: Writer, name: str, weight: PackedWeight) -> Tuple[str, 
     channels, length = code_matrix(weight).shape
     filled = np.zeros((channels, -(-length // block) * block), dtype=np.int16)
     filled[:, :length] = code_matrix(weight).numpy()
-    parts = (filled + 2 ** (bits - 1)).astype(np.uint8).reshape(channels, -1, block * bits // 8, 8 // bits)
-    codes = np.bitwise_or.reduce(parts << np.arange(0, 8, bits, dtype=np.uint8), axis=-1)
+    unsigned = (filled + 2 ** (bits - 1)).astype(np.uint8)
+    codes = _bytes(unsigned, bits).reshape(channels, -1, block * bits // 8)
     scales = block_scales(weight, block).numpy()
     return to.constant(f"{name}.blocks", codes), to.constant(f"{name}.block_scales", scales), bits, block
+
+
+def _zeros(weight: PackedWeight, bits: int, block: int) -> np.ndarray:
+    """The unsigned zero points of MatMulNBits, uint8 (channels, blocks)."""
+    zeros = torch.zeros_like(weight.scales) if weight.zeros is None else weight.zeros
+    return (in_blocks(weight, zeros.short(), block) + 2 ** (bits - 1)).to(torch.uint8).numpy()
+
+
+def _bytes(unsigned: np.ndarray, bits: int) -> np.ndarray:
+    """Rows of unsigned codes of 2, 4 or 8 bits as bytes, the first in a byte's lowest bits; zeros fill the last."""
+    filled = np.pad(unsigned, ((0, 0), (0, -unsigned.shape[1] % (8 // bits))))
+    parts = filled.reshape(len(filled), -1, 8 // bits)
+    return np.bitwise_or.reduce(parts << np.arange(0, 8, bits, dtype=np.uint8), axis=-1)
 
 
 def convolution(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> None:
@@ -182,6 +236,7 @@ def lookup(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> No
     if _group(weight) and not to.exact and not misfit(weight, _BLOCKS[-1]):
         _lookup_blocks(to, symbol, name, weight)
         return
+    weight = symmetric(weight)
     indices = symbol.input[0]
     scales, block = _scales(weight)
     codes = to.add("Cast", to.constant(name, _array(weight, code_matrix(weight).shape)), to=TensorProto.INT8)
@@ -206,7 +261,12 @@ def _lookup_blocks(to: Writer, symbol: NodeProto, name: str, weight: PackedWeigh
     shape = to.add("Shape", indices)
     blocks = to.add("Reshape", together, to.add("Concat", shape, to.shape(-1, block), axis=0))
     values = to.add("Cast", blocks, to=TensorProto.FLOAT)
-    centred = to.add("Sub", values, to.constant(f"espnet_rand.centre.{bits}", np.float32(2 ** (bits - 1))))
+    if weight.zeros is None:
+        zeros = to.constant(f"espnet_rand.centre.{bits}", np.float32(2 ** (bits - 1)))
+    else:
+        of_blocks = to.add("Gather", to.constant(f"{name}.block_zeros", _zeros(weight, bits, block)), indices)
+        zeros = to.add("Unsqueeze", to.add("Cast", of_blocks, to=TensorProto.FLOAT), last)
+    centred = to.add("Sub", values, zeros)
     decoded = to.add("Mul", centred, to.add("Unsqueeze", to.add("Gather", scales, indices), last))
     whole = to.add("Reshape", decoded, to.add("Concat", shape, last, axis=0))
     to.add("Slice", whole, to.shape(0), to.shape(weight.matrix_shape[1]), last, outputs=[*symbol.output])

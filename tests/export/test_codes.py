@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import espnet_rand
-from espnet_rand.export.codes import block_scales, code_matrix, misfit
+from espnet_rand.export.codes import block_scales, code_matrix, misfit, symmetric
 from espnet_rand.packing import pack_model
 
 
@@ -24,6 +24,18 @@ def test_blocks_decode_to_the_same_weight(granularity, block):
     assert torch.equal(code_matrix(weight) * scales, weight.values())
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("grid, more", [("signed", 0), ("half_step", 1), ("asymmetric", 1)])
+def test_other_grids_become_the_symmetric_one_of_a_bit_more(grid, more, bits):
+    torch.manual_seed(0)
+    weight = packed((64, 96), bits=bits, granularity="group", group_size=32, grid=grid)
+    plain = symmetric(weight)
+    if bits + more > 8:
+        assert plain is None and "8 bits and a" in misfit(weight, 32)
+        return
+    assert torch.equal(plain.values(), weight.values()) and plain.bits == bits + more
+
+
 def test_a_row_has_one_scale():
     weight = packed(bits=8)
     assert misfit(weight, None) == "" and block_scales(weight).shape == (5, 1)
@@ -37,6 +49,8 @@ def test_a_row_has_one_scale():
         ({"granularity": "group", "group_size": 48}, 32, "48 weights"),
         ({"granularity": "group", "group_size": 32}, None, "32 weights"),
         ({"bits": 8}, 32, "8 bits"),
+        ({"bits": 5, "grid": "half_step"}, 32, "6 bits"),
+        ({"rotation": "hadamard"}, 32, "rotated"),
     ],
 )
 def test_what_does_not_fit_is_said(options, block, why):

@@ -57,9 +57,19 @@ def model_of(folder, **options):
     return whisper.WhisperModel(str(folder), device="cpu", cpu_threads=1, local_files_only=True, **options)
 
 
-@pytest.mark.parametrize("bits, kind, tolerance", [(4, "float32", 1e-4), (4, "int8", 0.03), (8, "int8", 0.03)])
-def test_ctranslate2_computes_what_torch_does_with_the_decoded_weights(tmp_path, bits, kind, tolerance):
-    packed = tiny.packed({"bits": bits, **CHANNEL})
+@pytest.mark.parametrize(
+    "bits, grid, kind, tolerance",
+    [
+        (4, "symmetric", "float32", 1e-4),
+        (4, "symmetric", "int8", 0.03),
+        (8, "symmetric", "int8", 0.03),
+        (4, "signed", "int8", 0.03),
+        (7, "half_step", "int8", 0.03),
+        (4, "asymmetric", "int8", 0.03),
+    ],
+)
+def test_ctranslate2_computes_what_torch_does_with_the_decoded_weights(tmp_path, bits, grid, kind, tolerance):
+    packed = tiny.packed({"bits": bits, "grid": grid, **CHANNEL})
     exports.export(packed, tmp_path / "model")
     loaded = model_of(tmp_path / "model", compute_type=kind).model
     mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(1)) * 0.3

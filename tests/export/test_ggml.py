@@ -15,11 +15,11 @@ GROUPS = [{"granularity": "group", "group_size": size} for size in (32, 64, 128)
 CHANNEL, TENSOR, GROUP32 = {"granularity": "channel"}, {"granularity": "tensor"}, GROUPS[0]
 GRANULARITIES = [*GROUPS, CHANNEL, TENSOR]
 # of a type: bytes of a block of 32 weights
-BLOCKS = {0: 128, 1: 64, 2: 18, 6: 22, 8: 34}
+BLOCKS = {0: 128, 1: 64, 2: 18, 3: 20, 6: 22, 7: 24, 8: 34}
 
 
 def read(path):
-    """The header's numbers, and of each tensor its type and data: those of matrices as (codes, scales)."""
+    """The header's numbers, and of each tensor its type and data: those of matrices as (codes, scales, ...)."""
     data, at = Path(path).read_bytes(), 0
 
     def numbers(count):
@@ -55,9 +55,13 @@ def decode(kind, data, shape):
     if kind == 8:
         return rest.view(np.int8).reshape(shape), scales
     codes = np.concatenate([rest[:, -16:] & 15, rest[:, -16:] >> 4], axis=1)
-    if kind == 6:
+    if kind in (3, 7):  # with a minimum behind the scale; codes begin at 0
+        minima, rest = rest[:, :2].copy().view(np.float16)[:, 0], rest[:, 2:]
+    if kind in (6, 7):
         fifth = rest[:, :4].copy().view("<u4")
         codes += ((fifth >> np.arange(32, dtype=np.uint32) & 1) << 4).astype(np.uint8)
+    if kind in (3, 7):
+        return codes.reshape(shape), scales, minima
     return (codes.view(np.int8) - (8 if kind == 2 else 16)).reshape(shape), scales
 
 
@@ -91,6 +95,33 @@ def test_codes_are_those_of_the_packed_file(tmp_path, options, bits):
     assert tensors["encoder.conv2.weight"][0] == 1 and tensors["encoder.conv2.bias"][1] == (64, 1)
 
 
+@pytest.mark.parametrize(
+    "grid, bits, kind",
+    [
+        ("signed", 4, 2),
+        ("half_step", 3, 2),
+        ("half_step", 4, 3),
+        ("asymmetric", 3, 2),
+        ("asymmetric", 4, 3),
+        ("asymmetric", 5, 7),
+        ("asymmetric", 6, 8),
+    ],
+)
+def test_other_grids_are_in_the_smallest_type_that_holds_their_numbers(tmp_path, grid, bits, kind):
+    packed = tiny.packed({"bits": bits, "grid": grid, **GROUP32})
+    said = ggml.export(packed, tmp_path / "model.bin")
+    assert said.scale_error < 1e-3
+    tensors = read(tmp_path / "model.bin")[2]
+    for name in ("encoder.blocks.0.mlp.0.weight", "decoder.token_embedding.weight"):
+        side = name.partition(".")[0]
+        weight = packed.weights[name.replace(side, f"{side}.{side}s")]
+        found, _, (codes, scales, *minima) = tensors[name]
+        values = codes.reshape(-1, 32).astype(np.float32) * scales[:, None].astype(np.float32)
+        values += minima[0][:, None].astype(np.float32) if minima else 0
+        wanted = weight.values().numpy()
+        assert found == kind and np.abs(values.reshape(wanted.shape) - wanted).max() < 1e-3 * np.abs(wanted).max()
+
+
 def test_mixed_precisions_are_in_the_widest_type(tmp_path):
     bits = {"*": 4, "decoder.decoders.token_embedding": 8, "*.mlp.0": 3}
     packed = tiny.packed(GROUP32, bits=bits)
@@ -122,9 +153,12 @@ def logits(path, mel, tokens):
         library.whisper_free(context)
 
 
-@pytest.mark.parametrize("bits", [4, 5, 8])
-def test_whisper_cpp_computes_what_torch_does_with_the_decoded_weights(tmp_path, bits, capfd):
-    packed = tiny.packed({"bits": bits, **GROUP32})
+@pytest.mark.parametrize(
+    "bits, grid",
+    [(4, "symmetric"), (5, "symmetric"), (8, "symmetric"), (4, "signed"), (4, "asymmetric"), (5, "asymmetric")],
+)
+def test_whisper_cpp_computes_what_torch_does_with_the_decoded_weights(tmp_path, bits, grid, capfd):
+    packed = tiny.packed({"bits": bits, "grid": grid, **GROUP32})
     ggml.export(packed, tmp_path / "model.bin")
     mel, tokens = torch.randn(80, 3000, generator=torch.Generator().manual_seed(1)) * 0.3, [50257, 50362, 100]
     found = logits(tmp_path / "model.bin", mel, tokens)

@@ -92,6 +92,23 @@ def test_every_code_is_in_the_graph_and_is_computed_with(traced, bits, conf):
         assert error < tolerance, (exact, ways)
 
 
+@pytest.mark.parametrize("conf", ({}, {"granularity": "group", "group_size": 48}), ids=["channel", "group"])
+@pytest.mark.parametrize("bits", (2, 4))
+@pytest.mark.parametrize("rotation", ("none", "hadamard"))
+@pytest.mark.parametrize("grid", ("symmetric", "signed", "half_step", "asymmetric"))
+def test_grids_and_rotations_are_computed_with(traced, grid, rotation, bits, conf):
+    model = packed(bits=bits, grid=grid, rotation=rotation, **conf)
+    load_into(reference := Layers(), model, backend="dequantize")
+    tokens = np.random.default_rng(0).integers(0, 11, (1, 35))
+    expected = reference(torch.from_numpy(tokens)).numpy()
+    for exact, tolerance in ((True, 1e-5), (False, 0.03)):
+        ways = fill(graph := copy.deepcopy(traced), model.weights, exact)
+        error = np.abs(run(graph, tokens=tokens) - expected).max() / np.abs(expected).max()
+        assert error < tolerance, (exact, ways)
+    if conf and grid == "asymmetric":
+        assert ways["out.weight"] == f"MatMulNBits, {bits} bits in blocks of 16"
+
+
 def alone(operator, x, codes, bits, group=0, **options):
     """What one layer with these codes, and scales of 1, gives for `x`."""
     granularity, scales = (PerGroup(group), codes.numel() // group) if group else (PerTensor(), 1)
