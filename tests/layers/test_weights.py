@@ -9,6 +9,8 @@ from espnet_rand import QuantizationError, QuantizerConfig, quantize
 from espnet_rand.layers import quantized_weights
 from espnet_rand.packing import load_into, pack_model
 
+pytestmark = pytest.mark.usefixtures("device")
+
 LEARNED = {"mode": 3, "estimator": "ste"}
 
 

@@ -11,6 +11,9 @@ from espnet_rand import QuantizerConfig, quantize
 from espnet_rand.calibration import calibrate
 from espnet_rand.packing import load_into, pack_model, read_packed, write_packed
 from espnet_rand.quantizers import GRIDS, AbsMax, Grid, Noise, StraightThrough, WeightQuantizer
+from tests.devices import generator
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 class HalfSteps(Grid):
@@ -61,7 +64,7 @@ def test_half_steps_round_to_them():
 def test_half_steps_have_their_gradients():
     w, s = (3 * torch.randn(4, 50, dtype=torch.float64)).requires_grad_(), torch.tensor([[0.1], [0.3], [0.7], [2.0]])
     s, grid = s.double().requires_grad_(), HalfSteps(3)
-    assert gradcheck(lambda w, s: Noise()(w, s, grid, torch.Generator().manual_seed(1)), (w, s))
+    assert gradcheck(lambda w, s: Noise()(w, s, grid, generator(1)), (w, s))
     x = w / s
     inside = (x > -4) & (x < 4)
     level = (x.floor() + 0.5).clamp(-3.5, 3.5)
