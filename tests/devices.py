@@ -46,7 +46,7 @@ def computing_on(device: str, module: ModuleType) -> Iterator[None]:
     made = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
     vars(module).update({name: value.to(device) for name, value in made.items()})
     try:
-        with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False), _TestsOn(device):
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), _TestsOn(device):
             yield
     finally:
         vars(module).update(made)
