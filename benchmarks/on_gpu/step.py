@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import os
 import sys
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def main() -> None:
     if not results.has("machine", "machine"):
         with results.keeping_errors("machine", "machine"):
             results.add("machine", "machine", text=machine(args.device))
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    if not results.has("machine", "machine"):
+        sys.exit(f"{args.device}: torch cannot compute there")
     complete = importlib.import_module(KINDS[args.kind]).run(results, args.device, *args.words)
     sys.exit(0 if complete else 1)
 

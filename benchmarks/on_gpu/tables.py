@@ -42,7 +42,7 @@ def _tests(results: Results) -> str:
 def _training(results: Results) -> str:
     rows = [
         [*line["case"], f"{line['ms']:.2f}", f"{line['ratio']:.3f}"]
-        + [f"{line['least']:.2f}..{line['most']:.2f}", f"{line['peak'] / 2**20:.0f}"]
+        + [f"{line['least']:.2f}..{line['most']:.2f}", _mebibytes(line["peak"])]
         for line in results.of("training").values()
         if not line["error"]
     ]
@@ -69,7 +69,7 @@ def _decoding(results: Results) -> str:
 def _failures(results: Results) -> str:
     rows = [
         [step, name, _last(line["error"])]
-        for step in ("tests", "training", "decoding")
+        for step in ("machine", "tests", "training", "decoding")
         for name, line in results.of(step).items()
         if line["error"]
     ]

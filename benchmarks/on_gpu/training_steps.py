@@ -66,6 +66,7 @@ def run(results: Results, device: str, size: str, dtype: str) -> bool:
         with results.keeping_errors("training", names[method]):
             ratios = [t / f for t, f in zip(times[method], times["float"])]
             spread = {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-            ms, peak = 1000 * statistics.median(times[method]), peak_memory(*runs[method], data)
+            ms = 1000 * statistics.median(times[method])
+            peak = peak_memory(*runs[method], data) if data["speech"].is_cuda else None
             results.add("training", names[method], case=[size, dtype, method], ms=ms, peak=peak, **spread)
     return all(results.has("training", name) for name in names.values())

@@ -46,9 +46,9 @@ STEPS = {
         Step("decoding large", 60),
     ],
     "cpu": [  # to try the script
-        Step("tests tests/packing/test_bits.py", 30),
-        Step("training dry float32", 30),
-        Step("decoding dry", 30),
+        Step("tests tests/quantizers/test_granularity.py", 100),
+        Step("training dry float32", 100),
+        Step("decoding dry", 100),
     ],
 }
 
