@@ -1,6 +1,7 @@
 """The tests of a room that compute on a device. Each is a line of results as soon as it ends."""
 
-from typing import Any, List
+from importlib.util import find_spec
+from typing import Any
 
 from results import NotInstalled, Results
 
@@ -13,24 +14,22 @@ class _Recorder:
         self.found = 0
         self.failed = False
 
-    def pytest_collection_modifyitems(self, items: List[Any]) -> None:
+    def pytest_collection_modifyitems(self, items: list) -> None:
         of_device = [item for item in items if _device_of(item) == self._device]
         self.found = len(of_device)
         known = self._results.of("tests")
         items[:] = [item for item in of_device if known.get(item.nodeid, {"error": "unknown"})["error"]]
 
     def pytest_collectreport(self, report: Any) -> None:
-        if report.failed:
-            self._add(report, 0.0)
+        self.failed |= report.failed
+        if report.failed or self._results.of("rooms").get(report.nodeid):  # or did not load before
+            self._results.add("rooms", report.nodeid, report.longreprtext if report.failed else "")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or not report.passed:
-            self._add(report, report.duration)
-
-    def _add(self, report: Any, seconds: float) -> None:
-        self.failed |= report.failed
-        error = report.longreprtext if report.failed else ""
-        self._results.add("tests", report.nodeid, error, outcome=report.outcome, seconds=seconds)
+            self.failed |= report.failed
+            error = report.longreprtext if report.failed else ""
+            self._results.add("tests", report.nodeid, error, outcome=report.outcome, seconds=report.duration)
 
 
 def _device_of(item: Any) -> Any:
@@ -39,15 +38,17 @@ def _device_of(item: Any) -> Any:
 
 def run(results: Results, device: str, path: str) -> bool:
     """Run the tests of a path; return whether all passed, now or before."""
-    with results.keeping_errors("tests", path):
-        try:
-            import hypothesis  # noqa: F401
-            import pytest
-        except ImportError as e:
-            raise NotInstalled(f"{e.name} is not installed. Fix: pip install pytest hypothesis") from None
+    with results.keeping_errors("rooms", path):
+        if missing := [name for name in ("pytest", "hypothesis") if find_spec(name) is None]:
+            raise NotInstalled(f"{missing[0]} is not installed. Fix: pip install pytest hypothesis")
+        import pytest
+
         recorder = _Recorder(results, device)
-        pytest.main([path, "-q", "--tb=short", "-p", "no:cacheprovider"], plugins=[recorder])
+        pytest.main(
+            [path, "-q", "--tb=short", "--continue-on-collection-errors", "-p", "no:cacheprovider"], plugins=[recorder]
+        )
         if not recorder.found:
             raise RuntimeError(f"{path} has no test of {device}: see log.txt")
+        results.add("rooms", path)
         return not recorder.failed
     return False

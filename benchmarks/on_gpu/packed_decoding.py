@@ -52,7 +52,8 @@ def _torchao(name: str, **options) -> Variant:
         except ImportError:
             raise NotInstalled("torchao is not installed. Fix: pip install torchao") from None
         model = copy.deepcopy(stock).to(torch.bfloat16)
-        quantization.quantize_(model, getattr(quantization, name)(**options))
+        # torchao would set float32 products of the whole process to TF32
+        quantization.quantize_(model, getattr(quantization, name)(set_inductor_config=False, **options))
         return model
 
     return Variant(make)
@@ -69,7 +70,9 @@ VARIANTS = {
     "4 bits in groups of 32, int4_weight_only": _packed("int4_weight_only", bits=4, **_GROUPS),
     "4 bits in groups of 32, dequantize": _packed("dequantize", bits=4, **_GROUPS),
     "torchao, 8 bits": _torchao("Int8WeightOnlyConfig"),
-    "torchao, 4 bits in groups of 32": _torchao("Int4WeightOnlyConfig", group_size=32),
+    "torchao, 4 bits in groups of 32": _torchao(
+        "Int4WeightOnlyConfig", group_size=32, int4_packing_format="tile_packed_to_4d"
+    ),
 }
 
 

@@ -33,9 +33,9 @@ def _tests(results: Results) -> str:
         rooms.setdefault(name.split("/")[1], []).append(line)
     rows = []
     for room, lines in rooms.items():
-        outcomes = [line.get("outcome", "failed") for line in lines]  # one without is the room's, which did not run
+        outcomes = [line["outcome"] for line in lines]
         counts = [str(outcomes.count(outcome)) for outcome in ("passed", "failed", "skipped")]
-        rows.append([room, *counts, f"{sum(line.get('seconds', 0) for line in lines):.1f}"])
+        rows.append([room, *counts, f"{sum(line['seconds'] for line in lines):.1f}"])
     return _table("Tests", "Those of this device.", ["room", "passed", "failed", "skipped", "s"], rows)
 
 
@@ -69,7 +69,7 @@ def _decoding(results: Results) -> str:
 def _failures(results: Results) -> str:
     rows = [
         [step, name, _last(line["error"])]
-        for step in ("machine", "tests", "training", "decoding")
+        for step in ("machine", "rooms", "tests", "training", "decoding")
         for name, line in results.of(step).items()
         if line["error"]
     ]

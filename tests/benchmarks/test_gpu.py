@@ -1,6 +1,7 @@
 """A visit to a GPU, tried on the CPU; what is done again, and what ends a step but not the visit."""
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,12 +11,13 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "on_gpu")]
+QUICK = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 visit, results = map(importlib.import_module, ("visit", "results"))
 
 
 def test_a_dry_run_ends_with_tables(tmp_path):
     command = [BENCHMARKS / "gpu.sh", "--device", "cpu", "--output", tmp_path]
-    done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**QUICK, "PYTHON": sys.executable}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     tables = (tmp_path / "README.md").read_text()
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.splitlines()]
@@ -28,6 +30,39 @@ def test_a_dry_run_ends_with_tables(tmp_path):
     assert 0 < distances["dry bfloat16"] < 0.1 and 0 < distances["dry 4 bits in groups of 32, int4_weight_only"] < 0.05
     if importlib.util.find_spec("torchao") is None:
         assert "torchao is not installed" in tables
+
+
+ROOM = """
+import pytest, sys
+each = pytest.mark.parametrize("device", ["cpu", "cuda"])
+@each
+def test_passes(device): open("ran", "a").write(device)
+@each
+def test_fails(device): assert 1 == 2
+def test_of_no_device(): assert 0
+"""
+
+
+def test_tests_of_the_device_are_taken_and_those_that_passed_not_again(tmp_path):
+    room = tmp_path / "tests/room"
+    room.mkdir(parents=True)
+    (room / "test_a.py").write_text(ROOM)
+    (room / "test_b.py").write_text("import no_such_module")
+    taken = "from pathlib import Path; from results import Results; import device_tests as d; "
+    taken += "assert not d.run(Results(Path.cwd()), 'cpu', 'tests/room')"
+    path = os.pathsep.join([str(BENCHMARKS / "on_gpu"), str(BENCHMARKS.parent)])
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", taken], cwd=tmp_path, env={**QUICK, "PYTHONPATH": path}, check=True)
+    here = results.Results(tmp_path)
+    names = {name: line["outcome"] for name, line in here.of("tests").items()}
+    assert names == {
+        "tests/room/test_a.py::test_passes[cpu]": "passed",
+        "tests/room/test_a.py::test_fails[cpu]": "failed",
+    }
+    assert (tmp_path / "ran").read_text() == "cpu"
+    assert "no_such_module" in here.of("rooms")["tests/room/test_b.py"]["error"]
+    visit.write_tables(here)
+    assert "| room | 1      | 1 " in (tmp_path / "README.md").read_text()
 
 
 @pytest.fixture
