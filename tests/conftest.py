@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.devices import DEVICES, computing_on
+
 PYTHONPATH = os.environ.get("PYTHONPATH", "")  # as it was before a test registers, which adds to it
 TEXTS = ["ab", "ba", "aab", "bba", "abab", "baba"]
 MODEL = {
@@ -83,6 +85,13 @@ class Corpus:
         path = self.root / name
         path.write_text(yaml.safe_dump({**data, **more}))
         return path
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request):
+    """The device that a test computes on; see tests/devices.py."""
+    with computing_on(request.param, request.module):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

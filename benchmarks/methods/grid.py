@@ -11,7 +11,6 @@ do not count.
 
 import argparse
 import fcntl
-import json
 import logging
 import multiprocessing
 import os
@@ -24,8 +23,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from lines import append, finished  # noqa: E402
 from methods import GRANULARITIES, MAIN, METHODS  # noqa: E402
 from tasks import TASKS, TaskError  # noqa: E402
 from training import Run, run  # noqa: E402
@@ -34,29 +34,9 @@ Lines = Dict[Run, Dict[str, Any]]
 FIELDS = tuple(Run.__dataclass_fields__)
 
 
-def finished(path: Path) -> List[Dict[str, Any]]:
-    """The lines of results, from the oldest. A line that was cut off by a kill is dropped."""
-    found = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return found
-
-
 def begun_at(start: str, found: List[Dict[str, Any]]) -> Lines:
     """Select the runs from a start among the lines."""
     return {Run(**{field: line[field] for field in FIELDS}): line for line in found if line["start"] == start}
-
-
-def append(path: Path, line: Dict[str, Any]) -> None:
-    """Add a line, also behind one that was cut off."""
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            file.write(b"" if file.read() == b"\n" else b"\n")
-        file.write(json.dumps(line).encode() + b"\n")
 
 
 def lock(path: Path):

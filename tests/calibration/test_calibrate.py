@@ -7,6 +7,8 @@ from espnet_rand.calibration import calibrate
 from espnet_rand.layers import quantized_weights
 from espnet_rand.layers.layer import find_layer
 
+pytestmark = pytest.mark.usefixtures("device")
+
 MODE_3 = {"mode": 3, "init": "clip", "bits": 3, "estimator": "ste"}
 
 
@@ -139,6 +141,7 @@ def test_nothing_to_calibrate_and_inputs_that_are_not_finite_are_errors():
 def test_columns_times_rows_are_the_outputs(layer, shape):
     x = torch.randn(shape)
     kind = find_layer(layer)
+    layer.to(x.device)
     products = kind.columns(layer, x) @ layer.weight.flatten(1).T + layer.bias
     y = layer(x)
     y = y if isinstance(layer, nn.Linear) else y.flatten(2).transpose(1, 2)

@@ -4,6 +4,8 @@ import torch
 from espnet_rand.calibration.rounding import compensated
 from espnet_rand.quantizers import Grid
 
+pytestmark = pytest.mark.usefixtures("device")
+
 GRID = Grid(4)
 Q = GRID.high
 

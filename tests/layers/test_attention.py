@@ -4,6 +4,8 @@ from torch import nn
 
 from espnet_rand import QuantizerConfig, quantize
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def test_self_attention(check_layer):
     x = torch.randn(3, 2, 8)

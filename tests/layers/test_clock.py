@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from espnet_rand import QuantizationError, QuantizerConfig, disabled, evaluating_at, quantize, set_eval_bits
 from espnet_rand.layers import computation
 
+pytestmark = pytest.mark.usefixtures("device")
+
 X = torch.linspace(-1, 1, 18).view(3, 6)
 BITS = QuantizerConfig("rand", bits=[2, 3, 4, 8])
 TRACKING = QuantizerConfig("rand", mode=3, init="clip", bits=[2, 3, 4, 8])

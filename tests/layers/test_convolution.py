@@ -4,6 +4,8 @@ from torch import nn
 
 from espnet_rand import quantize
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def out_first(groups):
     """Weights of a transposed convolution by output channel, one at a time; and back."""
@@ -55,7 +57,8 @@ def test_depthwise_convolution_is_quantized_only_on_request(check_layer, layer):
     report = quantize(nn.ModuleList([nn.Linear(2, 2), layer]), {})
     (left,) = [entry for entry in report.left_in_float if "depthwise" in entry.reason]
     assert (left.name, left.parameters) == ("1", layer.weight.numel() + layer.bias.numel())
-    check_layer(layer, torch.randn(2, 4, *[9] * (layer.weight.dim() - 2)), depthwise=True)
+    x = torch.randn(2, 4, *[9] * (layer.weight.dim() - 2))
+    check_layer(layer.to(x.device), x, depthwise=True)
 
 
 def test_transposed_depthwise_convolution_is_left_in_float():

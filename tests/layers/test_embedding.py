@@ -4,6 +4,8 @@ from torch import nn
 
 from espnet_rand import quantize
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @pytest.mark.parametrize("layer", [lambda: nn.Embedding(9, 6), lambda: nn.Embedding(9, 6, padding_idx=0)])
 def test_embedding(check_layer, layer):

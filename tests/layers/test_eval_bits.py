@@ -11,6 +11,8 @@ from torch import nn
 from espnet_rand import OptionError, QuantizationError, QuantizerConfig, quantize, set_eval_bits
 from espnet_rand.layers import evaluating_at, quantize_new_layers, quantized_layers, quantized_weights
 
+pytestmark = pytest.mark.usefixtures("device")
+
 X = torch.linspace(-1, 1, 18).view(3, 6)
 BITS = [2, 3, 4, 8]
 

@@ -13,6 +13,8 @@ from espnet_rand import QuantizerConfig, quantize, quantizes
 from espnet_rand.layers import SCALE_SUFFIX, QuantizedLayer
 from espnet_rand.layers import layer as layer_module
 
+pytestmark = pytest.mark.usefixtures("device")
+
 TOKENS = torch.arange(10).view(2, 5)
 
 
@@ -373,6 +375,6 @@ def test_fully_sharded_data_parallel_is_refused(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         with pytest.raises(RuntimeError, match="FullyShardedDataParallel cannot train a quantized model"):
-            FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)(torch.randn(2, 3))
+            FullyShardedDataParallel(model, device_id=model[0].bias.device, use_orig_params=True)(torch.randn(2, 3))
     finally:
         torch.distributed.destroy_process_group()

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 class Scaled(nn.Linear):
     """A subclass with a forward of its own, and arguments of its own."""

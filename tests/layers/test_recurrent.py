@@ -5,6 +5,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from espnet_rand import quantize
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @pytest.mark.parametrize(
     "layer, matrices",
@@ -37,7 +39,7 @@ class Packed(nn.Module):
 
     def forward(self, x):
         self.rnn.flatten_parameters()
-        packed = pack_padded_sequence(x, torch.tensor([3, 2]), enforce_sorted=False)
+        packed = pack_padded_sequence(x, [3, 2], enforce_sorted=False)
         return pad_packed_sequence(self.rnn(packed)[0])[0]
 
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from espnet_rand import QuantizerConfig, disabled, quantize
 
+pytestmark = pytest.mark.usefixtures("device")
+
 X = torch.linspace(-1, 1, 18).view(3, 6)
 
 

@@ -10,6 +10,8 @@ from espnet_rand.layers import quantized_weights
 from espnet_rand.packing import load_into, pack_model
 from espnet_rand.quantizers import Steps
 
+pytestmark = pytest.mark.usefixtures("device")
+
 LEARNED = {"mode": 3, "estimator": "ste"}
 
 

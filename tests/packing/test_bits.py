@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from espnet_rand.packing.bits import pack, row_bytes, unpack
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @given(st.integers(2, 8), st.integers(0, 5), st.integers(0, 70), st.integers(0, 2**31))
 def test_every_width_and_length_comes_back(bits, rows, length, seed):

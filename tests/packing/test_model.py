@@ -74,6 +74,7 @@ CONFIGS = {
     "8-mixed": QuantizerConfig("clip", bits=8, overrides={"lstm": {"bits": 2}, "gru": {"granularity": "group"}}),
 }
 TOKENS = torch.arange(2 * 9).view(2, 9) % 17
+ON_EACH_DEVICE = pytest.mark.usefixtures("device")
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
@@ -87,7 +88,7 @@ def model(request):
 def loaded(packed, backend):
     with weights_on_meta():
         model = AllLayers()
-    load_into(model, packed, backend)
+    load_into(model, packed, backend, TOKENS.device)
     return model
 
 
@@ -97,6 +98,7 @@ def through_a_file(model, tmp_path):
     return read_packed(path)
 
 
+@ON_EACH_DEVICE
 @torch.no_grad()
 def test_dequantized_it_is_the_evaluation_bit_for_bit(model, tmp_path):
     packed = loaded(through_a_file(model, tmp_path), "dequantize")
@@ -113,6 +115,7 @@ def test_without_memory_for_float_weights_it_decodes_in_each_call(model, tmp_pat
     assert torch.equal(packed(TOKENS), model(TOKENS))
 
 
+@ON_EACH_DEVICE
 @torch.no_grad()
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "dequantize"])
 def test_integer_compute_is_near_the_evaluation(model, tmp_path, backend):
@@ -121,6 +124,7 @@ def test_integer_compute_is_near_the_evaluation(model, tmp_path, backend):
     assert error < 0.05 * expected.abs().max()
 
 
+@ON_EACH_DEVICE
 @torch.no_grad()
 def test_weights_read_as_the_evaluations(model, tmp_path):
     packed = loaded(through_a_file(model, tmp_path), "auto")
@@ -148,6 +152,7 @@ def test_a_tied_weight_is_stored_once(model):
     assert packed.aliases == {"out.weight": "embed.weight"} and "out.weight" not in packed.weights
 
 
+@ON_EACH_DEVICE
 @torch.no_grad()
 @pytest.mark.parametrize("backend", ["int8_dynamic", "dequantize"])
 @pytest.mark.parametrize("free", [2**40, 0])

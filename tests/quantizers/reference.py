@@ -66,7 +66,7 @@ def rounded(weight, scales, bits, granularity):
         for i in indices:
             code = min(max(round(float(np.float32(flat[i]) / np.float32(s))), -q - 1), q)
             codes[i], values[i] = code, np.float32(code) * np.float32(s)
-    return torch.from_numpy(codes).view(weight.shape), torch.from_numpy(values).view(weight.shape)
+    return tuple(torch.from_numpy(x).view(weight.shape).to(weight.device) for x in (codes, values))
 
 
 def step(scale, w, q, parameter=None):

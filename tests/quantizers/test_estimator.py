@@ -4,6 +4,9 @@ import torch
 from torch.autograd import gradcheck
 
 from espnet_rand.quantizers import Grid, Noise, StraightThrough
+from tests.devices import generator
+
+pytestmark = pytest.mark.usefixtures("device")
 
 NOISES = [Noise("uniform"), Noise("normal")]
 
@@ -38,7 +41,7 @@ def test_straight_through_gradients_are_the_formula(grid, q, ws):
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 @pytest.mark.parametrize("grid, q", [(Grid(2), 1), (Grid(4), 7)])
 def test_noise_gradients_against_finite_differences(noise, grid, q, ws):
-    assert gradcheck(lambda w, s: noise(w, s, grid, torch.Generator().manual_seed(1)), ws)
+    assert gradcheck(lambda w, s: noise(w, s, grid, generator(1)), ws)
 
 
 @pytest.mark.parametrize("grid, q", [(Grid(2), 1), (Grid(4), 7)])
@@ -53,7 +56,7 @@ def test_noise_clips_half_a_step_beyond_the_range(grid, q, ws):
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_noise_has_mean_zero_and_the_variance_of_rounding(noise):
     n, s = 200_000, torch.tensor([[0.25], [4.0]])
-    u = (noise(torch.zeros(2, n), s, Grid(4), torch.Generator().manual_seed(0)) / s).double()
+    u = (noise(torch.zeros(2, n), s, Grid(4), generator(0)) / s).double()
     assert u.mean(1).abs().max() < 5 * (1 / 12 / n) ** 0.5
     fourth = 1 / 80 if noise.noise == "uniform" else 3 / 144
     spread = ((fourth - 1 / 144) / n) ** 0.5
@@ -68,8 +71,8 @@ def test_noise_has_mean_zero_and_the_variance_of_rounding(noise):
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_noise_is_fresh_for_every_weight_and_forward(noise):
-    n, generator = 100_000, torch.Generator().manual_seed(0)
-    rows = [noise(torch.zeros(2, n), torch.ones(2, 1), Grid(4), generator) for _ in range(2)]
+    n, source = 100_000, generator(0)
+    rows = [noise(torch.zeros(2, n), torch.ones(2, 1), Grid(4), source) for _ in range(2)]
     correlation = torch.corrcoef(torch.cat([*rows, rows[0].roll(1, dims=1)])).fill_diagonal_(0)
     assert correlation.abs().max() < 5 / n**0.5
 
@@ -77,7 +80,7 @@ def test_noise_is_fresh_for_every_weight_and_forward(noise):
 def test_noise_comes_from_the_generator_alone():
     w, s = torch.zeros(1, 8), torch.ones(1, 1)
     before = torch.get_rng_state()
-    first, second = (Noise()(w, s, Grid(4), torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (Noise()(w, s, Grid(4), generator(3)) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)
 
 

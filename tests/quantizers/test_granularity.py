@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from espnet_rand.quantizers import PerGroup
 
+pytestmark = pytest.mark.usefixtures("device")
+
 shapes = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple)
 
 

@@ -24,7 +24,9 @@ from espnet_rand.quantizers import (
     StraightThrough,
     WeightQuantizer,
 )
+from tests.devices import generator
 
+pytestmark = pytest.mark.usefixtures("device")
 BITS = range(2, 9)
 grids = pytest.mark.parametrize("name", GRIDS)
 
@@ -105,7 +107,7 @@ def test_noise_and_rounding_have_their_gradients(name):
     grid, leaves = GRIDS[name](3), (w, s) if z is None else (w, s, z)
 
     def noisy(w, s, z=None):
-        return Noise()(w, s, grid, torch.Generator().manual_seed(1), z)
+        return Noise()(w, s, grid, generator(1), z)
 
     assert gradcheck(noisy, leaves)
     x = w / s + (0 if z is None else z)

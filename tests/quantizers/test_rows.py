@@ -5,6 +5,8 @@ import torch
 
 from espnet_rand.quantizers import AbsMax, Clip, Noise, PerGroup, Rand, StraightThrough, WeightQuantizer, rows
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def value_and_gradient(quantizer, weight):
     weight = weight.clone().requires_grad_()

@@ -8,6 +8,8 @@ from torch.autograd import gradcheck
 from espnet_rand.options import OptionError
 from espnet_rand.quantizers import AbsMax, Clip, Grid, LearnedScale, Rand
 
+pytestmark = pytest.mark.usefixtures("device")
+
 GRID = Grid(4)
 Q = GRID.high
 CODES = [(Grid(2), 1), (Grid(3), 3), (GRID, 7), (Grid(8), 127)]
@@ -68,9 +70,10 @@ def test_absmax_and_clip_give_the_weights_no_gradient(scale, w):
 
 
 @pytest.mark.parametrize("grid, q", CODES)
-@pytest.mark.parametrize("members", [12, torch.tensor([[12], [12], [5]])], ids=["even", "ragged"])
+@pytest.mark.parametrize("members", [12, [[12], [12], [5]]], ids=["even", "ragged"])
 def test_lsc_gradient_is_scaled_by_the_root_of_members_and_codes(grid, q, members, w):
     s = torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    members = torch.tensor(members) if isinstance(members, list) else members
     step = LearnedScale().step(w, grid, members, s)
     assert torch.equal(step.squeeze(1), s)
     d = torch.as_tensor(members, dtype=torch.float64).expand(3, 1).flatten() if torch.is_tensor(members) else 12.0

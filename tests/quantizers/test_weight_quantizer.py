@@ -20,6 +20,9 @@ from espnet_rand.quantizers import (
     StraightThrough,
     WeightQuantizer,
 )
+from tests.devices import generator
+
+pytestmark = pytest.mark.usefixtures("device")
 
 BITS = range(2, 9)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -121,12 +124,12 @@ def test_autocast_changes_nothing(scale, dtype):
     quantizer = WeightQuantizer(scale, granularity=PerGroup(4))
 
     def run():
-        value = quantizer(weight, generator=torch.Generator().manual_seed(1))
+        value = quantizer(weight, generator=generator(1))
         codes, (scales, _) = quantizer.encode(weight)
         return value, *torch.autograd.grad(value.square().sum(), weight), codes, scales
 
     plain = run()
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(weight.device.type, dtype=dtype):
         cast = run()
     assert all(torch.equal(a, b) for a, b in zip(plain, cast))
 
@@ -145,10 +148,10 @@ def test_value_and_whole_gradient_are_those_of_plain_autograd(scale, granularity
     if parameter is not None:
         parameter = (parameter * 0.8).requires_grad_()  # so that some weights are clipped
 
-    value = quantizer(weight, parameter, generator=torch.Generator().manual_seed(5))
+    value = quantizer(weight, parameter, generator=generator(5))
     u = torch.zeros_like(granularity.split(weight))  # the same noise: of zeros, with steps of one
     if isinstance(estimator, Noise):
-        u = estimator(u, torch.ones(len(u), 1, dtype=u.dtype), grid, torch.Generator().manual_seed(5))
+        u = estimator(u, torch.ones(len(u), 1, dtype=u.dtype), grid, generator(5))
     u = granularity.join(u, weight.shape).flatten()
     expected = torch.zeros_like(weight.flatten())
     for n, group in enumerate(reference.groups(weight.shape, granularity)):
