@@ -358,5 +358,11 @@ for _name, _text, _more in (
     ("further", "and unlabelled audio", {"unlabelled": True}),
     ("further_twice", "and unlabelled audio, twice the steps", {"unlabelled": True, "length": 2.0}),
     ("ternary", "codes -Q ... Q", {"grid": Ternary}),
+    ("calibrated", "from a calibrated start", {"calibrated": "before"}),
+    (
+        "propagated",
+        "from a calibrated start (QEP)",
+        {"calibrated": "before", "calibrator": METHODS["calibrated_propagated"].calibrator},
+    ),
 ):
     METHODS[f"rand_m3_ste_taught_{_name}"] = replace(_TAUGHT, text=f"{_TAUGHT.text}, {_text}", **_more)
