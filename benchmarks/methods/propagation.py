@@ -1,10 +1,8 @@
 """Calibration layer after layer, with inputs from what is quantized already; the package's takes the float model's."""
 
-import copy
 import functools
 import itertools
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +24,17 @@ def calibrate_in_order(model: nn.Module, forward: Callable[[nn.Module], Any], co
         forward: runs a model on data
     """
     check_steps(model)
-    original, weights = copy.deepcopy(model), quantized_weights(model)
-    theirs = quantized_weights(original)
+    weights = quantized_weights(model)
+    with disabled(model):
+        wanted = _inputs(weights, functools.partial(forward, model)) if correction else {}
     left = {weight.quantized for weight in weights.values()}
-    for _, part in itertools.groupby(weights, lambda name: name.rsplit(".", 2)[0]):
-        names = list(part)
+    for _, names in itertools.groupby(list(weights), lambda name: name.rsplit(".", 2)[0]):
+        part = {name: weights[name] for name in names}
         with telling(off=left):
-            given = _inputs([weights[name] for name in names], functools.partial(forward, model))
-        wanted = given
-        if correction:
-            with disabled(original):
-                wanted = _inputs([theirs[name] for name in names], functools.partial(forward, original))
-        for name, x, y in zip(names, wanted, given):
-            weight, moments = weights[name], {}
+            given = _inputs(part, functools.partial(forward, model))
+        for name, weight in part.items():
+            y, x = given[name], wanted.pop(name, given[name])
+            moments = {}
             if y:
                 count = sum(map(len, y))
                 moments[weight.parameter] = sum((b.T @ b).double() for b in y) / count
@@ -56,25 +52,19 @@ def _correct(weight: NamedWeight, difference: Tensor, h: Tensor, damping: float 
     weight.parameter.copy_(weight.quantized.own_layout(whole + change.view_as(whole).to(whole.dtype)))
 
 
-def _inputs(weights: Sequence[NamedWeight], forward: Callable[[], Any]) -> List[List[Tensor]]:
+def _inputs(weights: Mapping[str, NamedWeight], forward: Callable[[], Any]) -> Dict[str, List[Tensor]]:
     """The inputs of each weight's layer, call by call, as (positions, n); none where it multiplies no matrix."""
-    seen: Dict[int, List[Tensor]] = {id(weight.layer): [] for weight in weights}
+    seen: Dict[str, List[Tensor]] = {name: [] for name in weights}
 
-    def see(layer, inputs):
+    def see(name, layer, inputs):
         columns = layer.columns(inputs[0])
         if columns is not None:
-            seen[id(layer)].append(columns.float())
+            seen[name].append(columns.float())
 
-    with _hooked([weight.layer for weight in weights], see):
-        forward()
-    return [seen[id(weight.layer)] for weight in weights]
-
-
-@contextmanager
-def _hooked(layers: Sequence[nn.Module], hook: Callable) -> Iterator[None]:
-    handles = [layer.register_forward_pre_hook(hook) for layer in layers]
+    hooks = [weight.layer.register_forward_pre_hook(functools.partial(see, name)) for name, weight in weights.items()]
     try:
-        yield
+        forward()
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()
+    return seen
