@@ -1,13 +1,14 @@
-"""Estimators between noise and straight-through that the comparison tries; the package does not have them."""
+"""Estimators between noise and straight-through, and a grid: the comparison tries them, the package has none."""
 
 from dataclasses import dataclass, replace
+from typing import Type
 
 import torch
 from torch import nn
 
 from espnet_rand.layers import quantized_weights
 from espnet_rand.options import boolean, option
-from espnet_rand.quantizers import Noise, StraightThrough
+from espnet_rand.quantizers import Grid, Noise, StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
 
 
@@ -30,3 +31,17 @@ def set_estimator(model: nn.Module, estimator: Estimator) -> None:
     """Set the estimator of all weights of a quantized model, from the next forward on."""
     for weight in quantized_weights(model).values():
         weight.quantized.quantizer = replace(weight.quantizer, estimator=estimator)
+
+
+class Ternary(Grid):
+    """As many codes below 0 as above, -Q ... Q: with 2 bits -1, 0 and 1, which take 1.6 bits (five in a byte)."""
+
+    @property
+    def low(self) -> int:
+        return -self.high
+
+
+def set_grid(model: nn.Module, grid: Type[Grid]) -> None:
+    """Set the grid of all weights of a quantized model; learned scales that were not trained start anew for it."""
+    for weight in quantized_weights(model).values():
+        weight.quantized.quantizer = replace(weight.quantizer, grid=grid)

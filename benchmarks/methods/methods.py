@@ -1,19 +1,21 @@
 """The methods of the comparison: what each does to a float model before it is trained."""
 
 import copy
+import functools
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
 import torch
-from estimators import RoundedHalf
+from estimators import RoundedHalf, Ternary, set_grid
+from propagation import calibrate_in_order
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 import espnet_rand
 from espnet_rand.calibration import calibrate
 from espnet_rand.distillation import Distillation
-from espnet_rand.quantizers import StraightThrough
+from espnet_rand.quantizers import Grid, StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
 
 GROUP_SIZE = 64
@@ -24,9 +26,14 @@ GRANULARITIES: Dict[str, Dict[str, Any]] = {
     "channel": {"granularity": "channel"},
     "tensor": {"granularity": "tensor"},
     "group": {"granularity": "group", "group_size": GROUP_SIZE},
+    "group32": {"granularity": "group", "group_size": 32},
     "mixed": {"granularity": "channel", "overrides": {EMBEDDING: {"granularity": "group", "group_size": 32}}},
     "column": {"granularity": "channel", "overrides": {EMBEDDING: {"granularity": "column"}}},
 }
+
+
+def _calibrate(model: nn.Module, forward: Callable[[nn.Module], Any]) -> None:
+    calibrate(model, functools.partial(forward, model))
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Method:
         estimators: part of the steps -> estimator that takes the place of the options' from there on
         distillation: the weights of the loss, where it is distilled from the float model that training starts from
         calibrated: `before` or `after`: when sentences of the training set choose its scales and codes
+        calibrator: the way in which they do (quantized model, function that runs a model on them)
+        grid: the grid of the codes; None: the options'
+        cotrained: the weights of the loss, where the float weights learn in the same steps, and are what is imitated
+        length: factor on the task's steps
+        unlabelled: whether it is distilled on further audio, too, with what the teacher hears there
     """
 
     text: str
@@ -57,18 +69,27 @@ class Method:
     estimators: Mapping[float, Estimator] = field(default_factory=dict, hash=False)
     distillation: Optional[Distillation] = None
     calibrated: Optional[str] = None
+    calibrator: Callable[[nn.Module, Callable[[nn.Module], Any]], Any] = _calibrate
+    grid: Optional[Type[Grid]] = None
+    cotrained: Optional[Distillation] = None
+    length: float = 1.0
+    unlabelled: bool = False
 
-    def apply(self, model: nn.Module, bits: int, granularity: str, forward: Callable[[], None]) -> Callable[[], Any]:
+    def apply(
+        self, model: nn.Module, bits: int, granularity: str, forward: Callable[[nn.Module], Any]
+    ) -> Callable[[], Any]:
         """Quantize a float model in place (`float` leaves it as it is); return a function to call before evaluation.
 
-        `forward` runs the model on sentences of the training set.
+        `forward` runs a model on sentences of the training set.
         """
         if self.options is not None:
             espnet_rand.quantize(model, _with_precision(self.options, bits, granularity))
+            if self.grid:
+                set_grid(model, self.grid)
             if self.calibrated == "before":
-                calibrate(model.eval(), forward)
+                self.calibrator(model.eval(), forward)
             elif self.calibrated == "after":
-                return lambda: calibrate(model.eval(), forward)
+                return lambda: self.calibrator(model.eval(), forward)
         elif self.other is not None:
             return self.other(model, quantizable(model), bits, granularity) or _nothing
         return _nothing
@@ -305,3 +326,43 @@ for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
     _options = copy.deepcopy(METHODS[_name].options)
     _options["quantizer_conf"]["overrides"] = {EMBEDDING: {"bits": 8}}
     METHODS[f"{_name}_e8"] = Method(f"{METHODS[_name].text}, embedding in 8 bits", _options)
+
+# Tricks that may make few bits hold, screened on prompts
+_CALIBRATED, _TAUGHT = METHODS["calibrated"], METHODS["rand_m3_ste_taught"]
+for _name, _text, _correction in (
+    ("in_order", "inputs from what is quantized", 0.0),
+    ("propagated", "and half of their error made up for (QEP)", 0.5),
+):
+    METHODS[f"calibrated_{_name}"] = replace(
+        _CALIBRATED,
+        text=f"{_CALIBRATED.text}, {_text}",
+        calibrator=functools.partial(calibrate_in_order, correction=_correction),
+    )
+for _name, _text, _tuned in (("", "", False), ("_tuned", ", from `float`", True)):
+    METHODS[f"rand_m3_ste_cotrained{_name}"] = replace(
+        METHODS["rand_m3_ste"],
+        text=f"RAND mode 3, straight-through, co-trained with float{_text}",
+        tuned=_tuned,
+        cotrained=Distillation(labels=1.0),
+    )
+for _name, _patterns in (("convs8", ("*conv1", "*conv2")), ("ends8", ("*conv1", "*conv2", EMBEDDING))):
+    _options = copy.deepcopy(_TAUGHT.options)
+    _options["quantizer_conf"]["overrides"] = {pattern: {"bits": 8} for pattern in _patterns}
+    METHODS[f"rand_m3_ste_taught_{_name}"] = replace(
+        _TAUGHT, text=f"{_TAUGHT.text}, {', '.join(_patterns)} in 8 bits", options=_options
+    )
+for _name, _text, _more in (
+    ("scales", "scales learn 30 times faster", {"scale_rate": 30.0}),
+    ("twice", "twice the steps", {"length": 2.0}),
+    ("four", "four times the steps", {"length": 4.0}),
+    ("further", "and unlabelled audio", {"unlabelled": True}),
+    ("further_twice", "and unlabelled audio, twice the steps", {"unlabelled": True, "length": 2.0}),
+    ("ternary", "codes -Q ... Q", {"grid": Ternary}),
+    ("calibrated", "from a calibrated start", {"calibrated": "before"}),
+    (
+        "propagated",
+        "from a calibrated start (QEP)",
+        {"calibrated": "before", "calibrator": METHODS["calibrated_propagated"].calibrator},
+    ),
+):
+    METHODS[f"rand_m3_ste_taught_{_name}"] = replace(_TAUGHT, text=f"{_TAUGHT.text}, {_text}", **_more)

@@ -75,6 +75,7 @@ class Task:
     float_rate: float  # rate of the float model that a second training begins with, the best on the development set
     logits: str  # the module that gives the logits
     states: Tuple[str, ...] = ("encoder",)  # modules whose hidden states are distilled
+    unlabelled: Optional[str] = None  # data directory below egs2/ with further audio, of another recipe
     half: bool = False  # whether training computes in bfloat16 (autocast); evaluation never does
 
     def __init__(self):
@@ -105,12 +106,21 @@ class Task:
     def _read(self, name: str) -> List[Sentence]:
         directory = self.directory / self.data / name
         texts = read_lines(directory / "text")
-        sentences = []
-        for key, path in read_lines(directory / "wav.scp").items():
-            samples, _ = soundfile.read(path, dtype="float32")
-            features = self._preprocess(key, {"speech": samples, "text": texts[key]})
-            sentences.append(Sentence(key, texts[key], features))
-        return sentences
+        return [self._sentence(key, path, texts[key]) for key, path in read_lines(directory / "wav.scp").items()]
+
+    def _sentence(self, key: str, path: str, text: str) -> Sentence:
+        samples, _ = soundfile.read(path, dtype="float32")
+        return Sentence(key, text, self._preprocess(key, {"speech": samples, "text": text}))
+
+    @torch.no_grad()
+    def heard_by(self, teacher: nn.Module) -> List[Sentence]:
+        """Unlabelled sentences of another recipe, twice as many as of this one's, with what the teacher hears there."""
+        if self.unlabelled is None:
+            raise TaskError(f"{self.recipe} has no unlabelled audio. Fix: take another task")
+        found = list(read_lines(ROOT / "egs2" / self.unlabelled / "wav.scp").items())
+        part = found[:: max(len(found) // (2 * len(self.train)), 1)]
+        sentences = [self._sentence(key, path, "") for key, path in part]
+        return [self._sentence(*own, said) for own, said in zip(part, self.decode(teacher.eval(), sentences))]
 
     def build(self, scratch: bool = False) -> nn.Module:
         """The float model: with the weights that fine-tuning starts from, or with new ones."""
@@ -260,6 +270,13 @@ class Prompts(Whisper):
     steps = 196  # 4 epochs
     rates = (0.00003, 0.0001, 0.0003)
     float_rate = 0.00003
+    unlabelled = "amazon_queen/asr1/data/train"
+
+
+class PromptsHalf(Prompts):
+    """The same, trained in bfloat16: 2.3 times as fast on processors that have it (AVX512_BF16)."""
+
+    half = True
 
 
 class Queen(Whisper):
@@ -278,4 +295,4 @@ class QueenHalf(Queen):
     half = True
 
 
-TASKS = {"mini": Mini, "prompts": Prompts, "queen": Queen, "queen_bf16": QueenHalf}
+TASKS = {"mini": Mini, "prompts": Prompts, "prompts_bf16": PromptsHalf, "queen": Queen, "queen_bf16": QueenHalf}

@@ -7,14 +7,15 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import numpy as np
 import torch
+from cotraining import CoTraining
 from estimators import set_estimator
 from methods import METHODS, latent, quantizable
-from tasks import Sentence, Task
-from torch import nn
+from tasks import Batch, Sentence, Task
+from torch import Tensor, nn
 
 from espnet_rand.atomic import replacing
 from espnet_rand.distillation import distill
@@ -60,7 +61,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     if from_float:
         model.load_state_dict(torch.load(weights, weights_only=True))
     sample = task.train[:: max(len(task.train) // CALIBRATION, 1)]
-    calibration = functools.partial(task.loss, model, sample)
+    calibration = functools.partial(task.loss, sentences=sample)
     if method.trains:
         drawn = torch.get_rng_state()  # the code below may draw, and dropout is to be the same for all
         teacher = copy.deepcopy(model) if method.distillation else None
@@ -68,7 +69,10 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
         torch.set_rng_state(drawn)
         if teacher is not None:
             distill(model, teacher, method.distillation, {task.logits: 1.0}, task.states)
-        loss = train(task, model, spec)
+        sentences = task.train
+        if method.unlabelled:
+            sentences = [*sentences, *task.heard_by(teacher)]
+        loss = train(task, model, spec, sentences)
         if spec.method == "float":
             work.mkdir(parents=True, exist_ok=True)
             with replacing(weights) as temporary:
@@ -86,10 +90,10 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     return line
 
 
-def train(task: Task, model: nn.Module, spec: Run) -> float:
+def train(task: Task, model: nn.Module, spec: Run, sentences: List[Sentence]) -> float:
     """Train by AdamW, with linear warm-up and decay to zero; return the mean loss of the last tenth of the steps."""
     method = METHODS[spec.method]
-    steps = task.scratch_steps if spec.scratch else task.steps
+    steps = round(method.length * (task.scratch_steps if spec.scratch else task.steps))
     warmup = max(round(task.warmup * steps), 1)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
@@ -103,13 +107,14 @@ def train(task: Task, model: nn.Module, spec: Run) -> float:
     device = parameters[0].device
     losses = []
     model.train()
+    loss_of = CoTraining(model, method.cotrained, task.logits, task.states) if method.cotrained else _own_loss(model)
     estimators = {round(part * steps): estimator for part, estimator in method.estimators.items()}
-    for step, batch in zip(range(steps), shuffled(task, spec.seed)):
+    for step, batch in zip(range(steps), shuffled(task.batches(sentences), spec.seed)):
         if step in estimators:
             set_estimator(model, estimators[step])
         data = task.batch(batch, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=task.half):
-            loss = model(**data)[0]
+            loss = loss_of(data)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimizer.step()
@@ -122,10 +127,13 @@ def train(task: Task, model: nn.Module, spec: Run) -> float:
     return sum(last) / len(last)
 
 
-def shuffled(task: Task, seed: int) -> Iterator[List[Sentence]]:
-    """Batches of sentences of like length, in an order that the seed alone decides."""
+def _own_loss(model: nn.Module) -> Callable[[Batch], Tensor]:
+    return lambda batch: model(**batch)[0]
+
+
+def shuffled(batches: List[List[Sentence]], seed: int) -> Iterator[List[Sentence]]:
+    """The batches, over and over, in an order that the seed alone decides."""
     generator = np.random.default_rng(seed)
-    batches = task.batches(task.train)
     while True:
         for i in generator.permutation(len(batches)):
             yield batches[i]

@@ -1,6 +1,8 @@
 """The comparison of methods: what is run next, what a run does, what the tables say."""
 
 import concurrent.futures
+import copy
+import functools
 import importlib
 import json
 import subprocess
@@ -43,7 +45,7 @@ class Task:
     """What `training.run` needs of a task."""
 
     steps, scratch_steps, warmup, grad_clip, logits, states, start = 20, 20, 0.1, 5.0, "logits", (), "here"
-    float_rate = 0.02
+    float_rate, half = 0.02, False
 
     def __init__(self):
         torch.manual_seed(3)
@@ -279,9 +281,9 @@ def test_every_method_evaluates_on_its_grid_and_trains(name, granularity, tmp_pa
     torch.manual_seed(0)
     model, task = Task().build(), Task()
     before = model.logits.weight.detach().clone()
-    finish = method.apply(model, 3, granularity, lambda: task.loss(model, task.train))
+    finish = method.apply(model, 3, granularity, functools.partial(task.loss, sentences=task.train))
     if method.trains:
-        training.train(task, model, spec(name, granularity=granularity))
+        training.train(task, model, spec(name, granularity=granularity), task.train)
         assert not torch.equal(training.latent(model, "logits.weight"), before)
     finish()
     model.eval()
@@ -296,11 +298,86 @@ def test_calibration_chooses_other_codes_before_training_or_after_it(name, at_on
     for method in ("rand_m3_ste", name):
         torch.manual_seed(0)
         model = task.build()
-        finish = methods.METHODS[method].apply(model, 3, "channel", lambda model=model: task.loss(model, task.train))
+        forward = functools.partial(task.loss, sentences=task.train)
+        finish = methods.METHODS[method].apply(model, 3, "channel", forward)
         weights.append(model.eval().logits.weight.detach().clone())
     assert torch.equal(*weights) != at_once
     finish()
     assert not torch.allclose(weights[0], model.logits.weight)
+
+
+def test_layers_that_see_the_errors_before_them_make_up_for_them():
+    torch.manual_seed(0)
+    errors, firsts = [], []
+    model, x = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Linear(32, 8)), torch.randn(400, 16)
+    layers = nn.Sequential(nn.Sequential(model[0]), model[1], nn.Sequential(model[2]), nn.Sequential(model[3]))
+    wanted = layers(x)
+    for name in ("calibrated", "calibrated_in_order", "calibrated_propagated"):
+        quantized = copy.deepcopy(layers)
+        methods.METHODS[name].apply(quantized, 3, "channel", lambda model: model(x))
+        errors.append((quantized.eval()(x) - wanted).square().mean().item())
+        firsts.append(quantized[0][0].weight)
+    assert torch.equal(firsts[0], firsts[1]) and torch.equal(firsts[0], firsts[2])
+    assert errors[2] < 0.5 * errors[0] and errors[1] != errors[0]
+
+
+class Reader(nn.Module):
+    """A layer that gives lengths, too, as those of ESPnet do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.linear(x)[:, None], torch.ones(len(x), dtype=torch.long)
+
+
+def test_co_training_lets_float_learn_by_labels_and_the_quantized_model_imitate_it(tmp_path, monkeypatch):
+    """The labels of those steps are those of the float model: a divergence from it has no gradient there."""
+
+    class Both(Model):
+        def __init__(self):
+            super().__init__()
+            self.logits = Reader()
+
+        def forward(self, x, y):
+            return (self.logits(x)[0][:, 0] - y).square().mean(), {}, None
+
+    torch.manual_seed(0)
+    model, task = Both(), Task()
+    espnet_rand.quantize(model, {"quantizer": "absmax", "quantizer_conf": {"bits": 2, "estimator": "ste"}})
+    weight = model.logits.linear._parameters["weight"]
+    grads = {}
+    for outputs in (1e-9, 1.0):
+        weights = methods.Distillation(labels=1.0, outputs=outputs, states=0.0)
+        loss = training.CoTraining(model.train(), weights, "logits", ())(task.batch([task.train[0]], None))
+        (grads[outputs],) = torch.autograd.grad(loss, weight)
+    with espnet_rand.disabled(model):
+        loss = model(**task.batch([task.train[0]], None))[0]
+    assert torch.allclose(grads[1e-9], torch.autograd.grad(loss, weight)[0], atol=1e-6)
+    assert not torch.allclose(grads[1.0], grads[1e-9], atol=1e-3)
+
+
+@pytest.mark.parametrize("name, steps", [("rand_m3_ste_taught", 20), ("rand_m3_ste_taught_further_twice", 40)])
+def test_a_taught_model_can_train_longer_and_on_what_only_the_teacher_heard(name, steps, tmp_path, monkeypatch):
+    task = Task()
+    task.heard_by, seen = lambda teacher: [torch.full((8, 6), 7.0)] * 4, []
+    monkeypatch.setattr(training, "distill", lambda *args: None)
+    monkeypatch.setattr(
+        task, "batch", lambda sentences, device: seen.append(sentences) or Task.batch(task, sentences, device)
+    )
+    monkeypatch.setattr(task, "loss", lambda *args: 0.0)
+    training.run(task, replace(spec("float", bits=0, granularity="-"), rate=0.02), torch.device("cpu"), tmp_path)
+    seen.clear()
+    training.run(task, spec(name), torch.device("cpu"), tmp_path)
+    assert len(seen) == steps and any((x == 7).all() for (x,) in seen) == name.endswith("further_twice")
+
+
+def test_ternary_has_three_codes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(500, 8))
+    methods.METHODS["rand_m3_ste_taught_ternary"].apply(model, 2, "channel", None)
+    assert all(len(row.unique()) == 3 for row in model.eval()[0].weight)
 
 
 def test_noise_can_give_way_to_rounding(monkeypatch):
@@ -310,7 +387,7 @@ def test_noise_can_give_way_to_rounding(monkeypatch):
     model = task.build()
     model.logits.register_forward_hook(lambda layer, *_: seen.append(len(layer.weight.detach()[0].unique())))
     methods.METHODS["pqn_until0.5"].apply(model, 2, "channel", None)
-    training.train(task, model, spec("pqn_until0.5", bits=2))
+    training.train(task, model, spec("pqn_until0.5", bits=2), task.train)
     assert len(seen) == 20 and min(seen[:10]) > 4 >= max(seen[10:])
 
 
