@@ -30,6 +30,13 @@ GRANULARITIES: Dict[str, Dict[str, Any]] = {
     "mixed": {"granularity": "channel", "overrides": {EMBEDDING: {"granularity": "group", "group_size": 32}}},
     "column": {"granularity": "channel", "overrides": {EMBEDDING: {"granularity": "column"}}},
 }
+# the same with other grids, and with rotated inputs: group32_signed, group32_rotated, group32_signed_rotated, ...
+for _name, _options in [*GRANULARITIES.items()]:
+    for _grid in ("", "signed", "half_step", "asymmetric"):
+        for _turned in ("", "rotated"):
+            if _grid or _turned:
+                _own = {"grid": _grid or "symmetric", "rotation": "hadamard" if _turned else "none"}
+                GRANULARITIES["_".join(filter(None, (_name, _grid, _turned)))] = {**_options, **_own}
 
 
 def _calibrate(model: nn.Module, forward: Callable[[nn.Module], Any]) -> None:
