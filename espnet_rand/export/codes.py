@@ -78,12 +78,14 @@ def code_matrix(weight: PackedWeight) -> Tensor:
 
 
 def symmetric(weight: PackedWeight) -> Optional[PackedWeight]:
-    """The same numbers as codes that stand for themselves times a scale, of as few bits as hold them; None: 8 do not.
+    """The same numbers as codes that stand for themselves times a scale, of as few bits as hold them.
 
-    Scales may be negative. The rotation stays.
+    Scales may be negative, and the rotation stays. None: the numbers are no integers of 8 bits.
     """
     if type(weight.grid) in (Grid, Signed):
         return replace(weight, grid=Grid(weight.bits))
+    if not weight.grid.has_integers:
+        return None
     integers, scales = weight.integers()
     ends = torch.stack(integers.aminmax()).tolist()
     fitting = [bits for bits in BITS if Grid(bits).low <= ends[0] and ends[1] <= Grid(bits).high]

@@ -117,7 +117,7 @@ class PackedWeight:
     def integers(self) -> Tuple[Tensor, Tensor]:
         """The rotated weight as integers, int8 where they fit and else int16, channels first, and positive scales.
 
-        The integers times the scales of their groups are what the codes stand for, exactly.
+        The integers times the scales of their groups are what the codes stand for, exactly. The grid must have them.
         """
         if type(self.grid) is Grid:
             return self.codes(), self.wide_scales

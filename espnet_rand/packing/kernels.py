@@ -68,6 +68,8 @@ def _integers_serve(weight: PackedWeight) -> Optional[str]:
     """The reason why a kernel cannot serve that needs 8-bit integers and a scale for each channel; None: it can."""
     if not isinstance(weight.granularity, (PerTensor, PerChannel)):
         return "needs a scale for each channel or for all, not for groups or columns"
+    if not weight.grid.has_integers:
+        return "needs a grid of integers"
     wide = weight.bits == 8 and type(weight.grid) is not Grid
     return "holds integers of 8 bits, which 8-bit codes are on the symmetric grid alone" if wide else None
 

@@ -42,7 +42,7 @@ class Grid:
     shifted = False
     #: Whether step sizes may be negative.
     signed = False
-    #: In parts of a step levels are integers.
+    #: What levels are multiplied by to be integers, where that is possible (see `has_integers`).
     parts = 1
 
     @property
@@ -108,6 +108,14 @@ class Grid:
     def levels(self, codes: Tensor) -> Tensor:
         """The numbers, in steps, that codes stand for: integers or floats, perhaps the codes themselves."""
         return codes
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether all levels are integers in parts of a step, which integer kernels and runtimes compute with."""
+        if type(self) is Grid:
+            return True
+        levels = self.parts * self.levels(torch.arange(self.low, self.high + 1.0))
+        return torch.equal(levels, levels.round())
 
     def round(self, w: Tensor, s: Tensor, z: Optional[Tensor] = None) -> Tensor:
         """Round weights to codes, as floats of w's shape."""
