@@ -21,10 +21,10 @@ class RoundedHalf(Estimator):
 
     noise: bool = option(True, boolean)
 
-    def __call__(self, w, s, grid, generator=None):
+    def __call__(self, w, s, grid, generator=None, z=None):
         rounded = torch.empty_like(w).bernoulli_(0.5, generator=generator).bool()
-        others = Noise()(w, s, grid, generator) if self.noise else w
-        return torch.where(rounded, StraightThrough()(w, s, grid), others)
+        others = Noise()(w, s, grid, generator, z) if self.noise else w
+        return torch.where(rounded, StraightThrough()(w, s, grid, z=z), others)
 
 
 def set_estimator(model: nn.Module, estimator: Estimator) -> None:

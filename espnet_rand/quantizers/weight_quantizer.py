@@ -86,7 +86,8 @@ class WeightQuantizer:
             grid = self.grid(bits or self.precision.highest)
             w, (s, z) = self._grouped_and_steps(weight, parameter, grid)
             estimator = self.estimator if training else StraightThrough()
-            value = self.granularity.join(estimator(w, s, grid, generator, z), weight.shape)
+            zero = {} if z is None else {"z": z}  # estimators of one's own may not know it
+            value = self.granularity.join(estimator(w, s, grid, generator, **zero), weight.shape)
             return self.rotation.back(value).to(weight.dtype)
 
     @torch.no_grad()
