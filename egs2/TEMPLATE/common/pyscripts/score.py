@@ -50,6 +50,22 @@ def spread(values: list) -> str:
     return f"{mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
+def cleaners(names: list, test_sets: list) -> dict:
+    """Return what cleans the texts of each test set; `names`: one for all sets, or one for each."""
+    if len(names) not in (1, len(test_sets)):
+        sys.exit(
+            f"score.py: --cleaner: {len(names)} cleaners for {len(test_sets)} test sets. Fix: give one, or one for each"
+        )
+    if len(names) == 1:
+        names = names * len(test_sets)
+    found = {"none": str}
+    if set(names) != {"none"}:
+        from espnet2.text.cleaner import TextCleaner
+
+        found.update((name, TextCleaner(name)) for name in names if name != "none")
+    return {test_set: found[name] for test_set, name in zip(test_sets, names)}
+
+
 def make_rows(args, clean, score) -> list:
     """Score everything: one row for each system and test set, by the names of its columns."""
     runs = {name: [args.expdir / system for system in systems] for name, systems in runs_of(args.systems).items()}
@@ -63,7 +79,7 @@ def make_rows(args, clean, score) -> list:
         for test_set in args.test_sets:
             reference = args.datadir / test_set / args.reference
             decoded = (d / f"decode_{test_set}{args.tag}/1best_recog/text" for d in dirs)
-            counts, scores = zip(*(measure(reference, text, clean, score) for text in decoded))
+            counts, scores = zip(*(measure(reference, text, clean[test_set], score) for text in decoded))
             row = {"system": name, "weights": weights, "set": test_set, "sentences": str(counts[0])}
             row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
             rows.append({**row, "size kB": f"{size / 1000:.0f}" if size else "-"})
@@ -80,17 +96,9 @@ def main():
     parser.add_argument("--scorer", type=Path, required=True, help="a Python file with score(references, hypotheses)")
     parser.add_argument("--tag", default="", help="what the names of decoding directories and of the table end in")
     parser.add_argument("--table", default="RESULTS", help="the table's name in expdir")
-    parser.add_argument("--cleaner", default="none", help="e.g. whisper_en")
+    parser.add_argument("--cleaner", nargs="+", default=["none"], help="e.g. whisper_en; one, or one for each test set")
     args = parser.parse_args()
-
-    def clean(text):
-        return text
-
-    if args.cleaner != "none":
-        from espnet2.text.cleaner import TextCleaner
-
-        clean = TextCleaner(args.cleaner)
-    rows = make_rows(args, clean, runpy.run_path(str(args.scorer))["score"])
+    rows = make_rows(args, cleaners(args.cleaner, args.test_sets), runpy.run_path(str(args.scorer))["score"])
     table = markdown(list(rows[0]), [list(row.values()) for row in rows])
     path = args.expdir / f"{args.table}{args.tag}.md"
     write_text(path, table)

@@ -19,6 +19,6 @@ test_sets=test       # one or more
 inference_nj=1       # parts that a test set is decoded in
 inference_model=valid.loss.ave.pth
 inference_args=      # more options for decoding, e.g. "--ngpu 0"
-score_cleaner=none   # text cleaner for reference and hypothesis, e.g. whisper_en
+score_cleaner=none   # text cleaner for reference and hypothesis, e.g. whisper_en; or one for each test set
 table=RESULTS        # name of the table of results in expdir, without .md
 

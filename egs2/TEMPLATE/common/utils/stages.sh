@@ -24,6 +24,7 @@ inference=espnet2.bin.${task}_inference
 decode_options=        # more options for decoding
 decode_made_of=()      # the files that these options name
 tag=                   # ends the names of decoding directories
+options_of_set() { :; }  # <test set>: prints more options for decoding that set
 of_task=               # option of espnet_rand's programs, whose default is asr
 [ "${task}" = asr ] || of_task=" --task ${task}"
 
@@ -200,8 +201,9 @@ pack_systems() {  # stage 5
 }
 
 decode_jobs() {  # <test set> <name> <mode> <config> <init> ...
-    local decoded=${expdir}/$2/decode_$1${tag} data=${datadir}/$1 files keys part made_of
+    local decoded=${expdir}/$2/decode_$1${tag} data=${datadir}/$1 files more keys part made_of
     files=$(model_files "$2" "$3" "$5") || exit 1
+    more=${decode_options}$(options_of_set "$1") || exit 1
     made_of=("${files##* }" "${data}/${inputs%%,*}" "${inference_config}" "${decode_made_of[@]}")
     mkdir -p "${decoded}/split${inference_nj}"
     split -d -n "r/${inference_nj}" "${data}/${inputs%%,*}" "${decoded}/split${inference_nj}/keys."
@@ -211,7 +213,7 @@ decode_jobs() {  # <test set> <name> <mode> <config> <init> ...
         outdated "${part}/decode.log" "${part}/1best_recog/text" "${made_of[@]}"
         job "${part}/decode.log" "$(wc -l < "${keys}")" - "${decode_cmd} ${python} -m ${inference} \
 --config ${inference_config} --ngpu $((ngpu > 0)) --key_file ${keys} \
-$(data_options '' "${data}" ${inputs}) ${files}${decode_options} --output_dir ${part} ${inference_args}"
+$(data_options '' "${data}" ${inputs}) ${files}${more} --output_dir ${part} ${inference_args}"
     done
 }
 
@@ -243,5 +245,5 @@ decode_systems() {  # stage 6
 score_systems() {  # stage 7
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
         --test_sets ${test_sets} --reference "${outputs%%,*}" --tag "${tag}" --table "${table}" \
-        --scorer "${scorer}" --cleaner "${score_cleaner}" --systems $(for_systems model_name)
+        --scorer "${scorer}" --cleaner ${score_cleaner} --systems $(for_systems model_name)
 }

@@ -150,7 +150,7 @@ def main():
         audio, rate = soundfile.read(io.BytesIO(resources[f"{recording}.SB"].data), dtype="float32")
         utterances.append((f"{speaker}-{recording}", speaker, text, soxr.resample(audio, rate, RATE)))
     try:
-        write_sets(args.data_dir, utterances, SHARES)
+        write_sets(args.data_dir, {"en": utterances}, SHARES)
     except DataError as e:
         sys.exit(f"{sys.argv[0]}: {path} has too few lines with a recording: {e}")
 

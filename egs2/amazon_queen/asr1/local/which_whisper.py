@@ -1,0 +1,1 @@
+../../../prompts/asr1/local/which_whisper.py
