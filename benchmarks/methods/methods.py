@@ -352,19 +352,20 @@ for _name, _text, _tuned in (("", "", False), ("_tuned", ", from `float`", True)
         tuned=_tuned,
         cotrained=Distillation(labels=1.0),
     )
-for _name, _patterns in (("convs8", ("*conv1", "*conv2")), ("ends8", ("*conv1", "*conv2", EMBEDDING))):
-    _options = copy.deepcopy(_TAUGHT.options)
-    _options["quantizer_conf"]["overrides"] = {pattern: {"bits": 8} for pattern in _patterns}
-    METHODS[f"rand_m3_ste_taught_{_name}"] = replace(
-        _TAUGHT, text=f"{_TAUGHT.text}, {', '.join(_patterns)} in 8 bits", options=_options
-    )
+for _before, _method in (("calibrated", _CALIBRATED), ("rand_m3_ste_taught", _TAUGHT)):
+    for _name, _patterns in (("convs8", ("*conv1", "*conv2")), ("ends8", ("*conv1", "*conv2", EMBEDDING))):
+        _options = copy.deepcopy(_method.options)
+        _options["quantizer_conf"]["overrides"] = {pattern: {"bits": 8} for pattern in _patterns}
+        METHODS[f"{_before}_{_name}"] = replace(
+            _method, text=f"{_method.text}, {', '.join(_patterns)} in 8 bits", options=_options
+        )
+    METHODS[f"{_before}_ternary"] = replace(_method, text=f"{_method.text}, codes -Q ... Q", grid=Ternary)
 for _name, _text, _more in (
     ("scales", "scales learn 30 times faster", {"scale_rate": 30.0}),
     ("twice", "twice the steps", {"length": 2.0}),
     ("four", "four times the steps", {"length": 4.0}),
     ("further", "and unlabelled audio", {"unlabelled": True}),
     ("further_twice", "and unlabelled audio, twice the steps", {"unlabelled": True, "length": 2.0}),
-    ("ternary", "codes -Q ... Q", {"grid": Ternary}),
     ("calibrated", "from a calibrated start", {"calibrated": "before"}),
     (
         "propagated",
