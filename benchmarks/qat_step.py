@@ -25,11 +25,11 @@ from espnet_rand.reporting import markdown
 
 METHODS = {
     "float": None,
-    "rand mode 1, pqn": {"quantizer": "rand", "quantizer_conf": {"mode": 1}},
-    "rand mode 2, pqn": {"quantizer": "rand", "quantizer_conf": {"mode": 2}},
+    "rand mode 1, pqn": {"quantizer": "rand", "quantizer_conf": {"mode": 1, "estimator": "pqn"}},
+    "rand mode 2, pqn": {"quantizer": "rand", "quantizer_conf": {"mode": 2, "estimator": "pqn"}},
     "rand mode 2, ste": {"quantizer": "rand", "quantizer_conf": {"mode": 2, "estimator": "ste"}},
     "absmax, ste": {"quantizer": "absmax", "quantizer_conf": {"estimator": "ste"}},
-    "lsc, ste": {"quantizer": "lsc", "quantizer_conf": {"estimator": "ste"}},
+    "lsc, ste": {"quantizer": "lsc", "quantizer_conf": {"init": "lsq+", "estimator": "ste"}},
 }
 TOKENS = ["<blank>", "<unk>", *(f"t{n}" for n in range(497)), "<sos/eos>"]
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Dict, Iterable, List, Mapping, Tuple, Type, Union
+from typing import Any, ClassVar, Dict, Iterable, List, Mapping, Tuple, Type, Union
 
 from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_precision, boolean, integer, one_of
 from espnet_rand.quantizers import (
@@ -12,7 +12,11 @@ from espnet_rand.quantizers import (
     ROTATIONS,
     SCALES,
     DrawnPrecision,
+    LearnedScale,
+    Noise,
     Precision,
+    Rand,
+    Scale,
     WeightQuantizer,
     grid_name,
     rotation_name,
@@ -79,6 +83,10 @@ class QuantizerConfig:
         >>> QuantizerConfig("rand", bits=4, mode=2, overrides={"*.embed.*": {"bits": 8}})
     """
 
+    _default: ClassVar[WeightQuantizer] = WeightQuantizer()
+    #: what a new choice starts from, where that is not its own defaults
+    _starts: ClassVar[Mapping[Type[Scale], Scale]] = {}
+
     def __init__(self, quantizer: str = "rand", /, **conf: Any):
         model = {name: conf.pop(name) for name in _MODEL_OPTIONS if name in conf}
         for name, value in model.items():
@@ -90,7 +98,7 @@ class QuantizerConfig:
         self.overrides: Dict[str, Dict[str, Any]] = {
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
         }
-        self._layer = _changed(WeightQuantizer(), {"quantizer": quantizer, **conf}, _MODEL_OPTIONS)
+        self._layer = _changed(self._default, {"quantizer": quantizer, **conf}, _MODEL_OPTIONS, self._starts)
         for pattern in self.overrides:
             self._override(self._layer, pattern)
 
@@ -109,7 +117,10 @@ class QuantizerConfig:
         return cls(options.get("quantizer", "rand"), **{str(k): v for k, v in conf.items()})
 
     def to_dict(self) -> Dict[str, Any]:
-        """A mapping of every option to its value, from which `from_dict` makes an equal configuration."""
+        """A mapping of every option to its value, from which `from_dict` makes an equal configuration.
+
+        An override that chooses another scale names the options whose defaults have changed.
+        """
         conf = _options(self._layer)
         quantizer = conf.pop("quantizer")
         conf.update(
@@ -117,9 +128,17 @@ class QuantizerConfig:
             exclude=list(self.exclude),
             depthwise=self.depthwise,
             eval_bits=list(self.validation_bits),
-            overrides={pattern: dict(options) for pattern, options in self.overrides.items()},
+            overrides={pattern: self._spelled(options) for pattern, options in self.overrides.items()},
         )
         return {"quantizer": quantizer, "quantizer_conf": conf}
+
+    def _spelled(self, override: Mapping[str, Any]) -> Dict[str, Any]:
+        """An override, with the options whose defaults have changed where it chooses another scale."""
+        kind = SCALES[override["quantizer"]] if "quantizer" in override else type(self._layer.scale)
+        if kind is type(self._layer.scale) or kind not in _FORMER_SCALES:
+            return dict(override)
+        start, former = self._starts.get(kind, kind()), _FORMER_SCALES[kind]
+        return {**{name: getattr(start, name) for name in _differing(kind(), former)}, **override}
 
     def weight_quantizer(self, patterns: List[str]) -> WeightQuantizer:
         """The quantizer of a layer that the keys `patterns` of `overrides` match."""
@@ -127,7 +146,7 @@ class QuantizerConfig:
 
     def _override(self, layer: WeightQuantizer, pattern: str) -> WeightQuantizer:
         try:
-            return _changed(layer, self.overrides[pattern], ["quantizer"])
+            return _changed(layer, self.overrides[pattern], ["quantizer"], self._starts)
         except OptionError as e:
             raise OptionError(f"overrides: {pattern}: {e}") from None
 
@@ -136,6 +155,67 @@ class QuantizerConfig:
 
     def __repr__(self) -> str:
         return f"QuantizerConfig({self.to_dict()})"
+
+    def differing(self, other: "QuantizerConfig") -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """The options by which another configuration trains or rounds otherwise: (here, there).
+
+        Those that change nothing, and `eval_bits`, are left out; of the other's, the defaults of a choice that is not
+        made here, too.
+        """
+        ours, theirs = self._effective(), other._effective()
+        chosen = {option: theirs[option] for option in (*CHOICES, "bits")}
+        defaults = _options(_changed(WeightQuantizer(), chosen, (), {}))
+        here = {name: value for name, value in ours.items() if name not in theirs or theirs[name] != value}
+        there = {name: value for name, value in theirs.items() if value != ours.get(name, defaults.get(name))}
+        return here, there
+
+    def _effective(self) -> Dict[str, Any]:
+        """The options but `eval_bits`, without those that change nothing."""
+        options = self.to_dict()
+        flat = {"quantizer": options["quantizer"], **options["quantizer_conf"]}
+        flat["overrides"] = {
+            pattern: _without(override, self._override(self._layer, pattern).scale.idle)
+            for pattern, override in flat["overrides"].items()
+        }
+        return _without(flat, ("eval_bits", *self._layer.scale.idle))
+
+
+_FORMER_SCALES: Mapping[Type[Scale], Scale] = {
+    Rand: Rand(mode=2, init="norm"),
+    LearnedScale: LearnedScale(init="lsq+"),
+}
+
+
+class FormerConfig(QuantizerConfig):
+    """The configuration of a training by its config.yaml: options that are not in it have the defaults of version 0.1.
+
+    Trainings write every option. Those of version 0.1 wrote `overrides` as they were given.
+    """
+
+    _default = WeightQuantizer(_FORMER_SCALES[Rand], Noise())
+    _starts = _FORMER_SCALES
+
+
+def merged(options: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Lay options over those of a preset, both with quantizer among them; a new choice drops the old one's options."""
+    kinds: Dict[str, Tuple[Any, ...]] = {
+        option: tuple(choices.get(str(one.get(option))) for one in (options, given))
+        for option, choices in CHOICES.items()
+    }
+    if "bits" in given:
+        kinds["bits"] = (_precision(options.get("bits")), _precision(given["bits"]))
+    dropped = {name for old, new in kinds.values() if old and new and old is not new for name in _names(old)}
+    return {**_without(options, dropped), **given}
+
+
+def _without(options: Mapping[str, Any], names: Iterable[str]) -> Dict[str, Any]:
+    """Options but those of some names."""
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _differing(one: Options, other: Options) -> List[str]:
+    """The names of the options that are not the same in two of one kind."""
+    return [name for name in _names(type(one)) if getattr(one, name) != getattr(other, name)]
 
 
 def _choice(layer: WeightQuantizer, option: str) -> str:
@@ -153,11 +233,17 @@ def _options(layer: WeightQuantizer) -> Dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
-def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[str]) -> WeightQuantizer:
+def _changed(
+    layer: WeightQuantizer,
+    given: Mapping[str, Any],
+    others: Iterable[str],
+    starts: Mapping[Type[Scale], Scale],
+) -> WeightQuantizer:
     """A layer with the options `given` in place of its own. A new choice has its own defaults.
 
     Args:
         others: options that may stand beside them, for messages
+        starts: what a new scale starts from, in place of its own defaults
 
     Raises:
         OptionError: there is no such option, or a value is not allowed
@@ -175,9 +261,10 @@ def _changed(layer: WeightQuantizer, given: Mapping[str, Any], others: Iterable[
             one_of(*choices)(name, given[name])
             parts[name] = choices[given[name]]
     for field, kind in kinds.items():
-        now = getattr(layer, field)
+        now: Any = getattr(layer, field)
+        now = now if type(now) is kind else starts.get(kind)  # type: ignore[arg-type]
         own = {name: given[name] for name in _names(kind) if name in given}
-        parts[field] = dataclasses.replace(now, **own) if type(now) is kind else kind(**own)
+        parts[field] = kind(**own) if now is None else dataclasses.replace(now, **own)
     if isinstance(parts["precision"], DrawnPrecision) and parts["scale"].tied:
         raise OptionError(
             f"bits: {[*parts['precision'].bits]} is not allowed, it must be one number for quantizer "

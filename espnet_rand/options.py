@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Tuple
 
 from espnet_rand.errors import UserError
 
@@ -72,6 +72,11 @@ class Options:
     Raises:
         OptionError: (on construction) a value is not allowed
     """
+
+    @property
+    def idle(self) -> Tuple[str, ...]:
+        """The names of the options that change nothing beside the values of the others."""
+        return ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

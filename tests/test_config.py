@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from espnet_rand import OptionError, QuantizerConfig
+from espnet_rand.config import FormerConfig, merged
 from espnet_rand.quantizers import (
     Clip,
     LearnedScale,
@@ -18,9 +19,11 @@ from espnet_rand.quantizers import (
 )
 
 
-def test_defaults_are_rand_mode_2_at_4_bits_with_noise_for_each_channel():
+def test_defaults_are_rand_mode_3_at_4_bits_straight_through_for_each_channel():
     quantizer = QuantizerConfig().weight_quantizer([])
-    assert quantizer == WeightQuantizer(Rand(2, 8, 2), Noise("uniform"), PerChannel(), Precision(4), start_step=0)
+    assert quantizer == WeightQuantizer(
+        Rand(3, 8, 2, init="clip"), StraightThrough(), PerChannel(), Precision(4), start_step=0
+    )
 
 
 def test_options_reach_the_quantizer():
@@ -61,7 +64,7 @@ WRONG = [
     ({"k": 0}, ["k", "0", "from 1"]),
     ({"k": math.inf}, ["k", "inf", "1"]),
     ({"init": "clipped"}, ["init", "clipped", "norm, clip"]),
-    ({"noise": "laplace"}, ["noise", "laplace", "uniform, normal"]),
+    ({"estimator": "pqn", "noise": "laplace"}, ["noise", "laplace", "uniform, normal"]),
     ({"estimator": "dither"}, ["estimator", "dither", "ste, pqn"]),
     ({"granularity": "row"}, ["granularity", "row", "tensor, channel, group, column"]),
     ({"granularity": "group", "group_size": 0}, ["group_size", "0", "at least 1"]),
@@ -80,7 +83,7 @@ WRONG = [
     ({"overrides": ["a"]}, ["overrides", "a", "mapping"]),
     ({"overrides": {"a": 8}}, ["overrides", "8", "mapping"]),
     ({"overrides": {"enc.*": {"bits": 1}}}, ["overrides", "enc.*", "bits", "1", "2", "8"]),
-    ({"overrides": {"enc.*": {"include": ["a"]}}}, ["overrides", "enc.*", "include", "bits", "noise, quantizer"]),
+    ({"overrides": {"enc.*": {"include": ["a"]}}}, ["overrides", "enc.*", "include", "bits", "c, quantizer"]),
     # options that do not exist, or not for this choice
     ({"bitz": 77}, ["bitz", "77", "bits", "granularity"]),
     ({"quantizer": "absmax", "mode": 2}, ["mode", "2", "absmax", "bits"]),
@@ -115,6 +118,55 @@ def test_an_error_in_the_mapping_names_it(options, named):
     assert all(part in str(error.value) for part in named)
 
 
+def test_an_old_config_of_a_training_is_what_it_was():
+    """Version 0.1 wrote overrides as they were given."""
+    old = {
+        "quantizer": "absmax",
+        "quantizer_conf": {"overrides": {"a": {"quantizer": "rand"}, "b": {"quantizer": "lsc"}}},
+    }
+    config = FormerConfig.from_dict(old)
+    assert config.weight_quantizer([]).estimator == Noise()
+    assert config.weight_quantizer(["a"]).scale == Rand(mode=2, init="norm")
+    assert config.weight_quantizer(["b"]).scale == LearnedScale(init="lsq+")
+    now = FormerConfig.from_dict(QuantizerConfig.from_dict(old).to_dict())
+    assert now.weight_quantizer(["a"]).scale == Rand(mode=3, init="clip"), "what new trainings write"
+    assert now.weight_quantizer(["b"]).scale == LearnedScale(init="clip")
+
+
+def test_differing_names_what_has_an_effect():
+    paper = QuantizerConfig("rand", mode=2, init="norm", estimator="pqn")
+    assert QuantizerConfig().differing(paper) == (
+        {"mode": 3, "init": "clip", "estimator": "ste"},
+        {"mode": 2, "estimator": "pqn"},
+    )
+    assert not any(paper.differing(QuantizerConfig("rand", mode=2, estimator="pqn", eval_bits=[3])))
+    assert paper.differing(QuantizerConfig("absmax", noise="normal", estimator="pqn"))[1] == {
+        "quantizer": "absmax",
+        "noise": "normal",
+    }
+    _, there = QuantizerConfig().differing(QuantizerConfig(overrides={"a": {"mode": 2}}))
+    assert there == {"overrides": {"a": {"mode": 2}}}
+
+
+def test_a_new_choice_over_a_preset_drops_the_options_of_the_old():
+    preset = {
+        "quantizer": "rand",
+        "bits": [2, 4],
+        "ranks": "together",
+        "mode": 2,
+        "estimator": "pqn",
+        "noise": "normal",
+    }
+    assert merged(preset, {"estimator": "ste"}) == {**_without(preset, "noise"), "estimator": "ste"}
+    assert merged(preset, {"quantizer": "clip"}) == {**_without(preset, "mode"), "quantizer": "clip"}
+    assert merged(preset, {"bits": 3}) == {**_without(preset, "ranks"), "bits": 3}
+    assert merged(preset, {"estimator": "pqn", "mode": 1, "bits": [3]}) == {**preset, "mode": 1, "bits": [3]}
+
+
+def _without(options, name):
+    return {other: value for other, value in options.items() if other != name}
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -144,7 +196,7 @@ def test_an_empty_mapping_is_the_default():
 
 
 def test_overrides_change_what_they_name_and_keep_the_rest():
-    config = QuantizerConfig("rand", bits=4, mode=1, noise="normal", overrides={"a": {"bits": 8}})
+    config = QuantizerConfig("rand", bits=4, mode=1, estimator="pqn", noise="normal", overrides={"a": {"bits": 8}})
     assert config.weight_quantizer(["a"]) == WeightQuantizer(Rand(mode=1), Noise("normal"), PerChannel(), Precision(8))
     assert config.weight_quantizer([]).precision == Precision(4)
 
@@ -159,7 +211,7 @@ def test_another_choice_in_an_override_starts_from_its_own_defaults():
     config = QuantizerConfig(
         "rand", mode=3, init="clip", overrides={"a": {"quantizer": "lsc"}, "b": {"granularity": "tensor"}}
     )
-    assert config.weight_quantizer(["a"]).scale == LearnedScale(init="lsq+")
+    assert config.weight_quantizer(["a"]).scale == LearnedScale(init="clip")
     assert config.weight_quantizer(["b"]) == WeightQuantizer(Rand(mode=3, init="clip"), granularity=PerTensor())
 
 

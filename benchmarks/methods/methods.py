@@ -226,8 +226,11 @@ def _diffq(model: nn.Module, names: List[str], bits: int, granularity: str) -> C
     return finish
 
 
+_INIT = {"rand": {"init": "norm"}, "lsc": {"init": "lsq+"}}  # where a method does not say it
+
+
 def _ours(scale: str, estimator: str = "ste", **conf: Any) -> Dict[str, Any]:
-    return {"quantizer": scale, "quantizer_conf": {"estimator": estimator, **conf}}
+    return {"quantizer": scale, "quantizer_conf": {"estimator": estimator, **_INIT.get(scale, {}), **conf}}
 
 
 METHODS: Dict[str, Method] = {

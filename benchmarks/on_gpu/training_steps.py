@@ -14,7 +14,7 @@ import espnet_rand
 
 
 def _rand(**options) -> dict:
-    return {"quantizer": "rand", "quantizer_conf": {"bits": 4, **options}}
+    return {"quantizer": "rand", "quantizer_conf": {"bits": 4, "init": "norm", **options}}
 
 
 _GROUPS = {"granularity": "group", "group_size": 32}
@@ -22,8 +22,8 @@ METHODS = {
     "float": None,
     "rand mode 3, ste, a channel": _rand(mode=3, estimator="ste"),
     "rand mode 3, ste, groups of 32": _rand(mode=3, estimator="ste", **_GROUPS),
-    "rand mode 2, noise, a channel": _rand(mode=2),
-    "rand mode 2, noise, groups of 32": _rand(mode=2, **_GROUPS),
+    "rand mode 2, noise, a channel": _rand(mode=2, estimator="pqn"),
+    "rand mode 2, noise, groups of 32": _rand(mode=2, estimator="pqn", **_GROUPS),
 }
 
 

@@ -12,12 +12,11 @@ from espnet_rand.layers.learned_scales import (
     Kinds,
     Settled,
     others,
-    rounding_kind,
     scale_key,
     settle,
     split_scales,
 )
-from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers, quantizers_of
+from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers
 from espnet_rand.layers.report import Report
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
 
@@ -40,9 +39,7 @@ __all__ = [
     "quantize_new_layers",
     "quantized_layers",
     "quantized_weights",
-    "quantizers_of",
     "quantizes",
-    "rounding_kind",
     "scale_key",
     "set_eval_bits",
     "settle",

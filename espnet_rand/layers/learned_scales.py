@@ -151,13 +151,14 @@ class Settled(NamedTuple):
         return "; ".join(said)
 
 
-def others(theirs: Mapping[str, str], ours: Mapping[str, str], what: str = "learned scales are others") -> str:
-    """Say how weights differ between a checkpoint and a model, by a word for each; empty where they don't."""
+def others(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """Say how learned scales differ between a checkpoint and a model, by their kinds; empty where they don't."""
     different = sorted(weight for weight in {*theirs, *ours} if theirs.get(weight, "") != ours.get(weight, ""))
     if not different:
         return ""
     one = different[0]
-    return f"{len(different)} {what} ({one}: {theirs.get(one) or 'none'} there, {ours.get(one) or 'none'} here)"
+    kinds = f"{theirs.get(one) or 'none'} there, {ours.get(one) or 'none'} here"
+    return f"{len(different)} learned scales are others ({one}: {kinds})"
 
 
 def _few(names: List[str]) -> str:

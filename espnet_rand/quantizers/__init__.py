@@ -5,7 +5,7 @@ from espnet_rand.quantizers.granularity import GRANULARITIES, PerChannel, PerCol
 from espnet_rand.quantizers.grid import GRIDS, Grid, Steps, grid_name, wrong_steps
 from espnet_rand.quantizers.precision import DrawnPrecision, Precision
 from espnet_rand.quantizers.rotation import ROTATIONS, Rotation, rotation_name
-from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand
+from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand, Scale
 from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PerTensor",
     "Precision",
     "Rand",
+    "Scale",
     "Rotation",
     "Steps",
     "StraightThrough",

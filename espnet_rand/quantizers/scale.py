@@ -85,17 +85,21 @@ class Rand(Scale):
     mode 2: c from k (`c`): `ties`, c = k^(-1/p), exact when k weights tie for the largest; `mean`,
         c = k d^(-1/p) with d the members of a group, so that S is k times the p-mean of the weights, however
         many share it. The two are the same at d = 512, k = 2, p = 8
-    mode 3: c learned, log domain, starting as in mode 2 (`init: norm`) or where clip search
-        puts it (`init: clip`)
+    mode 3: c learned, log domain, starting where clip search puts it (`init: clip`) or as in
+        mode 2 (`init: norm`)
     Both formulas of c, and the learned c, are this project's readings of the paper. So is a group with two sides
     (`Grid.rows`): each has its own S = c ||w||_p of its weights alone, and so its own outliers are what it regularizes.
     """
 
-    mode: int = option(2, one_of(1, 2, 3))
+    mode: int = option(3, one_of(1, 2, 3))
     p: float = option(8, number(1))
     k: float = option(2, number(1, 1000000))
-    init: str = option("norm", one_of("norm", "clip"))
+    init: str = option("clip", one_of("norm", "clip"))
     c: str = option("ties", one_of("ties", "mean"))
+
+    @property
+    def idle(self):
+        return {1: ("p", "k", "init"), 2: ("init",), 3: ()}[self.mode]
 
     @property
     def learned(self) -> bool:
@@ -148,7 +152,7 @@ class LearnedScale(Scale):
     `lsq`: 2 mean|w| / sqrt(Q) (LSQ, Section 2.1), `absmax`, or `clip` (clip search).
     """
 
-    init: str = option("lsq+", one_of("lsq+", "lsq", "absmax", "clip"))
+    init: str = option("clip", one_of("lsq+", "lsq", "absmax", "clip"))
 
     @property
     def learned(self) -> bool:

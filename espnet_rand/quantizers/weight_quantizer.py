@@ -6,7 +6,7 @@ from typing import Any, List, Optional, Tuple, Type, Union
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.estimator import Estimator, Noise, StraightThrough
+from espnet_rand.quantizers.estimator import Estimator, StraightThrough
 from espnet_rand.quantizers.granularity import Granularity, PerChannel
 from espnet_rand.quantizers.grid import Grid, Steps, grid_name
 from espnet_rand.quantizers.precision import Precision
@@ -28,13 +28,13 @@ class WeightQuantizer:
     the weight's own dtype.
 
     Example:
-        >>> quantizer = WeightQuantizer()              # 4 bits, RAND mode 2, noise, per channel
+        >>> quantizer = WeightQuantizer()              # 4 bits, RAND mode 3, straight-through, per channel
         >>> noisy = quantizer(torch.randn(8, 16))
         >>> codes, (scales, zeros) = quantizer.encode(torch.randn(8, 16))
     """
 
     scale: Scale = Rand()
-    estimator: Estimator = Noise()
+    estimator: Estimator = StraightThrough()
     granularity: Granularity = PerChannel()
     precision: Precision = Precision()
     start_step: int = 0

@@ -6,6 +6,7 @@ They are `--quantizer`, `--quantizer_conf`, `--quantizer_config`, `--teacher`, `
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, Dict, Optional, Type, Union
 
@@ -13,7 +14,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import str_or_none
 
-from espnet_rand.config import QuantizerConfig
+from espnet_rand.config import FormerConfig, QuantizerConfig, merged
 from espnet_rand.distillation import Distillation
 from espnet_rand.environment import seconds
 from espnet_rand.options import OptionError
@@ -22,6 +23,8 @@ from espnet_rand.quantizers import SCALES
 from espnet_rand.toolkit.yaml_files import read_yaml
 
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
+#: what `args` remember from parsing to building: which options took a default that has changed
+_NEW_DEFAULTS = "new_defaults_of_espnet_rand"
 
 
 def has_its_own(task: Type[AbsTask]) -> bool:
@@ -109,13 +112,29 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
     Raises:
         OptionError: see QuantizerConfig and Distillation; the preset is missing or not a preset
     """
+    given = _given(args)
+    return None if given is None else QuantizerConfig.from_dict(given)
+
+
+def _given(args: argparse.Namespace) -> Optional[Dict[str, Any]]:
+    """The options that `args` and their preset give, quantizer and quantizer_conf; None where they ask for none.
+
+    Raises:
+        OptionError: as `resolve` does, but for what QuantizerConfig raises
+    """
     given_preset = getattr(args, "quantizer_config", None)
     options = _read_preset(given_preset) if given_preset else {}
-    quantizer = getattr(args, "quantizer", None) or options.get("quantizer")
     given = getattr(args, "quantizer_conf", None) or {}
     if not isinstance(given, dict):
         raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
-    conf = {**(options.get("quantizer_conf") or {}), **given}
+    if "quantizer" in given:
+        raise OptionError("quantizer_conf: quantizer stands beside quantizer_conf, not in it")
+    chosen = getattr(args, "quantizer", None)
+    conf = merged(
+        {**(options.get("quantizer_conf") or {}), "quantizer": options.get("quantizer")},
+        {**given, "quantizer": chosen} if chosen else given,
+    )
+    quantizer = conf.pop("quantizer")
     _distillation(args)
     if quantizer is None:
         if conf:
@@ -123,22 +142,43 @@ def resolve(args: argparse.Namespace) -> Optional[QuantizerConfig]:
         if getattr(args, "teacher", None):
             raise OptionError(f"teacher is given without quantizer: choose one of {', '.join(SCALES)}")
         return None
-    return QuantizerConfig.from_dict({"quantizer": quantizer, "quantizer_conf": conf})
+    return {"quantizer": quantizer, "quantizer_conf": conf}
 
 
-def write_resolved(args: argparse.Namespace) -> Optional[QuantizerConfig]:
+def write_resolved(args: argparse.Namespace, trained: bool = False) -> Optional[QuantizerConfig]:
     """Resolve the options as `resolve` does, and write each into `args`, so that the preset is not needed again.
 
-    `args` become config.yaml. Where they ask for no quantizer, they stay as they are.
+    `args` become config.yaml. Where they ask for no quantizer, they stay as they are. Options that took a default that
+    has changed are remembered there for `warn_of_defaults`, which is to be called before.
+
+    Args:
+        trained: whether `args` are those of a training's config.yaml
 
     Raises:
         OptionError: as `resolve` does
     """
-    config = resolve(args)
-    if config is not None:
-        teacher, weights = getattr(args, "teacher", None), _distillation(args)
-        vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=weights)
+    given = _given(args)
+    if given is None:
+        return None
+    former = FormerConfig.from_dict(given)
+    config = former if trained else QuantizerConfig.from_dict(given)
+    teacher, weights = getattr(args, "teacher", None), _distillation(args)
+    vars(args).update(config.to_dict(), quantizer_config=None, teacher=teacher, teacher_conf=weights)
+    before = former.to_dict()["quantizer_conf"]
+    changed = [f"{name}: {value} (before: {before[name]})" for name, value in config.differing(former)[0].items()]
+    if changed and not getattr(args, "print_config", False):  # which would show them
+        vars(args)[_NEW_DEFAULTS] = changed
     return config
+
+
+def warn_of_defaults(args: argparse.Namespace, quiet: bool = False) -> None:
+    """Log which options took a default that has changed, and let `args` forget it; `quiet`: forget it alone."""
+    changed = vars(args).pop(_NEW_DEFAULTS, None)
+    if changed and not quiet:
+        logging.warning(
+            f"espnet_rand: not given, and so by the new defaults: {', '.join(changed)}. The paper's setting, which was "
+            "the default, is the preset rand_w4: --quantizer_config rand_w4"
+        )
 
 
 def trained_with(config: Optional[Path]) -> Optional[QuantizerConfig]:
@@ -152,12 +192,12 @@ def trained_with(config: Optional[Path]) -> Optional[QuantizerConfig]:
     trained = read_mapping("config.yaml", config, "the options of a training")
     if trained.get("quantizer") not in SCALES:  # ESPnet's codecs have another
         return None
-    return QuantizerConfig.from_dict({name: trained.get(name) for name in ("quantizer", "quantizer_conf")})
+    return FormerConfig.from_dict({name: trained.get(name) for name in ("quantizer", "quantizer_conf")})
 
 
 def remove(args: argparse.Namespace) -> None:
     """Take the options out of `args`, so that a run without them leaves a stock config.yaml."""
-    for name in NAMES:
+    for name in (*NAMES, _NEW_DEFAULTS):
         vars(args).pop(name, None)
 
 

@@ -8,12 +8,12 @@ from espnet_rand import QuantizerConfig, WeightQuantizer, disabled
 from espnet_rand.layers import SCALE_SUFFIX
 
 CONFIGS = [
-    QuantizerConfig("rand"),
+    QuantizerConfig("rand", mode=2, estimator="pqn"),
     QuantizerConfig("absmax", estimator="ste"),
-    QuantizerConfig("lsc", estimator="ste", granularity="group", group_size=5, bits=3),
-    QuantizerConfig("rand", mode=3, granularity="tensor", init="clip"),
-    QuantizerConfig("rand", mode=3, granularity="column"),
-    QuantizerConfig("clip", granularity="group", group_size=4, noise="normal"),
+    QuantizerConfig("lsc", estimator="ste", init="lsq+", granularity="group", group_size=5, bits=3),
+    QuantizerConfig("rand", mode=3, estimator="pqn", granularity="tensor", init="clip"),
+    QuantizerConfig("rand", mode=3, estimator="pqn", init="norm", granularity="column"),
+    QuantizerConfig("clip", estimator="pqn", granularity="group", group_size=4, noise="normal"),
 ]
 NAMES = [
     "rand-pqn-channel",

@@ -16,8 +16,8 @@ from espnet_rand.layers import computation
 pytestmark = pytest.mark.usefixtures("device")
 
 X = torch.linspace(-1, 1, 18).view(3, 6)
-BITS = QuantizerConfig("rand", bits=[2, 3, 4, 8])
-TRACKING = QuantizerConfig("rand", mode=3, init="clip", bits=[2, 3, 4, 8])
+BITS = QuantizerConfig("rand", mode=2, estimator="pqn", bits=[2, 3, 4, 8])
+TRACKING = QuantizerConfig("rand", mode=3, init="clip", estimator="pqn", bits=[2, 3, 4, 8])
 
 
 def stack(config=BITS):
@@ -394,7 +394,7 @@ def test_a_model_that_calls_itself_goes_on_with_its_own_forward():
                     self(x[:1])
             return self.second(x @ self.first.weight)
 
-    model, _ = models.quantized(Twice(), QuantizerConfig("rand"))
+    model, _ = models.quantized(Twice(), QuantizerConfig("rand", mode=2, estimator="pqn"))
     assert not torch.equal(model(X), X @ model.first._parameters["weight"] @ model.second._parameters["weight"].T)
     model.zero_grad()
     seen = []
@@ -408,13 +408,18 @@ def test_a_model_that_calls_itself_goes_on_with_its_own_forward():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"mode": 3, "init": "clip"}, {"mode": 3, "granularity": "group", "group_size": 4}, {"quantizer": "lsc"}],
+    [
+        {"mode": 2},
+        {"mode": 3, "init": "clip"},
+        {"mode": 3, "granularity": "group", "group_size": 4},
+        {"quantizer": "lsc"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("trained", [False, True])
 def test_torch_export_has_the_rounded_weights(options, trained):
     options = dict(options)
-    model = stack(QuantizerConfig(options.pop("quantizer", "rand"), **options))
+    model = stack(QuantizerConfig(options.pop("quantizer", "rand"), estimator="pqn", **options))
     if trained:
         models.descend(model.train(), X)
     else:

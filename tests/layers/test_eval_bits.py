@@ -47,7 +47,7 @@ def drawn(model):
 
 
 def draws(forwards, **options):
-    model, _ = models.quantized(stack(), QuantizerConfig(bits=BITS, estimator="ste", **options))
+    model, _ = models.quantized(stack(), QuantizerConfig(bits=BITS, estimator="ste", mode=2, **options))
     return [drawn(model) for _ in range(forwards)]
 
 
@@ -88,7 +88,7 @@ def test_overrides_fix_a_layer():
 
 
 def test_the_draw_is_reproducible_and_survives_a_resume():
-    config = QuantizerConfig(bits=BITS, estimator="ste", per="layer")
+    config = QuantizerConfig(bits=BITS, estimator="ste", mode=2, per="layer")
     whole, _ = models.quantized(stack(), config)
     expected = [drawn(whole) for _ in range(12)]
     first, _ = models.quantized(stack(), config)
@@ -105,7 +105,7 @@ def test_another_seed_draws_otherwise():
     def of(seed):
         stock = stack()
         torch.manual_seed(seed)
-        model, _ = models.quantized(stock, QuantizerConfig(bits=BITS, estimator="ste"))
+        model, _ = models.quantized(stock, QuantizerConfig(bits=BITS, estimator="ste", mode=2))
         return [drawn(model) for _ in range(20)]
 
     assert of(1) != of(2)
@@ -126,7 +126,7 @@ def test_checkpointing_recomputes_the_same_draw(per, reentrant):
     def gradients(reentrant):
         torch.manual_seed(0)
         model = models.Blocks(reentrant)
-        quantize(model, QuantizerConfig(bits=BITS, per=per))
+        quantize(model, QuantizerConfig(bits=BITS, mode=2, estimator="pqn", per=per))
         x = X.clone().requires_grad_()
         sum(model(x).square().sum() for _ in range(4)).backward()
         return [x.grad, *(p.grad for p in model.parameters())]
@@ -164,7 +164,7 @@ def test_the_mean_gradient_is_the_weighted_mean_of_the_single_ones(mode):
 # -- evaluation
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": 3, "init": "clip"}], ids=str)
+@pytest.mark.parametrize("options", [{"mode": 2}, {"mode": 3, "init": "clip"}], ids=str)
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_at_b_bits_it_is_the_single_precision_model_bit_for_bit(bits, options):
     """Trained at several, with the same weights and scales."""
@@ -182,7 +182,7 @@ def test_at_b_bits_it_is_the_single_precision_model_bit_for_bit(bits, options):
 
 
 def test_default_is_the_highest_and_the_cached_weight_follows():
-    model, _ = models.quantized(stack(), QuantizerConfig(bits=BITS))
+    model, _ = models.quantized(stack(), QuantizerConfig(bits=BITS, mode=2, estimator="pqn"))
     model.eval()
     with torch.no_grad():
         default = model(X)
@@ -196,7 +196,7 @@ def test_default_is_the_highest_and_the_cached_weight_follows():
 
 
 def test_a_plan_gives_each_weight_its_bits():
-    model, _ = models.quantized(models.Net(), QuantizerConfig(bits=BITS))
+    model, _ = models.quantized(models.Net(), QuantizerConfig(bits=BITS, mode=2, estimator="pqn"))
     set_eval_bits(model, {"*": 3, "rnn": 5, "rnn.weight_hh_l0": 2, "out.weight": 8})
     bits = {name: weight.quantized.bits for name, weight in quantized_weights(model).items()}
     assert bits["rnn.weight_ih_l0"] == 5 and bits["rnn.weight_hh_l0"] == 2 and bits["conv.weight"] == 3
@@ -204,7 +204,7 @@ def test_a_plan_gives_each_weight_its_bits():
 
 
 def test_a_number_leaves_alone_what_overrides_fixed():
-    config = QuantizerConfig(bits=BITS, overrides={"1": {"bits": 6}})
+    config = QuantizerConfig(bits=BITS, mode=2, estimator="pqn", overrides={"1": {"bits": 6}})
     model, _ = models.quantized(stack(), config)
     set_eval_bits(model, 2)
     assert [weight.quantized.bits for weight in quantized_weights(model).values()] == [2, 6, 2]
@@ -226,14 +226,14 @@ def test_a_number_leaves_alone_what_overrides_fixed():
     ],
 )
 def test_one_number_of_bits_in_overrides_is_fixed_and_nothing_else(bits, options, found):
-    model, _ = models.quantized(stack(), QuantizerConfig(bits=bits, overrides={"1": options}))
+    model, _ = models.quantized(stack(), QuantizerConfig(bits=bits, estimator="pqn", overrides={"1": options}))
     set_eval_bits(model, 3)
     assert [weight.quantized.bits for weight in quantized_weights(model).values()] == found
 
 
 @torch.no_grad()
 def test_an_untrained_scale_is_that_of_the_bits():
-    options = {"mode": 3, "init": "clip"}
+    options = {"mode": 3, "init": "clip", "estimator": "pqn"}
     single, _ = models.quantized(stack(), QuantizerConfig(bits=2, **options))
     for bits in (4, BITS):
         model, _ = models.quantized(stack(), QuantizerConfig(bits=bits, **options))
@@ -255,7 +255,7 @@ def test_training_starts_the_same_whatever_it_is_to_evaluate_at():
 
 
 def test_layers_that_come_later_draw_for_themselves():
-    model, _ = models.quantized(stack(2), QuantizerConfig(bits=BITS, estimator="ste", per="layer"))
+    model, _ = models.quantized(stack(2), QuantizerConfig(bits=BITS, estimator="ste", mode=2, per="layer"))
     model.extend(stack(2))
     quantize_new_layers(model)
     found = [drawn(model) for _ in range(20)]
@@ -273,7 +273,7 @@ def test_layers_that_come_later_draw_for_themselves():
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(bits, named):
-    model, _ = models.quantized(stack(), QuantizerConfig(bits=BITS))
+    model, _ = models.quantized(stack(), QuantizerConfig(bits=BITS, mode=2, estimator="pqn"))
     set_eval_bits(model, 3)
     with pytest.raises(OptionError) as error:
         set_eval_bits(model, bits)
@@ -282,7 +282,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(bits, named):
 
 
 def test_learned_step_sizes_belong_to_their_bits():
-    model, _ = models.quantized(stack(), QuantizerConfig("lsc", bits=4))
+    model, _ = models.quantized(stack(), QuantizerConfig("lsc", bits=4, init="lsq+", estimator="pqn"))
     set_eval_bits(model, 4)
     with pytest.raises(OptionError, match="5 is not allowed for 0.weight, it must be 4"):
         set_eval_bits(model, 5)

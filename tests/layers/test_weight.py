@@ -84,7 +84,9 @@ def test_checkpointing_changes_no_gradient(config, reentrant, warm_up):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_with_several_forwards_before_one_backward(reentrant):
     """Contrastive losses, R-Drop: each forward's recomputation needs the noise of that forward."""
-    plain, checkpointed = (gradients(QuantizerConfig(), r, forwards=2) for r in (None, reentrant))
+    plain, checkpointed = (
+        gradients(QuantizerConfig(mode=2, estimator="pqn"), r, forwards=2) for r in (None, reentrant)
+    )
     for a, b in zip(plain, checkpointed):
         torch.testing.assert_close(a, b)
 
@@ -109,7 +111,7 @@ def test_checkpointing_knows_which_forward_was_disabled(reentrant):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputations_do_not_count_as_forwards(reentrant):
-    model, _ = models.quantized(models.Blocks(reentrant), QuantizerConfig(start_step=2))
+    model, _ = models.quantized(models.Blocks(reentrant), QuantizerConfig(mode=2, estimator="pqn", start_step=2))
     x = X.clone().requires_grad_()
     weights = []
     model.first.register_forward_pre_hook(lambda module, args: weights.append(module.weight))
@@ -256,7 +258,7 @@ def is_float(model):
 @pytest.fixture
 def late():
     model = nn.Sequential(nn.Linear(6, 6, bias=False))
-    quantize(model, QuantizerConfig(start_step=3))
+    quantize(model, QuantizerConfig(mode=2, estimator="pqn", start_step=3))
     return model
 
 
@@ -280,7 +282,7 @@ def test_start_step_survives_a_resume_without_a_new_key(late, tmp_path):
         is_float(late)
     torch.save({"model": late.state_dict()}, tmp_path / "checkpoint.pth")
     resumed = nn.Sequential(nn.Linear(6, 6, bias=False))
-    quantize(resumed, QuantizerConfig(start_step=3))
+    quantize(resumed, QuantizerConfig(mode=2, estimator="pqn", start_step=3))
     state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["model"]
     assert list(state) == stock_keys
     resumed.load_state_dict(state)
@@ -311,7 +313,7 @@ def test_scales_saved_before_start_step_are_those_of_the_weights(learned):
 
 
 def test_scales_follow_the_weights_up_to_start_step_also_after_a_resume():
-    config = QuantizerConfig("lsc", start_step=3)
+    config = QuantizerConfig("lsc", init="lsq+", estimator="pqn", start_step=3)
     model, resumed = (models.quantized(nn.Sequential(nn.Linear(6, 6)), config)[0] for _ in range(2))
     model(X)
     resumed.load_state_dict(copy.deepcopy(model.state_dict()))

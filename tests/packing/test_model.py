@@ -66,11 +66,11 @@ class AllLayers(nn.Module):
 
 
 CONFIGS = {
-    "2-tensor": QuantizerConfig("rand", bits=2, granularity="tensor"),
-    "3-channel": QuantizerConfig("lsc", bits=3),
+    "2-tensor": QuantizerConfig("rand", bits=2, mode=2, granularity="tensor"),
+    "3-channel": QuantizerConfig("lsc", bits=3, init="lsq+"),
     "4-channel": QuantizerConfig("rand", bits=4, mode=3, init="clip"),
     "5-group": QuantizerConfig("absmax", bits=5, granularity="group", group_size=7),
-    "6-column": QuantizerConfig("rand", bits=6, mode=3, granularity="column"),
+    "6-column": QuantizerConfig("rand", bits=6, mode=3, init="norm", granularity="column"),
     "8-mixed": QuantizerConfig("clip", bits=8, overrides={"lstm": {"bits": 2}, "gru": {"granularity": "group"}}),
 }
 TOKENS = torch.arange(2 * 9).view(2, 9) % 17

@@ -173,4 +173,4 @@ def test_zeros_get_no_gradient_from_the_norm():
 
 
 def test_an_infinite_p_is_mode_1(w):
-    assert torch.equal(Rand(p=math.inf).step(w, GRID, 12, None), Rand(mode=1).step(w, GRID, 12, None))
+    assert torch.equal(Rand(mode=2, p=math.inf).step(w, GRID, 12, None), Rand(mode=1).step(w, GRID, 12, None))

@@ -56,7 +56,7 @@ def same_bits(a, b):
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(), PerColumn(), PerGroup(4), PerGroup(5)], ids=str)
-@pytest.mark.parametrize("scale", [AbsMax(), Rand(), LearnedScale()], ids=str)
+@pytest.mark.parametrize("scale", [AbsMax(), Rand(mode=2), LearnedScale(init="lsq+")], ids=str)
 def test_rounding_is_that_of_a_loop_bit_for_bit(bits, granularity, scale):
     torch.manual_seed(bits)
     weight = torch.randn(3, 2, 6)

@@ -34,8 +34,8 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
     no preset. The report goes to `output_dir`, unless `config.model` has one.
 
     Raises:
-        OptionError: see options.resolve, resuming.check_kind and launcher.refuse_in_training; an option stands beside
-            `model:`, where the model does not get it
+        OptionError: see options.resolve, resuming.check_options and launcher.refuse_in_training; an option stands
+            beside `model:`, where the model does not get it
     """
     launcher.refuse_in_training()
     from espnet3.utils.task_utils import get_task_class
@@ -48,12 +48,13 @@ def _save_config(original: Callable, task: str, config: Any, output_dir: str) ->
         given: Any = OmegaConf.to_container(config.model, resolve=True)
         args = Namespace(**given)
         quantizer = options.write_resolved(args)
+        options.warn_of_defaults(args)
         checkpoint = (config.get("fit") or {}).get("ckpt_path")
         if checkpoint:
             for folder in {Path(output_dir), Path(str(checkpoint)).parent}:
                 then = resuming.read_before(Namespace(output_dir=folder))
                 if then.known:
-                    resuming.check_kind(folder, then.config, quantizer)
+                    resuming.check_options(folder, then.config, quantizer)
         if quantizer is not None:
             with open_dict(config.model):
                 for name in options.NAMES:

@@ -188,7 +188,7 @@ def _build_model(original, args):
         return packed.build(original, args)
     if options.has_its_own(task):
         return original(args)
-    config = options.write_resolved(args)
+    config = options.write_resolved(args, trained=build.to_load)
     if config is None:
         options.remove(args)
     if build.part:
@@ -210,6 +210,8 @@ def _build_to_load(original, config, args):
 
 def _build_to_train(original, config, args):
     """Build the model of a training, whose options are checked before anything is written."""
+    first = getattr(args, "dist_rank", None) in (None, 0)
+    options.warn_of_defaults(args, quiet=not first or getattr(args, "collect_stats", False))
     again = functools.partial(original, copy.deepcopy(args))  # builders may change what they are given
     model, report = _build_quantized(original, config, args)
     resuming.check(model, config, args)
@@ -221,7 +223,7 @@ def _build_to_train(original, config, args):
     precisions.validate_at(model, config.validation_bits)
     with loading.building(part=True):
         teacher.distill(model, again, args)
-    if getattr(args, "dist_rank", None) in (None, 0):
+    if first:
         _write(report, args)
     return model
 

@@ -2,10 +2,12 @@
 
 import argparse
 import logging
+import shlex
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
+import yaml
 from torch import nn
 
 from espnet_rand.atomic import write_tensors
@@ -16,9 +18,6 @@ from espnet_rand.layers import (
     kinds_of,
     others,
     own_scales,
-    quantized_weights,
-    quantizers_of,
-    rounding_kind,
     scale_key,
     split_scales,
 )
@@ -58,7 +57,7 @@ def read_before(args: argparse.Namespace) -> Before:
 def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Namespace) -> None:
     """Check that a training fits the one whose directory it goes on in, if it does.
 
-    Its weights must round as they did: the models of both are decoded by config.yaml, ESPnet averages epochs of before
+    It must have the options of before: the models of both are decoded by config.yaml, ESPnet averages epochs of before
     and after, and the optimizer has the state of learned scales. Learned scales of version 0.1 do not say what they
     are; config.yaml names them, in the directory's files of epochs as well.
 
@@ -68,21 +67,16 @@ def check(model: nn.Module, config: Optional[QuantizerConfig], args: argparse.Na
         args: the options of the training
 
     Raises:
-        OptionError: one of the two trainings is in float; weights round otherwise
+        OptionError: see `check_options`; config.yaml is gone, and learned scales are others
     """
     directory = getattr(args, "output_dir", None)
     if directory is None or not _resumes(Path(directory), args):
         return
     folder, then = Path(directory), before.get() or read_before(args)
     if then.known:
-        check_kind(folder, then.config, config)
-        different = config and _others(then.config, config, model)
-    else:
-        different = _other_scales(folder / "checkpoint.pth", model)
-    if different:
-        raise OptionError(
-            f"quantizer: the training in {folder} can't be resumed with these options: {different}. {_fix(folder)}"
-        )
+        check_options(folder, then.config, config)
+    elif different := _other_scales(folder / "checkpoint.pth", model):
+        raise _refusal(folder, different, "Fix: ")
     if then.config:
         believe(model, then.config)
         if getattr(args, "dist_rank", None) in (None, 0):
@@ -95,19 +89,6 @@ def _resumes(folder: Path, args: argparse.Namespace) -> bool:
         return (folder / "last.ckpt").exists()
     there = (folder / "checkpoint.pth").exists() or any(folder.glob("checkpoint_*"))
     return getattr(args, "resume", False) and there
-
-
-def _others(old: QuantizerConfig, new: QuantizerConfig, model: nn.Module) -> str:
-    """Say how a model's weights round otherwise by one configuration than by another; empty where they don't."""
-    for name in ("include", "exclude", "depthwise"):
-        theirs, ours = getattr(old, name), getattr(new, name)
-        if theirs != ours:
-            return f"{name} is {ours} here, {theirs} there"
-    theirs, ours = (
-        {name: rounding_kind(quantizers_of(config, model)(name)) for name in quantized_weights(model)}
-        for config in (old, new)
-    )
-    return others(theirs, ours, "weights round otherwise")
 
 
 def _other_scales(checkpoint: Path, model: nn.Module) -> str:
@@ -132,21 +113,51 @@ def _name_scales(folder: Path, kinds: Kinds) -> None:
             logging.info(f"espnet_rand: {path}: its {len(scales)} learned scales are named as those of new checkpoints")
 
 
-def check_kind(folder: Path, old: Optional[QuantizerConfig], new: Optional[QuantizerConfig]) -> None:
-    """Check that a training is quantized if the one that left its config.yaml in the directory is.
+def check_options(folder: Path, old: Optional[QuantizerConfig], new: Optional[QuantizerConfig]) -> None:
+    """Check that a training has the options of the one that left its config.yaml in the directory, but `eval_bits`.
 
     Raises:
-        OptionError: one of the two is in float
+        OptionError: it has others, or one of the two is in float
     """
-    if (old is None) != (new is None):
+    if old is None and new is None:
+        return
+    if old is None or new is None:
         theirs, ours = ("without", "with") if new else ("with", "without")
         raise OptionError(
             f"quantizer: the training in {folder} was begun {theirs} a quantizer, and can't be resumed {ours} one: its "
-            f"config.yaml would change, by which the models there are decoded. {_fix(folder)}"
+            f"config.yaml would change, by which the models there are decoded. Fix: {_elsewhere(folder)}"
         )
+    here, there = new.differing(old)
+    if here or there:
+        raise _refusal(folder, _said(here, there), f"Fix: add {_words(there)}, or " if there else "Fix: ")
 
 
-def _fix(folder: Path) -> str:
-    """The end of a message: what to do in place of resuming."""
+def _said(here: Dict[str, Any], there: Dict[str, Any]) -> str:
+    """Options of this training and of an earlier one, in words."""
+    sides = {
+        name: [f"{side[name]} {where}" for side, where in ((here, "here"), (there, "there")) if name in side]
+        for name in {**there, **here}
+    }
+    return ", ".join(f"{name} is {', '.join(values)}" for name, values in sides.items())
+
+
+def _refusal(folder: Path, different: str, fix: str) -> OptionError:
+    return OptionError(
+        f"quantizer: the training in {folder} can't be resumed with these options: {different}. {fix}"
+        f"{_elsewhere(folder)}"
+    )
+
+
+def _words(options: Dict[str, Any]) -> str:
+    """The words of a command line that give options."""
+    words = []
+    for name, value in options.items():
+        text = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=float("inf")).strip()[1:-1]
+        words += ["--quantizer", text] if name == "quantizer" else ["--quantizer_conf", f"{name}={text}"]
+    return shlex.join(words)
+
+
+def _elsewhere(folder: Path) -> str:
+    """What to do in place of resuming."""
     there = [folder / name for name in ("latest.pth", "checkpoint.pth") if (folder / name).exists()]
-    return "Fix: another --output_dir" + (f", and --init_param {there[0]}" if there else "")
+    return "another --output_dir" + (f", and --init_param {there[0]}" if there else "")

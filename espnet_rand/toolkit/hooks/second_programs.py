@@ -59,7 +59,7 @@ def _check(given: Optional[QuantizerConfig], config: Optional[str]) -> None:
     if given is None or config is None or not Path(config).is_file():
         return
     trained = options.trained_with(Path(config))
-    if given != trained:
+    if trained is None or any(given.differing(trained)):
         raise OptionError(
             f"quantizer: the model of {config} was trained with {trained or 'none'}, and not with {given}. "
             "Fix: leave these options out, which the model has from its configuration, or train anew"
