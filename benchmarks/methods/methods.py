@@ -8,7 +8,6 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
 import torch
 from estimators import RoundedHalf, Ternary, set_grid
-from propagation import calibrate_in_order
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
@@ -39,8 +38,8 @@ for _name, _options in [*GRANULARITIES.items()]:
                 GRANULARITIES["_".join(filter(None, (_name, _grid, _turned)))] = {**_options, **_own}
 
 
-def _calibrate(model: nn.Module, forward: Callable[[nn.Module], Any]) -> None:
-    calibrate(model, functools.partial(forward, model))
+def _calibrate(model: nn.Module, forward: Callable[[nn.Module], Any], propagate: bool = False) -> None:
+    calibrate(model, functools.partial(forward, model), propagate=propagate)
 
 
 @dataclass(frozen=True)
@@ -339,15 +338,11 @@ for _name in ("ste", "clip", "lsc_clip", "rand_m3_ste"):
 
 # Tricks that may make few bits hold, screened on prompts
 _CALIBRATED, _TAUGHT = METHODS["calibrated"], METHODS["rand_m3_ste_taught"]
-for _name, _text, _correction in (
-    ("in_order", "inputs from what is quantized", 0.0),
-    ("propagated", "and half of their error made up for (QEP)", 0.5),
-):
-    METHODS[f"calibrated_{_name}"] = replace(
-        _CALIBRATED,
-        text=f"{_CALIBRATED.text}, {_text}",
-        calibrator=functools.partial(calibrate_in_order, correction=_correction),
-    )
+METHODS["calibrated_propagated"] = replace(
+    _CALIBRATED,
+    text=f"{_CALIBRATED.text}, layer after layer (QEP)",
+    calibrator=functools.partial(_calibrate, propagate=True),
+)
 for _name, _text, _tuned in (("", "", False), ("_tuned", ", from `float`", True)):
     METHODS[f"rand_m3_ste_cotrained{_name}"] = replace(
         METHODS["rand_m3_ste"],

@@ -26,6 +26,13 @@ def get_parser() -> argparse.ArgumentParser:
     checkpoints.add_arguments(parser)
     options.add_arguments(parser)
     validation.add_arguments(parser)
+    parser.add_argument(
+        "--propagate",
+        choices=("true", "false"),
+        default="false",
+        help="Calibrate layer after layer, and let each make up for the errors before it: better at 3 bits and fewer, "
+        "and several times slower",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the checkpoint, e.g. valid.acc.ave.calibrated.pth")
     return parser
 
@@ -37,7 +44,7 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     model.eval().to(device)
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
     before = data.loss()
-    done = calibrate(model, data.loss, lambda names: following([*names], "weights"))
+    done = calibrate(model, data.loss, lambda names: following([*names], "weights"), args.propagate == "true")
     after = data.loss()
     write_tensors(args.output, model.cpu().state_dict())
     _say(done)

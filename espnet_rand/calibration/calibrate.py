@@ -1,14 +1,16 @@
 """Calibrates a quantized model: moves each float weight to where it rounds to the code that data choose."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, Mapping, Optional
+from typing import Callable, Iterable, List, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 
+from espnet_rand.calibration.inputs import moments
+from espnet_rand.calibration.propagation import in_order
 from espnet_rand.calibration.rounding import compensated
 from espnet_rand.errors import QuantizationError
-from espnet_rand.layers import NamedWeight, disabled, quantized_layers, quantized_weights
+from espnet_rand.layers import NamedWeight, disabled, quantized_weights
 from espnet_rand.quantizers import Grid, Rotation
 
 #: How near to the middle between two codes, in steps, a weight may stay.
@@ -37,6 +39,7 @@ def calibrate(
     model: nn.Module,
     forward: Callable[[], object],
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    propagate: bool = False,
 ) -> List[Calibration]:
     """Choose the steps and the codes of a quantized model by what its layers' outputs mind, in place.
 
@@ -49,6 +52,8 @@ def calibrate(
         model: quantized, in evaluation mode; linear layers and convolutions (of one group) are calibrated
         forward: runs the model on data
         progress: gets the names of weights and passes them on, to show how far it is
+        propagate: whether weights are calibrated in order, each with the inputs that the weights before it leave, and
+            make up for their errors (see `in_order`). That runs the model twice for each module, and keeps its inputs
 
     Raises:
         QuantizationError: a weight's step size is no parameter, but computed from the weights; no layer could be
@@ -56,9 +61,13 @@ def calibrate(
     """
     check_steps(model)
     weights = quantized_weights(model)
-    with disabled(model):
-        moments = _moments(model, forward)
-    done = [_calibrated(name, weights[name], moments) for name in progress(weights)]
+    if propagate:
+        seen = in_order(model, weights, forward, progress)
+    else:
+        with disabled(model):
+            all_of_them = moments(model, forward)
+        seen = ((name, all_of_them) for name in progress(weights))
+    done = [_calibrated(name, weights[name], some) for name, some in seen]
     if all(calibration.reason for calibration in done):
         raise QuantizationError(f"no weight of {type(model).__name__} could be calibrated: {done[0].reason}")
     return done
@@ -74,11 +83,11 @@ def check_steps(model: nn.Module) -> None:
             )
 
 
-def _calibrated(name: str, weight: NamedWeight, moments: Mapping[nn.Parameter, Tensor]) -> Calibration:
+def _calibrated(name: str, weight: NamedWeight, found: Mapping[nn.Parameter, Tensor]) -> Calibration:
     """Calibrate one weight. Raises QuantizationError: its layer's inputs are not finite."""
     if weight.source is not weight.parameter:
         return Calibration(name, reason="an adapter adds to it")
-    h = moments.get(weight.parameter)
+    h = found.get(weight.parameter)
     if h is None:
         return Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen")
     if not h.isfinite().all():
@@ -115,25 +124,3 @@ def _nearest(w: Tensor, s: Tensor, z: Optional[Tensor], grid: Grid, codes: Tenso
 def _energy(w: Tensor, h: Tensor) -> float:
     """The trace tr(w h w'): the outputs' mean sum of squares."""
     return ((w @ h) * w).sum().item()
-
-
-def _moments(model: nn.Module, forward: Callable[[], object]) -> Dict[nn.Parameter, Tensor]:
-    """The mean of x x' over the inputs x of each weight, (n, n), in float64, over all layers that share it."""
-    sums: Dict[nn.Parameter, Tensor] = {}
-    counts: Dict[nn.Parameter, int] = {}
-
-    def see(layer, inputs):
-        columns = layer.columns(inputs[0]) if inputs else None
-        if columns is not None:
-            columns = columns.float()
-            parameter = layer._parameters["weight"]
-            sums[parameter] = sums.get(parameter, 0) + (columns.T @ columns).double()
-            counts[parameter] = counts.get(parameter, 0) + len(columns)
-
-    hooks = [layer.register_forward_pre_hook(see) for _, layer in quantized_layers(model)]
-    try:
-        forward()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {parameter: total / max(counts[parameter], 1) for parameter, total in sums.items()}

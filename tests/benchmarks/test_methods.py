@@ -1,7 +1,6 @@
 """The comparison of methods: what is run next, what a run does, what the tables say."""
 
 import concurrent.futures
-import copy
 import functools
 import importlib
 import json
@@ -304,21 +303,6 @@ def test_calibration_chooses_other_codes_before_training_or_after_it(name, at_on
     assert torch.equal(*weights) != at_once
     finish()
     assert not torch.allclose(weights[0], model.logits.weight)
-
-
-def test_layers_that_see_the_errors_before_them_make_up_for_them():
-    torch.manual_seed(0)
-    errors, firsts = [], []
-    model, x = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Linear(32, 8)), torch.randn(400, 16)
-    layers = nn.Sequential(nn.Sequential(model[0]), model[1], nn.Sequential(model[2]), nn.Sequential(model[3]))
-    wanted = layers(x)
-    for name in ("calibrated", "calibrated_in_order", "calibrated_propagated"):
-        quantized = copy.deepcopy(layers)
-        methods.METHODS[name].apply(quantized, 3, "channel", lambda model: model(x))
-        errors.append((quantized.eval()(x) - wanted).square().mean().item())
-        firsts.append(quantized[0][0].weight)
-    assert torch.equal(firsts[0], firsts[1]) and torch.equal(firsts[0], firsts[2])
-    assert errors[2] < 0.5 * errors[0] and errors[1] != errors[0]
 
 
 class Reader(nn.Module):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -151,3 +153,37 @@ def test_columns_times_rows_are_the_outputs(layer, shape):
 @pytest.mark.parametrize("layer", [nn.Conv1d(4, 4, 3, groups=2), nn.ConvTranspose1d(4, 4, 3), nn.LSTM(4, 4)], ids=str)
 def test_other_layers_have_no_columns(layer):
     assert find_layer(layer).columns(layer, torch.randn(2, 4, 4)) is None
+
+
+@pytest.mark.parametrize("rotation", ["none", "hadamard"])
+def test_layers_that_see_the_errors_before_them_make_up_for_them(rotation):
+    torch.manual_seed(0)
+    x = torch.randn(400, 16)
+    float_model = nn.Sequential(
+        nn.Sequential(nn.Linear(16, 32)), nn.Tanh(), nn.Sequential(nn.Linear(32, 32)), nn.Sequential(nn.Linear(32, 8))
+    )
+    wanted, errors, firsts = float_model(x), [], []
+    for propagate in (False, True):
+        model = copy.deepcopy(float_model)
+        quantize(model, QuantizerConfig("rand", **MODE_3, rotation=rotation))
+        shown = []
+        calibrate(
+            model.eval(),
+            lambda model=model: model(x),
+            lambda names: map(lambda n: shown.append(n) or n, names),
+            propagate,
+        )
+        assert shown == list(quantized_weights(model))
+        errors.append((model(x) - wanted).square().mean().item())
+        firsts.append(model[0][0].weight)
+    assert torch.equal(*firsts) and errors[1] < 0.7 * errors[0]
+
+
+def test_shared_and_idle_layers_are_calibrated_in_order_as_well():
+    model = make()
+    with disabled(model):
+        wanted = model(DATA).detach()
+    before = (model(DATA) - wanted).square().mean()
+    done = {one.name: one for one in calibrate(model, lambda: model(DATA), propagate=True)}
+    assert {name for name, one in done.items() if one.reason} == {"embed.weight", "idle.weight"}
+    assert (model(DATA) - wanted).square().mean() < before / 2
