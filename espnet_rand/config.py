@@ -10,6 +10,7 @@ from espnet_rand.quantizers import (
     GRANULARITIES,
     GRIDS,
     ROTATIONS,
+    SCALE_DTYPES,
     SCALES,
     DrawnPrecision,
     LearnedScale,
@@ -31,7 +32,11 @@ CHOICES: Dict[str, Mapping[str, Type[Options]]] = {
 # option -> the field of WeightQuantizer that has the choice
 _FIELDS = {"quantizer": "scale", "estimator": "estimator", "granularity": "granularity"}
 # options of every layer whose choices have no options -> the choices
-_NAMED: Dict[str, Mapping[str, Any]] = {"grid": GRIDS, "rotation": ROTATIONS}
+_NAMED: Dict[str, Mapping[str, Any]] = {
+    "grid": GRIDS,
+    "rotation": ROTATIONS,
+    "scale_dtype": {name: name for name in SCALE_DTYPES},
+}
 # options of every layer, beside those above
 _OF_LAYERS = ("start_step", *_NAMED)
 
@@ -61,8 +66,8 @@ class QuantizerConfig:
     """The checked options that say what is quantized, and how.
 
     Every layer has the options `bits` (a list: one is drawn in each training forward, see
-    DrawnPrecision), `estimator`, `granularity`, `grid`, `rotation`, `start_step`, and those of the chosen scale,
-    estimator and granularity. `overrides` can give them for some layers. The model has the options
+    DrawnPrecision), `estimator`, `granularity`, `grid`, `rotation`, `scale_dtype`, `start_step`, and those of the
+    chosen scale, estimator and granularity. `overrides` can give them for some layers. The model has the options
     of the attributes below; `validation_bits` is called `eval_bits` in YAML.
 
     Args:
@@ -227,7 +232,7 @@ def _options(layer: WeightQuantizer) -> Dict[str, Any]:
     """A mapping of every option of a layer to its value, as YAML holds it."""
     options: Dict[str, Any] = {option: _choice(layer, option) for option in CHOICES}
     options.update(dataclasses.asdict(layer.precision), start_step=layer.start_step)
-    options.update(grid=grid_name(layer.grid), rotation=rotation_name(layer.rotation))
+    options.update(grid=grid_name(layer.grid), rotation=rotation_name(layer.rotation), scale_dtype=layer.scale_dtype)
     for field in _FIELDS.values():
         options.update(dataclasses.asdict(getattr(layer, field)))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -50,6 +50,7 @@ def rounding_kind(quantizer: WeightQuantizer) -> str:
             )
     bits = "".join(map(str, sorted(quantizer.precision.all)))
     others = "" if quantizer.grid is Grid else plain(grid_name(quantizer.grid))
+    others += "" if quantizer.scale_dtype == "float32" else quantizer.scale_dtype
     others += "" if quantizer.rotation == Rotation() else rotation_name(quantizer.rotation)
     return "_".join([*words, f"w{bits}{others}"])
 

@@ -263,7 +263,7 @@ def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: Quantize
     quantizer = made.quantizer
     scales = quantizer.granularity.groups(made.channels_first(parameter))
     bits = made.bits * (parameter.numel() + scales * quantizer.grid.shifted)
-    scale_bytes = max(4, parameter.element_size())
+    scale_bytes = 2 if quantizer.scale_dtype == "bfloat16" else max(4, parameter.element_size())
     return QuantizedEntry(
         name=name,
         layer=type(module).__name__,

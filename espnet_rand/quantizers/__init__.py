@@ -6,7 +6,7 @@ from espnet_rand.quantizers.grid import GRIDS, Grid, Steps, grid_name, wrong_ste
 from espnet_rand.quantizers.precision import DrawnPrecision, Precision
 from espnet_rand.quantizers.rotation import ROTATIONS, Rotation, rotation_name
 from espnet_rand.quantizers.scale import SCALES, AbsMax, Clip, LearnedScale, Rand, Scale
-from espnet_rand.quantizers.weight_quantizer import WeightQuantizer
+from espnet_rand.quantizers.weight_quantizer import SCALE_DTYPES, WeightQuantizer
 
 __all__ = [
     "ESTIMATORS",
@@ -14,6 +14,7 @@ __all__ = [
     "GRIDS",
     "ROTATIONS",
     "SCALES",
+    "SCALE_DTYPES",
     "AbsMax",
     "Clip",
     "DrawnPrecision",

@@ -13,6 +13,9 @@ from espnet_rand.quantizers.precision import Precision
 from espnet_rand.quantizers.rotation import Rotation, rotation_name
 from espnet_rand.quantizers.scale import Clip, Rand, Scale, clip_search
 
+#: What step sizes are rounded to. bfloat16 has the range of float32, and half precision holds its numbers.
+SCALE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class WeightQuantizer:
@@ -40,13 +43,15 @@ class WeightQuantizer:
     start_step: int = 0
     grid: Type[Grid] = Grid
     rotation: Rotation = Rotation()
+    scale_dtype: str = "float32"
 
     def __str__(self) -> str:
-        """The parts in words, but for one number of bits, the symmetric grid and no rotation."""
+        """The parts in words, but for one number of bits, the symmetric grid, no rotation and scales in float32."""
         parts: List[Any] = [self.scale, self.estimator, self.granularity]
         parts += [self.precision] if len(self.precision.all) > 1 else []
         parts += [] if self.grid is Grid else [grid_name(self.grid)]
         parts += [] if self.rotation == Rotation() else [rotation_name(self.rotation)]
+        parts += [] if self.scale_dtype == "float32" else [self.scale_dtype]
         return " ".join(map(str, parts))
 
     def initial(self, weight: Tensor, bits: Optional[int] = None) -> Optional[Tensor]:
@@ -126,7 +131,7 @@ class WeightQuantizer:
         with _no_autocast(weight):
             grid, split = self.grid(bits), self.granularity.split
             found = clip_search(self._grouped(weight), grid, Clip(), split(importance.float()))
-            s, z = grid.place(found.clamp(min=torch.finfo(found.dtype).tiny))
+            s, z = self._placed(found, grid)
             return Steps(s.squeeze(1), None if z is None else z.squeeze(1))
 
     @torch.no_grad()
@@ -154,8 +159,15 @@ class WeightQuantizer:
         if parameter is not None:
             parameter = parameter.to(w.dtype)
         s = self.scale.step(*self._rows(w, weight, grid), parameter)
+        return w, self._placed(s.view(-1, grid.sides), grid)
+
+    def _placed(self, steps: Tensor, grid: Grid) -> Steps:
+        """The steps of groups, (groups, 1), from those of their rows, (groups, sides)."""
         # a row of zeros: a tiny step, and no gradient through it
-        return w, grid.place(s.clamp(min=torch.finfo(w.dtype).tiny).view(-1, grid.sides))
+        s, z = grid.place(steps.clamp(min=torch.finfo(steps.dtype).tiny))
+        if self.scale_dtype != "float32":
+            s = s + (s.to(SCALE_DTYPES[self.scale_dtype]).to(s.dtype) - s).detach()
+        return Steps(s, z)
 
 
 def _no_autocast(tensor: Tensor):

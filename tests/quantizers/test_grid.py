@@ -253,3 +253,18 @@ def test_files_of_a_later_version_are_refused(option, value, tmp_path, monkeypat
     monkeypatch.delitem(GRIDS if option == "grid" else ROTATIONS, value)
     with pytest.raises(ValueError, match=f"unknown {option} '{value}': update espnet_rand"):
         read_packed(tmp_path / "w4")
+
+
+@pytest.mark.parametrize("grid", ["symmetric", "asymmetric"])
+def test_scales_in_bfloat16_take_two_bytes_and_have_the_gradient_of_others(grid, tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Linear(64, 16, bias=False), torch.randn(50, 64)
+    conf = {"mode": 3, "bits": 3, "granularity": "group", "group_size": 32, "grid": grid, "scale_dtype": "bfloat16"}
+    (entry,) = quantize(model, QuantizerConfig("rand", **conf)).quantized
+    model.train()(x).square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+    done = calibrate(model.eval(), lambda: model(x))
+    packed = pack_model(model)
+    weight = packed.weights["weight"]
+    assert weight.scales.dtype in (torch.float16, torch.bfloat16) and entry.bytes_after == weight.bytes
+    assert torch.equal(weight.values(), model.weight) and done[0].error_after < done[0].error_before
