@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_rand import QuantizerConfig
+from espnet_rand import OptionError, QuantizerConfig
 from espnet_rand.presets import presets
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,39 @@ def test_preset(path):
     straight_through = "ste" in words or words[0] in ("lsc", "clip") or runtime is not None
     assert conf["estimator"] == ("ste" if straight_through else "pqn")
     assert ("group_size" in conf) == any(word.startswith("g") for word in words)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+def test_a_preset_names_every_option(path):
+    """So that none changes where a default does."""
+    given = yaml.safe_load(path.read_text())
+    conf = QuantizerConfig.from_dict(given).to_dict()["quantizer_conf"]
+    of_the_model = ("include", "exclude", "depthwise", "eval_bits", "overrides")
+    assert given["quantizer_conf"] == {name: value for name, value in conf.items() if name not in of_the_model}
+
+
+def test_the_papers_setting():
+    """Mode 2 with noise, as it was resolved when it was the default."""
+    options = yaml.safe_load((ROOT / "conf/rand_w4.yaml").read_text())
+    scale = {"mode": 2, "p": 8, "k": 2, "c": "ties", "init": "norm"}
+    noise = {"estimator": "pqn", "noise": "uniform"}
+    others = {"bits": 4, "granularity": "channel", "grid": "symmetric", "rotation": "none", "start_step": 0}
+    assert options == {"quantizer": "rand", "quantizer_conf": {**scale, **noise, **others}}
+
+
+def test_another_choice_over_a_preset_drops_what_it_says_of_the_first():
+    from espnet_rand.toolkit import options
+
+    def resolved(preset, quantizer=None, **conf):
+        args = argparse.Namespace(quantizer=quantizer, quantizer_conf=conf, quantizer_config=preset)
+        return options.resolve(args)
+
+    assert resolved("rand_w4", estimator="ste") == resolved("rand_ste_w4")
+    assert resolved("rand_m3_ste_g32_w4", granularity="channel") == resolved("rand_m3_ste_w4")
+    assert resolved("rand_m3_ste_w2348", bits=4) == resolved("rand_m3_ste_w4")
+    assert resolved("ste_w4", "clip") == resolved("clip_w4")
+    with pytest.raises(OptionError, match="noise: 'normal' is given"):
+        resolved("rand_w4", estimator="ste", noise="normal")
 
 
 def test_found_by_name():

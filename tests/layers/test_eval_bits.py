@@ -149,7 +149,7 @@ def test_the_mean_gradient_is_the_weighted_mean_of_the_single_ones(mode):
             total = grad if total is None else total + grad
         return total / forwards
 
-    options = {"estimator": "ste", "mode": mode}
+    options = {"estimator": "ste", "mode": mode, "init": "norm"}
     model, _ = models.quantized(stack(1), QuantizerConfig(bits=[*weights], weights=[*weights.values()], **options))
     found = gradients(model, 1000)
     single = {

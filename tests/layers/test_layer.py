@@ -309,7 +309,7 @@ def test_other_missing_keys_are_still_errors(learned):
 
 
 def test_a_quantized_checkpoint_loads_into_a_float_model():
-    model, _ = models.quantized(models.Net(), {})
+    model, _ = models.quantized(models.Net(), {"quantizer": "absmax"})
     stock = models.Net()
     stock.load_state_dict(model.state_dict())
     assert torch.equal(stock.conv.weight, model.conv._parameters["weight"])

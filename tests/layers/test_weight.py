@@ -10,13 +10,14 @@ from espnet_rand import QuantizerConfig, disabled, quantize
 pytestmark = pytest.mark.usefixtures("device")
 
 X = torch.linspace(-1, 1, 18).view(3, 6)
+NOISE = QuantizerConfig(mode=2, estimator="pqn")
 
 
 @pytest.fixture
 def linear():
     """A quantized linear layer in a model, without a bias."""
     model = nn.Sequential(nn.Linear(6, 6, bias=False))
-    quantize(model, {})
+    quantize(model, NOISE)
     return model
 
 
@@ -31,7 +32,7 @@ def test_noise_is_fresh_for_every_forward(linear):
 def test_equal_layers_get_other_noise():
     model = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
     model[1].load_state_dict(model[0].state_dict())
-    quantize(model, {})
+    quantize(model, NOISE)
     assert not torch.equal(model[0](X), model[1](X))
 
 
@@ -39,7 +40,7 @@ def run_of(seed):
     torch.manual_seed(0)
     stock = models.Blocks()
     torch.manual_seed(seed)
-    model, _ = models.quantized(stock, {})
+    model, _ = models.quantized(stock, NOISE)
     for _ in range(3):
         models.descend(model, X)
     return torch.cat([p.flatten() for p in model.parameters()])
@@ -84,9 +85,7 @@ def test_checkpointing_changes_no_gradient(config, reentrant, warm_up):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_with_several_forwards_before_one_backward(reentrant):
     """Contrastive losses, R-Drop: each forward's recomputation needs the noise of that forward."""
-    plain, checkpointed = (
-        gradients(QuantizerConfig(mode=2, estimator="pqn"), r, forwards=2) for r in (None, reentrant)
-    )
+    plain, checkpointed = (gradients(NOISE, r, forwards=2) for r in (None, reentrant))
     for a, b in zip(plain, checkpointed):
         torch.testing.assert_close(a, b)
 
@@ -98,7 +97,7 @@ def test_checkpointing_knows_which_forward_was_disabled(reentrant):
     def gradients_of_both(reentrant):
         torch.manual_seed(0)
         model = models.Blocks(reentrant)
-        quantize(model, {})
+        quantize(model, NOISE)
         x = X.clone().requires_grad_()
         with disabled(model):
             loss = model(x).square().sum()
@@ -178,7 +177,7 @@ def test_no_grad_then_grad(linear):
 
 
 def test_once_a_training_forward(calls):
-    model, _ = models.quantized(models.Steps(), {})
+    model, _ = models.quantized(models.Steps(), NOISE)
     for n in (1, 2):
         model(torch.randn(5, 2, 4)).sum().backward()
         assert len(calls) == 2 * n
@@ -342,7 +341,7 @@ class Interrupted(nn.Module):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_forward_leaves_nothing_behind(error):
-    model, _ = models.quantized(Interrupted(), {})
+    model, _ = models.quantized(Interrupted(), NOISE)
     model.error = error
     with pytest.raises(error):
         model(X)

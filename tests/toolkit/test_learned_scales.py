@@ -19,7 +19,10 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models  # noqa
 from espnet2.tasks import abs_task  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
+from espnet_rand.layers import quantized_weights  # noqa: E402
 from espnet_rand.packing import read_packed  # noqa: E402
+from espnet_rand.quantizers import Grid, Noise  # noqa: E402
+from espnet_rand.quantizers import Rand as RandScale  # noqa: E402
 from tests.toolkit import tasks  # noqa: E402
 
 LOAD = abs_task.load_pretrained_model
@@ -284,13 +287,26 @@ def exp(corpus, train, tmp_path):
         ({}, LSC, "begun without a quantizer, and can't be resumed with one"),
         ({}, {"quantizer": "absmax"}, "begun without a quantizer"),
         (LSC, {}, "begun with a quantizer, and can't be resumed without one"),
-        (LSC, with_(LSC, **GROUPS), "lsc_channel_w4 there, lsc_group4_w4 here"),
-        (LSC, with_(LSC, bits=2), "lsc_channel_w4 there, lsc_channel_w2 here"),
-        (LSC, {"quantizer": "absmax"}, "lsc_channel_w4 there, absmax_channel_w4 here"),
-        (with_(RAND, mode=2), RAND, "rand2p8x2e0k2x2e0ties_channel_w4 there, rand3p8_channel_w4 here"),
-        (LSC, with_(LSC, exclude="[decoder]"), "exclude is .*decoder.* here"),
-        ({"quantizer": "absmax"}, {"quantizer": "absmax", "quantizer_conf": {"bits": 2}}, "absmax_channel_w2 here"),
-        ({"quantizer": "absmax"}, {"quantizer": "clip"}, "absmax_channel_w4 there, clip"),
+        (
+            LSC,
+            with_(LSC, **GROUPS),
+            "granularity is group here, channel there.*add --quantizer_conf granularity=channel, or ",
+        ),
+        (LSC, with_(LSC, bits=2), "bits is 2 here, 4 there. Fix: add --quantizer_conf bits=4, or "),
+        (LSC, with_(LSC, estimator="pqn"), "add --quantizer_conf estimator=ste, or "),
+        (LSC, {"quantizer": "absmax"}, "quantizer is absmax here, lsc there. Fix: add --quantizer lsc, or "),
+        (
+            with_(RAND, mode=2, estimator="pqn"),
+            {"quantizer": "rand"},
+            "--quantizer_conf estimator=pqn --quantizer_conf mode=2",
+        ),
+        (
+            LSC,
+            with_(LSC, exclude="[decoder]"),
+            r"exclude is .*decoder.* here.*add --quantizer_conf 'exclude=\[\]', or ",
+        ),
+        ({"quantizer": "absmax"}, {"quantizer": "absmax", "quantizer_conf": {"bits": 2}}, "bits is 2 here"),
+        ({"quantizer": "absmax"}, {"quantizer": "clip"}, "quantizer is clip here, absmax there"),
     ],
     ids=str,
 )
@@ -303,9 +319,30 @@ def test_resuming_a_training_of_another_kind_is_refused_before_anything_is_writt
     assert after == before
 
 
-def test_resuming_with_other_options_that_change_no_scale_goes_on(exp, caplog):
+def test_a_training_of_other_defaults_is_decoded_and_goes_on(exp, caplog):
+    """The config.yaml of version 0.1: mode 2 and noise, no grid, no rotation. The words of the message resume it."""
+    folder = exp({"quantizer": "rand", "quantizer_conf": {"mode": 2, "init": "norm", "estimator": "pqn"}})
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for name in ("grid", "rotation"):
+        del config["quantizer_conf"][name]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    model, _ = tasks.find_task("asr").build_model_from_file(folder / "config.yaml", folder / "1epoch.pth")
+    quantizer = next(iter(quantized_weights(model).values())).quantizer
+    assert (quantizer.scale, quantizer.estimator, quantizer.grid) == (RandScale(mode=2, init="norm"), Noise(), Grid)
+    assert "new defaults" not in caplog.text, "which the file spells out"
+    with pytest.raises(OptionError) as error:
+        exp({"quantizer": "rand"}, 2)
+    assert "new defaults: estimator: ste (before: pqn), mode: 3 (before: 2), init: clip (before: norm)" in caplog.text
+    assert "--quantizer_config rand_w4" in caplog.text
+    caplog.clear()
+    words = re.search("add (.*), or another", str(error.value))[1].split()
+    exp({"quantizer": "rand", "quantizer_conf": dict(word.split("=") for word in words if "=" in word)}, 2)
+    assert (folder / "2epoch.pth").exists() and "new defaults" not in caplog.text
+
+
+def test_resuming_with_other_validations_goes_on(exp, caplog):
     exp(LSC)
-    folder = exp(with_(LSC, estimator="ste"), 2)
+    folder = exp(with_(LSC, eval_bits="[4]"), 2)
     assert "scales" not in caplog.text and (folder / "valid.loss.ave_2best.pth").exists()
 
 
@@ -333,7 +370,7 @@ def test_resuming_a_training_of_version_01_believes_its_config(exp, caplog):
         whole = torch.load(folder / name, weights_only=False)
         state = {old.sub("", key): value for key, value in whole.get("model", whole).items()}
         torch.save({**whole, "model": state} if "model" in whole else state, folder / name)
-    with pytest.raises(OptionError, match="lsc_channel_w4 there, lsc_channel_w2 here"):
+    with pytest.raises(OptionError, match="bits is 2 here, 4 there"):
         exp(with_(LSC, bits=2), 2)
     exp(LSC, 2)
     assert "scales" not in caplog.text
