@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
@@ -223,7 +224,7 @@ def write_packed(path: Union[str, Path], model: PackedModel) -> None:
     """
     infinite = sorted(name for name, tensor in model.floats.items() if not is_finite(tensor))
     of_weights = {name + end for name, weight in model.weights.items() for end in _ends(weight.describe(), "")[1:]}
-    if both := sorted(of_weights & model.floats.keys()):
+    if both := sorted(of_weights & (model.floats.keys() | model.weights.keys())):
         raise PackedFileError(f"{both[0]} is a tensor of the model, and the name of a weight's steps in the file")
     if wrong := [name for name in infinite if model.floats[name].isnan().any()]:
         raise NotFiniteError(f"NaN: numbers in {', '.join(wrong[:3])}. Fix: pack another checkpoint")
@@ -255,10 +256,14 @@ def _ends(about: Mapping[str, Any], suffix: str) -> List[str]:
 
 def _grid(about: Mapping[str, Any]) -> Type[Grid]:
     """The grid of a weight, from its description. Raises ValueError: it is not known."""
-    grid = GRIDS.get(about.get("grid", "symmetric"))
-    if grid is None:
-        raise ValueError(f"unknown grid {about['grid']!r}: update espnet_rand")
-    return grid
+    return _known(GRIDS, "grid", about.get("grid", "symmetric"))
+
+
+def _known(names: Mapping[str, Any], what: str, name: Any) -> Any:
+    """What a name stands for. Raises ValueError: it is not known, or no name."""
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"unknown {what} {name!r}: update espnet_rand")
+    return names[name]
 
 
 def _stored(shape: Sequence[int], size: int) -> List[int]:
@@ -353,7 +358,10 @@ def _check_tensors(header: Mapping[str, Any], file: Any, suffix: str) -> None:
             raise PackedFileError(f"{name} is {about.get_dtype()} of {len(about.get_shape())} axes, which no model has")
     if suffix and (both := sorted(names & described.keys())):
         raise PackedFileError(f"{both[0]} is there as codes and as numbers")
-    known = set(described) | (names - {name + end for name, about in described.items() for end in _ends(about, suffix)})
+    used = Counter(name + end for name, about in described.items() for end in _ends(about, suffix))
+    if twice := [name for name, count in used.items() if count > 1]:
+        raise PackedFileError(f"{twice[0]} is said to be of two weights")
+    known = set(described) | (names - used.keys())
     for alias, name in aliases.items():
         if alias in known or not isinstance(name, str) or name not in known:
             raise PackedFileError(f"{alias} is said to be the same as {name}, which cannot be")
@@ -392,6 +400,8 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[...
     Args:
         suffix: the end of the name of the codes, behind the weight's name
     """
+    if not isinstance(about, Mapping):
+        raise ValueError(f"its description is {about!r}, which must be an object")
     shape, bits, transposed = about["shape"], about["bits"], about.get("transposed", 0)
     if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
         raise ValueError(f"shape {shape!r} must be a list of positive numbers")
@@ -399,12 +409,9 @@ def _check_weight(name: str, about: Any, file: Any, suffix: str) -> Callable[...
         raise ValueError(f"{bits!r} bits; it must be {a_precision.allowed}")
     if type(transposed) is not int or transposed < 0 or (transposed and (len(shape) < 2 or shape[0] % transposed)):
         raise ValueError(f"transposed {transposed!r} does not divide shape {shape}")
-    kind, dtype = GRANULARITIES.get(about["granularity"]), _DTYPES.get(about["dtype"])
-    if kind is None or dtype is None:
-        raise ValueError(f"unknown granularity {about['granularity']!r} or dtype {about['dtype']!r}")
-    grid, rotation = _grid(about), ROTATIONS.get(about.get("rotation", "none"))
-    if rotation is None:
-        raise ValueError(f"unknown rotation {about['rotation']!r}: update espnet_rand")
+    kind = _known(GRANULARITIES, "granularity", about["granularity"])
+    dtype = _known(_DTYPES, "dtype", about["dtype"])
+    grid, rotation = _grid(about), _known(ROTATIONS, "rotation", about.get("rotation", "none"))
     granularity = kind(about["group_size"]) if kind is PerGroup else kind()
     channels, *rest = _channels_first(shape, transposed)
     groups = granularity.groups(torch.empty(channels, *rest, device="meta"))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import struct
 
 import pytest
@@ -197,6 +198,42 @@ def test_a_scale_of_zero_is_allowed_where_all_codes_are_zero(path, tmp_path):
     join(tmp_path / "altered", outer, header, data)
     weight = read_packed(tmp_path / "altered").weights["embed.weight"].values()
     assert not weight[0].any() and weight[1:].any()
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory):
+    """A file with zero points and a rotation."""
+    torch.manual_seed(0)
+    model = Small()
+    quantize(model, QuantizerConfig("absmax", bits=4, grid="asymmetric", rotation="hadamard"))
+    path = tmp_path_factory.mktemp("shifted") / "model.safetensors"
+    write_packed(path, pack_model(model))
+    return path
+
+
+@pytest.mark.parametrize("value", [["asymmetric"], {}, 1, None, "half"], ids=repr)
+@pytest.mark.parametrize("key", ["grid", "rotation", "granularity", "dtype"])
+def test_what_is_no_name_of_a_kind_is_refused_by_the_weight_and_the_key(shifted, tmp_path, key, value):
+    outer, header, data = parts(shifted)
+    header["weights"]["conv.weight"][key] = value
+    join(tmp_path / "altered", outer, header, data)
+    with pytest.raises(PackedFileError, match=f"conv.weight: unknown {key} {re.escape(repr(value))}"):
+        read_packed(tmp_path / "altered")
+
+
+def test_a_weight_may_not_be_the_zero_points_of_another(shifted, tmp_path):
+    outer, header, data = parts(shifted)
+    name = "conv.weight.zeros"
+    header["weights"][name] = {
+        "shape": [*outer[name]["shape"], 1],
+        "bits": 8,
+        "dtype": "float32",
+        "granularity": "tensor",
+    }
+    outer[name + ".scales"] = {"dtype": "F32", "shape": [1], "data_offsets": [len(data), len(data) + 4]}
+    join(tmp_path / "altered", outer, header, data + struct.pack("<f", 1.0))
+    with pytest.raises(PackedFileError, match=f"{name} is said to be of two weights"):
+        read_packed(tmp_path / "altered")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
