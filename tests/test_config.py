@@ -158,7 +158,7 @@ def test_a_new_choice_over_a_preset_drops_the_options_of_the_old():
     assert merged(preset, "clip", {}) == {"quantizer": "clip", "quantizer_conf": _without(conf, "mode")}
     assert merged(preset, None, {"bits": 3})["quantizer_conf"] == {**_without(conf, "ranks"), "bits": 3}
     assert merged(preset, "rand", {"mode": 1, "bits": [3]}) == {
-        **of,
+        "quantizer": "rand",
         "quantizer_conf": {**conf, "mode": 1, "bits": [3]},
     }
 
