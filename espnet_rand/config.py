@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Dict, Iterable, List, Mapping, Tuple, Type, Union
+from typing import Any, ClassVar, Dict, Iterable, List, Mapping, Optional, Tuple, Type, Union
 
 from espnet_rand.options import BITS_RANGE, Check, OptionError, Options, a_precision, boolean, integer, one_of
 from espnet_rand.quantizers import (
@@ -201,16 +201,21 @@ class FormerConfig(QuantizerConfig):
     _starts = _FORMER_SCALES
 
 
-def merged(options: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
-    """Lay options over those of a preset, both with quantizer among them; a new choice drops the old one's options."""
+def merged(preset: Mapping[str, Any], quantizer: Optional[str], given: Mapping[str, Any]) -> Dict[str, Any]:
+    """Lay a quantizer, if there is one, and options over those of a preset.
+
+    A new choice drops the options of the preset's. Both the preset and what is returned are mappings for `from_dict`.
+    """
+    conf = preset.get("quantizer_conf") or {}
+    sides = {**conf, "quantizer": preset.get("quantizer")}, {**given, "quantizer": quantizer}
     kinds: Dict[str, Tuple[Any, ...]] = {
-        option: tuple(choices.get(str(one.get(option))) for one in (options, given))
-        for option, choices in CHOICES.items()
+        option: tuple(choices.get(str(side.get(option))) for side in sides) for option, choices in CHOICES.items()
     }
     if "bits" in given:
-        kinds["bits"] = (_precision(options.get("bits")), _precision(given["bits"]))
+        kinds["bits"] = tuple(_precision(side.get("bits")) for side in sides)
     dropped = {name for old, new in kinds.values() if old and new and old is not new for name in _names(old)}
-    return {**_without(options, dropped), **given}
+    chosen = quantizer or preset.get("quantizer")
+    return {"quantizer": chosen, "quantizer_conf": {**_without(conf, dropped), **given}}
 
 
 def _without(options: Mapping[str, Any], names: Iterable[str]) -> Dict[str, Any]:

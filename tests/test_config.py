@@ -149,18 +149,18 @@ def test_differing_names_what_has_an_effect():
 
 
 def test_a_new_choice_over_a_preset_drops_the_options_of_the_old():
-    preset = {
-        "quantizer": "rand",
-        "bits": [2, 4],
-        "ranks": "together",
-        "mode": 2,
-        "estimator": "pqn",
-        "noise": "normal",
+    conf = {"bits": [2, 4], "ranks": "together", "mode": 2, "estimator": "pqn", "noise": "normal"}
+    preset = {"quantizer": "rand", "quantizer_conf": conf}
+    assert merged(preset, None, {"estimator": "ste"})["quantizer_conf"] == {
+        **_without(conf, "noise"),
+        "estimator": "ste",
     }
-    assert merged(preset, {"estimator": "ste"}) == {**_without(preset, "noise"), "estimator": "ste"}
-    assert merged(preset, {"quantizer": "clip"}) == {**_without(preset, "mode"), "quantizer": "clip"}
-    assert merged(preset, {"bits": 3}) == {**_without(preset, "ranks"), "bits": 3}
-    assert merged(preset, {"estimator": "pqn", "mode": 1, "bits": [3]}) == {**preset, "mode": 1, "bits": [3]}
+    assert merged(preset, "clip", {}) == {"quantizer": "clip", "quantizer_conf": _without(conf, "mode")}
+    assert merged(preset, None, {"bits": 3})["quantizer_conf"] == {**_without(conf, "ranks"), "bits": 3}
+    assert merged(preset, "rand", {"mode": 1, "bits": [3]}) == {
+        "quantizer": "rand",
+        "quantizer_conf": {**conf, "mode": 1, "bits": [3]},
+    }
 
 
 def _without(options, name):

@@ -127,22 +127,15 @@ def _given(args: argparse.Namespace) -> Optional[Dict[str, Any]]:
     given = getattr(args, "quantizer_conf", None) or {}
     if not isinstance(given, dict):
         raise OptionError(f"quantizer_conf: {given!r} is not allowed, it must be a mapping of options")
-    if "quantizer" in given:
-        raise OptionError("quantizer_conf: quantizer stands beside quantizer_conf, not in it")
-    chosen = getattr(args, "quantizer", None)
-    conf = merged(
-        {**(options.get("quantizer_conf") or {}), "quantizer": options.get("quantizer")},
-        {**given, "quantizer": chosen} if chosen else given,
-    )
-    quantizer = conf.pop("quantizer")
+    options = merged(options, getattr(args, "quantizer", None), given)
     _distillation(args)
-    if quantizer is None:
-        if conf:
+    if options["quantizer"] is None:
+        if options["quantizer_conf"]:
             raise OptionError(f"quantizer_conf is given without quantizer: choose one of {', '.join(SCALES)}")
         if getattr(args, "teacher", None):
             raise OptionError(f"teacher is given without quantizer: choose one of {', '.join(SCALES)}")
         return None
-    return {"quantizer": quantizer, "quantizer_conf": conf}
+    return options
 
 
 def write_resolved(args: argparse.Namespace, trained: bool = False) -> Optional[QuantizerConfig]:
