@@ -209,7 +209,7 @@ class Asymmetric(_TwoSided):
 
     def place(self, steps):
         s = steps.sum(1, keepdim=True)
-        z = self.low + self.count * steps[:, 1:] / s
+        z = self.low + self.count * (steps[:, 1:] / s)  # (in this order its gradient is finite for the tiniest s)
         return Steps(s, z + (z.round() - z).detach())  # straight-through: a clipped weight widens its own side
 
     def unplace(self, s, z, w):
