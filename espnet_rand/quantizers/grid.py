@@ -182,7 +182,7 @@ class Signed(_TwoSided):
 
     def unplace(self, s, z, w):
         positive, negative = _sides_that_are(w)
-        # where a side has no weights the code -Q-1 is not used, and the step of the other sign gives the same numbers
+        # a side without weights has no step; that of the other sign gives the same numbers, but for clipped weights
         wider = torch.where(s < 0, positive, ~negative)
         return torch.where(torch.cat([wider, ~wider], 1), s.abs(), s.abs() / 2)
 
