@@ -92,18 +92,22 @@ def _calibrated(name: str, weight: NamedWeight, found: Mapping[nn.Parameter, Ten
         return Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen")
     if not h.isfinite().all():
         raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
-    whole, quantizer, grid = weight.channels_first.float(), weight.quantizer, weight.grid
-    w, narrow = whole.flatten(1), h.to(whole.dtype)
-    energy = max(_energy(w, narrow), 1e-30)
-    before = _energy(quantizer.decode(*weight.encode(), whole.dtype).flatten(1) - w, narrow) / energy
-    h = _rotated(h, quantizer.rotation, whole.shape[1:])
+    whole, quantizer, grid = weight.channels_first.to(torch.float32, copy=True), weight.quantizer, weight.grid
+    before = _error(weight, whole, h)
+    seen, h = h, _rotated(h, quantizer.rotation, whole.shape[1:])
     w, narrow = quantizer.rotation(whole).flatten(1), h.to(whole.dtype)
     steps = quantizer.searched(whole, narrow.diagonal().expand_as(w).view_as(whole), weight.bits)
     s, z = (None if one is None else quantizer.spread(one, whole).flatten(1) for one in steps)
     chosen = compensated(w, s, grid, h, z=z)
-    after = _energy(grid.values(chosen.clone(), s, z) - w, narrow) / energy
     weight.place(_nearest(w, s, z, grid, chosen).view_as(whole), steps)
-    return Calibration(name, before, after)
+    return Calibration(name, before, _error(weight, whole, seen))
+
+
+def _error(weight: NamedWeight, whole: Tensor, moments: Tensor) -> float:
+    """The error of a layer's outputs with the weight as it evaluates now, in parts of those with the weight `whole`."""
+    w, h = whole.flatten(1), moments.to(whole.dtype)
+    value = weight.quantizer.decode(*weight.encode(), whole.dtype).flatten(1)
+    return _energy(value - w, h) / max(_energy(w, h), 1e-30)
 
 
 def _rotated(h: Tensor, rotation: Rotation, inputs: torch.Size) -> Tensor:

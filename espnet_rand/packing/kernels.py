@@ -310,7 +310,8 @@ class Rotated(Kernel):
         self._axis, self._count = 1 if convolution else -1, weight.shape_channels_first[1]
 
     def __call__(self, x):
-        return self._kernel(self._rotation.inputs(x, self._axis, self._count))
+        # in float32: 16 bits would round the inputs, and sums of large ones overflow there
+        return self._kernel(self._rotation.inputs(x.float(), self._axis, self._count)).to(x.dtype)
 
     def weight(self):
         return self._kernel.weight()

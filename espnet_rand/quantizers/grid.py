@@ -182,7 +182,7 @@ class Signed(_TwoSided):
 
     def unplace(self, s, z, w):
         positive, negative = _sides_that_are(w)
-        # where a side has no weights the code -Q-1 is not used, and the step of the other sign gives the same numbers
+        # a side without weights has no step; that of the other sign gives the same numbers, but for clipped weights
         wider = torch.where(s < 0, positive, ~negative)
         return torch.where(torch.cat([wider, ~wider], 1), s.abs(), s.abs() / 2)
 
@@ -209,7 +209,7 @@ class Asymmetric(_TwoSided):
 
     def place(self, steps):
         s = steps.sum(1, keepdim=True)
-        z = self.low + self.count * steps[:, 1:] / s
+        z = self.low + self.count * (steps[:, 1:] / s)  # (in this order its gradient is finite for the tiniest s)
         return Steps(s, z + (z.round() - z).detach())  # straight-through: a clipped weight widens its own side
 
     def unplace(self, s, z, w):

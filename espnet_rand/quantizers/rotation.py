@@ -55,7 +55,8 @@ class Hadamard(Rotation):
         if size < 2:
             return x
         blocks = x.movedim(axis, -1).unflatten(-1, (-1, size))
-        return (blocks @ torch.from_numpy(_matrix(size)).to(x)).flatten(-2).movedim(-1, axis)
+        with torch.autocast(x.device.type, enabled=False):  # the weight must be the same in each block of a program
+            return (blocks @ torch.from_numpy(_matrix(size)).to(x)).flatten(-2).movedim(-1, axis)
 
 
 @functools.cache

@@ -148,7 +148,7 @@ class LearnedScale(Scale):
 
     Its gradient is scaled by 1 / sqrt(d Q), d the members of the group. Starting values:
     `lsq+`: max(|mean - 3 std|, |mean + 3 std|) / 2^(b-1), or by the reach of another grid (LSQ+, arXiv 2004.09576,
-    Section 3.3),
+    Section 3.3); the two sides of a group reach to mean + 3 std and mean - 3 std, but not beyond their largest weights,
     `lsq`: 2 mean|w| / sqrt(Q) (LSQ, Section 2.1), `absmax`, or `clip` (clip search).
     """
 
@@ -184,13 +184,22 @@ class LearnedScale(Scale):
         elif self.init == "lsq":
             s = 2 * w.abs().sum(1, keepdim=True) / members / math.sqrt(grid.high)
         else:
-            # scaled by the largest weight, so that squares neither overflow nor vanish
-            largest = norm(w, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
-            x = w / largest
-            mean = x.sum(1, keepdim=True) / members
-            variance = x.square().sum(1, keepdim=True) / members - mean.square()
-            s = (mean.abs() + 3 * variance.clamp(min=0).sqrt()) / grid.reach * largest
+            s = self._spread(w, grid, members) / grid.reach
         return self.parameter(w, grid, s)
+
+    @staticmethod
+    def _spread(w: Tensor, grid: Grid, members: Union[int, Tensor]) -> Tensor:
+        """How far rows reach by the mean and the deviation of their whole groups, (rows, 1)."""
+        # scaled by the largest weight, so that squares neither overflow nor vanish
+        x = grid.whole(w)
+        largest = norm(x, math.inf).clamp(min=torch.finfo(w.dtype).tiny)
+        x, members = x / largest, members if isinstance(members, int) else members[:: grid.sides]
+        mean = x.sum(1, keepdim=True) / members
+        far = 3 * (x.square().sum(1, keepdim=True) / members - mean.square()).clamp(min=0).sqrt()
+        if grid.sides == 1:
+            return (mean.abs() + far) * largest
+        sides = (torch.cat([far + mean, far - mean], 1).clamp(min=0) * largest).view(-1, 1)
+        return torch.minimum(sides, norm(w, math.inf))
 
     def parameter(self, w, grid, step):
         return step.squeeze(1)

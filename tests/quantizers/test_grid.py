@@ -1,5 +1,7 @@
 """Grids and rotations: what codes stand for, and their way from training through calibration into a packed file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -148,6 +150,32 @@ def test_steps_go_down_with_the_outliers_of_each_side_as_finite_differences_say(
 
 
 @grids
+@pytest.mark.parametrize("scale", [Rand(mode=2), Rand(mode=3), LearnedScale(init="lsq+")], ids=str)
+@pytest.mark.parametrize("estimator", [Noise(), StraightThrough()], ids=str)
+def test_groups_without_weights_have_finite_gradients(name, scale, estimator):
+    for bits in BITS:
+        weight = torch.tensor([[0.0] * 4, [1, -2, 3, 0]], requires_grad=True)
+        quantizer = WeightQuantizer(scale, estimator, precision=Precision(bits), grid=GRIDS[name])
+        parameter = quantizer.initial(weight)
+        leaves = [weight] if parameter is None else [weight, parameter.requires_grad_()]
+        quantizer(weight, parameter).square().sum().backward()
+        assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", ["signed", "asymmetric"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_steps_that_are_learned_start_as_well_as_those_of_the_symmetric_grid(name, bits):
+    torch.manual_seed(0)
+    weight = torch.randn(16, 512)
+    quantizers = [
+        WeightQuantizer(LearnedScale(init="lsq+"), precision=Precision(bits), grid=GRIDS[n])
+        for n in ("symmetric", name)
+    ]
+    symmetric, other = ((quantizer(weight, training=False) - weight).square().sum() for quantizer in quantizers)
+    assert other <= symmetric
+
+
+@grids
 @pytest.mark.parametrize("scale", [Rand(mode=3, init="norm"), LearnedScale(init="lsq+")], ids=str)
 @pytest.mark.parametrize("shift", [-5.0, -1, 0, 1, 5])
 def test_parameters_give_the_steps_that_they_are_made_for(name, scale, shift):
@@ -217,6 +245,41 @@ def test_every_layer_goes_from_training_through_calibration_into_a_file(name, ro
         load_into(decoded, packed, backend=backend)
         error = (decoded(ids) - model(ids)).square().mean() / model(ids).square().mean()
         assert error < (1e-10 if backend == "dequantize" else 1e-3), "no kernel may take codes for other numbers"
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+def test_autocast_changes_no_packed_weight(rotation):
+    torch.manual_seed(0)
+    model, ids = nn.Sequential(nn.Embedding(8, 64), nn.Linear(64, 16)), torch.arange(8)
+    quantize(model, QuantizerConfig("absmax", rotation=rotation))
+    packed = pack_model(model)
+    decoded = nn.Sequential(nn.Embedding(8, 64), nn.Linear(64, 16))
+    load_into(decoded, packed)
+    rows, values = decoded[0](ids), packed.weights["1.weight"].values()
+    with torch.autocast(values.device.type, torch.bfloat16):
+        assert torch.equal(decoded[0](ids), rows) and torch.equal(packed.weights["1.weight"].values(), values)
+
+
+def test_large_inputs_in_16_bits_do_not_overflow_in_the_rotation():
+    torch.manual_seed(0)
+    model, stock = nn.Linear(64, 16, bias=False), nn.Linear(64, 16, bias=False)
+    quantize(model, QuantizerConfig("absmax", bits=7, rotation="hadamard"))
+    load_into(stock, pack_model(model))
+    x = torch.full((1, 64), 2e4)
+    torch.testing.assert_close(stock.half()(x.half()).float(), model(x), rtol=0.02, atol=200)
+
+
+@grids
+def test_errors_of_calibration_are_those_that_the_model_then_has(name):
+    """Also where weights of 16 bits cannot lie where they should."""
+    torch.manual_seed(0)
+    x, model = torch.randn(200, 64, dtype=torch.bfloat16), nn.Linear(64, 16, bias=False, dtype=torch.bfloat16)
+    wanted = model.weight.detach().float().clone()
+    quantize(model, QuantizerConfig("rand", mode=3, init="clip", bits=6, grid=name, rotation="hadamard"))
+    (done,) = calibrate(model.eval(), lambda: model(x))
+    values = pack_model(model).weights["weight"]
+    error = (x.float() @ (replace(values, dtype=torch.float32).values() - wanted).T).square().sum()
+    assert done.error_after == pytest.approx((error / (x.float() @ wanted.T).square().sum()).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("rotation", ROTATIONS)
