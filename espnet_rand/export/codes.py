@@ -14,7 +14,6 @@ from espnet_rand.packing.bits import pack
 from espnet_rand.quantizers import Grid, PerColumn, PerGroup, PerTensor, Rotation, grid_name
 from espnet_rand.quantizers.grid import Signed
 
-
 #: What else keeps weights out of runtimes for Whisper, for a remedy.
 FEWER = "rotation: none, at most 7 bits where the grid is half_step or asymmetric, and no layer excluded"
 

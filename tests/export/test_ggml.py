@@ -124,9 +124,7 @@ def test_other_grids_are_in_the_smallest_type_that_holds_their_numbers(tmp_path,
         values += minima[0][:, None].astype(np.float32) if minima else 0
         wanted = weight.values().numpy()
         error = np.abs(values.reshape(wanted.shape) - wanted).max() / np.abs(wanted).max()
-        assert (
-            found == kind and error < 3 * 2**-11
-        )  # a scale spans twice what a minimum does; half precision rounds both
+        assert found == kind and error < 3 * 2**-11  # half precision rounds scales and minima
 
 
 def test_minima_beyond_half_precision_are_refused(tmp_path):
