@@ -14,6 +14,9 @@ from espnet_rand.packing.bits import pack
 from espnet_rand.quantizers import Grid, PerColumn, PerGroup, PerTensor, Rotation, grid_name
 from espnet_rand.quantizers.grid import Signed
 
+#: What else keeps weights out of runtimes for Whisper, for a remedy.
+FEWER = "rotation: none, at most 7 bits where the grid is half_step or asymmetric, and no layer excluded"
+
 
 class ExportError(UserError, ValueError):
     """The model cannot be written for a runtime; the message names the weight or layer, and the remedy."""
@@ -106,7 +109,7 @@ def misfit(weight: PackedWeight, block: Optional[int], most_bits: int = 8) -> st
     if weight.rotation != Rotation():
         return "inputs that are rotated"
     if plain is None:
-        return f"codes of {weight.bits} bits and a {grid_name(type(weight.grid))} grid, which 8 bits do not hold"
+        return f"codes of {weight.bits} bits on the grid {grid_name(type(weight.grid))}, which 8 bits do not hold"
     if plain.bits > most_bits:
         return f"codes of {plain.bits} bits, where {most_bits} are the most"
     if isinstance(granularity, PerColumn):

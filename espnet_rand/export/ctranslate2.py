@@ -14,11 +14,20 @@ import torch
 
 from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.export import whisper
-from espnet_rand.export.codes import Exported, ExportError, block_scales, code_matrix, misfit, scale_error, symmetric
+from espnet_rand.export.codes import (
+    FEWER,
+    Exported,
+    ExportError,
+    block_scales,
+    code_matrix,
+    misfit,
+    scale_error,
+    symmetric,
+)
 from espnet_rand.export.packages import installed
 from espnet_rand.packing import PackedModel, PackedWeight
 
-FIX = "train or calibrate with granularity: channel (or tensor) for all layers, and none excluded"
+FIX = f"train or calibrate with granularity: channel (or tensor) for all layers, {FEWER}"
 
 # of u8 activations and s8 weights: 255 * 64 + 255 * 64 < 2^15, and 255 * 128 + 255 * 128 is not
 _SATURATES = (
@@ -74,7 +83,7 @@ def _problem(weight: PackedWeight) -> str:
         return problem
     scales = weight.wide_scales.float()
     if not (scales.reciprocal().isfinite() | (scales == 0)).all():
-        return f"scales from {scales.min():.1e}, whose reciprocals float32 does not hold"
+        return f"scales from {scales[scales != 0].abs().min():.1e}, whose reciprocals float32 does not hold"
     return ""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from espnet_rand.atomic import replacing
 from espnet_rand.export import whisper
 from espnet_rand.export.codes import (
+    FEWER,
     Exported,
     block_scales,
     code_matrix,
@@ -31,7 +32,7 @@ from espnet_rand.packing import PackedModel, PackedWeight
 from espnet_rand.quantizers import Grid
 
 BLOCK = 32
-FIX = "train or calibrate with granularity: group, group_size: 32 for all layers, and none excluded"
+FIX = f"train or calibrate with granularity: group, group_size: 32 for all layers, {FEWER}"
 _MAGIC, _VERSION = 0x67676D6C, 2000
 # relative, of a scale; rounding to a normal half makes 4.9e-4 at most
 _MOST_ERROR = 1e-3
@@ -115,8 +116,13 @@ def export(packed: PackedModel, path: Union[str, Path]) -> Exported:
     matrices = {name: kind.held(weight) for name, weight in model.matrices.items()}
     halves = {name: _halves(weight, kind) for name, weight in matrices.items()}
     convolutions = {name: model.floats.pop(name).half() for name in whisper.CONVOLUTIONS}
+    steps = {name: torch.stack(some) for name, some in halves.items()}
     refuse(
-        {name: "weights beyond half precision" for name, one in convolutions.items() if not one.isfinite().all()},
+        {
+            name: "weights beyond half precision"
+            for name, one in (*steps.items(), *convolutions.items())
+            if not one.isfinite().all()
+        },
         "train with weight decay, or calibrate another checkpoint",
     )
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -150,8 +156,12 @@ def _problem(weight: PackedWeight) -> str:
 
 
 def _used(weight: PackedWeight) -> Tensor:
-    """Which blocks, (channels, blocks), have a number that is not 0: the scales of others do not matter."""
-    return weight.values().flatten(1).unflatten(1, (-1, BLOCK)).any(2)
+    """Which blocks, (channels, blocks), have a number that is not 0: the scales of others do not matter.
+
+    Half steps of zeros are below the least normal number, which is their scale.
+    """
+    numbers = weight.values().flatten(1).unflatten(1, (-1, BLOCK)).abs().amax(2)
+    return numbers > torch.finfo(torch.float32).tiny
 
 
 def _halves(weight: PackedWeight, kind: BlockType) -> List[Tensor]:

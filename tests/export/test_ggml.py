@@ -2,13 +2,17 @@
 
 import ctypes
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from espnet_rand.export import ggml
+import espnet_rand
+from espnet_rand.export import ctranslate2, ggml
+from espnet_rand.export.codes import ExportError
+from espnet_rand.packing import pack_model
 from tests.export import tiny_whisper as tiny
 
 GROUPS = [{"granularity": "group", "group_size": size} for size in (32, 64, 128)]
@@ -119,7 +123,35 @@ def test_other_grids_are_in_the_smallest_type_that_holds_their_numbers(tmp_path,
         values = codes.reshape(-1, 32).astype(np.float32) * scales[:, None].astype(np.float32)
         values += minima[0][:, None].astype(np.float32) if minima else 0
         wanted = weight.values().numpy()
-        assert found == kind and np.abs(values.reshape(wanted.shape) - wanted).max() < 1e-3 * np.abs(wanted).max()
+        error = np.abs(values.reshape(wanted.shape) - wanted).max() / np.abs(wanted).max()
+        assert found == kind and error < 3 * 2**-11  # half precision rounds scales and minima
+
+
+def test_minima_beyond_half_precision_are_refused(tmp_path):
+    packed = tiny.packed({"bits": 4, "grid": "asymmetric", **GROUP32})
+    name = "encoder.encoders.blocks.0.mlp.0.weight"
+    weight = packed.weights[name]
+    largest = replace(weight, scales=weight.scales.float() * (20000 / weight.scales.max()))
+    with pytest.raises(ExportError, match="encoder.blocks.0.mlp.0.weight: weights beyond half precision"):
+        ggml.export(replace(packed, weights={**packed.weights, name: largest}), tmp_path / "model.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_steps_of_zeros_have_scales_that_do_not_matter():
+    model = torch.nn.Linear(64, 2, bias=False)
+    torch.nn.init.zeros_(model.weight[0])
+    espnet_rand.quantize(model, {"quantizer": "absmax", "quantizer_conf": {"bits": 3, "grid": "half_step", **GROUP32}})
+    assert ggml._problem(pack_model(model).weights["weight"]) == ""
+
+
+@pytest.mark.parametrize("runtime", [ggml, ctranslate2])
+@pytest.mark.parametrize(
+    "options, remedy",
+    [({"rotation": "hadamard"}, "rotation: none"), ({"grid": "half_step"}, "at most 7 bits")],
+)
+def test_the_remedy_is_for_what_is_refused(runtime, options, remedy):
+    with pytest.raises(ExportError, match=f"Fix: .*{remedy}"):
+        runtime.describe(tiny.packed({"bits": 8, **GROUP32, **options}))
 
 
 def test_mixed_precisions_are_in_the_widest_type(tmp_path):
