@@ -95,7 +95,7 @@ def write(to: Writer, symbol: NodeProto, name: str, weight: PackedWeight) -> Non
     """Write what stands in the place of a symbol, which names a weight that `check` has seen."""
     blocks = weight.grid.shifted and _group(weight) and not to.exact and symbol.op_type != "Convolution"
     plain = replace(weight if blocks else symmetric(weight), rotation=Rotation())
-    if weight.rotation == Rotation():
+    if weight.rotation == Rotation() or weight.shape_channels_first[1] % 2:  # an odd number of inputs is not rotated
         OPERATORS[symbol.op_type](to, symbol, name, plain)
         return
     inputs, turned = weight.shape_channels_first[1], NodeProto()
