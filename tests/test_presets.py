@@ -32,6 +32,7 @@ def test_preset(path):
     straight_through = "ste" in words or words[0] in ("lsc", "clip") or runtime is not None
     assert conf["estimator"] == ("ste" if straight_through else "pqn")
     assert ("group_size" in conf) == any(word.startswith("g") for word in words)
+    assert conf["grid"] == ("asymmetric" if "asymmetric" in words else "symmetric")
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
@@ -49,6 +50,7 @@ def test_the_papers_setting():
     scale = {"mode": 2, "p": 8, "k": 2, "c": "ties", "init": "norm"}
     noise = {"estimator": "pqn", "noise": "uniform"}
     others = {"bits": 4, "granularity": "channel", "grid": "symmetric", "rotation": "none", "start_step": 0}
+    others["scale_dtype"] = "float32"
     assert options == {"quantizer": "rand", "quantizer_conf": {**scale, **noise, **others}}
 
 
