@@ -62,7 +62,7 @@ def test_an_unpacked_file_is_trained_from(experiments, corpus, train, tmp_path):
     assert state.keys() == reference.keys()
     assert all(state[k].shape == v.shape and state[k].dtype == v.dtype for k, v in reference.items())
     train(
-        "--config", corpus.config, "--output_dir", tmp_path / "tuned", "--quantizer", "rand",
+        "--config", corpus.config, "--output_dir", tmp_path / "tuned", "--quantizer_config", "rand_w4",
         "--init_param", tmp_path / "unpacked.pth",
     )  # fmt: skip
     assert (tmp_path / "tuned/valid.loss.best.pth").exists()

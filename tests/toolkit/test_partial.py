@@ -25,7 +25,7 @@ ADAPTER = (
     "encoder",
     "decoder",
 )
-QUANTIZERS = {"adapter_only": ("--quantizer", "rand"), "required_grad_only": ("--quantizer", "lsc")}
+QUANTIZERS = {"adapter_only": ("--quantizer_config", "rand_w4"), "required_grad_only": ("--quantizer", "lsc")}
 
 
 @pytest.fixture(scope="module")

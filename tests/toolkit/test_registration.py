@@ -105,7 +105,7 @@ def test_espnet3_builds_quantized_models(corpus, tmp_path):
 
 def _train_in_a_spawned_process(corpus, expdir, rank, world):
     args = _arguments(
-        corpus, "--quantizer", "rand", "--output_dir", expdir, "--dist_backend", "gloo",
+        corpus, "--quantizer_config", "rand_w4", "--output_dir", expdir, "--dist_backend", "gloo",
         "--dist_init_method", f"file://{expdir}/rendezvous", "--dist_rank", rank, "--dist_world_size", world,
         "--batch_size", 4,
     )  # fmt: skip
@@ -143,7 +143,7 @@ def test_lightning_trains_quantized(corpus, run, tmp_path):
     def lightning(conf):
         return run(
             "espnet-rand", "-m", "espnet2.bin.lightning_train", "--task", "asr", "--config", corpus.config,
-            "--quantizer", "rand", "--output_dir", tmp_path, "--batch_size", 2,
+            "--quantizer_config", "rand_w4", "--output_dir", tmp_path, "--batch_size", 2,
             "--scheduler", "warmuplr", "--use_tensorboard", "true",
             "--lightning_conf", f"{{accelerator: cpu, log_every_n_steps: 1, {conf}}}",
             ESPNET_RAND_IMPORT="tests.toolkit.spy", SPY_DIRECTORY=str(tmp_path),

@@ -315,7 +315,7 @@ def test_lora_adapters_stay_quantized(corpus, train, tmp_path):
     """The layers that the adapter put in place of quantized ones are quantized, in training and decoding."""
     pytest.importorskip("loralib")
     train(
-        "--config", corpus.config, "--quantizer", "rand", "--output_dir", tmp_path,
+        "--config", corpus.config, "--quantizer_config", "rand_w4", "--output_dir", tmp_path,
         "--use_adapter", "true", "--adapter_conf", "target_modules=[linear_q]",
         "--freeze_param", "encoder", "decoder",
     )  # fmt: skip

@@ -17,7 +17,7 @@ from espnet2.train import trainer  # noqa: E402
 from espnet_rand.layers import SCALE_SUFFIX  # noqa: E402
 from tests.toolkit import diary  # noqa: E402
 
-MODE3 = ("--quantizer", "rand", "--quantizer_conf", "mode=3")
+MODE3 = ("--quantizer_config", "rand_m3_w4")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_noise_is_fresh_in_each_forward_of_an_accumulated_step(corpus, train, di
     """And start_step counts forwards, not steps of the optimizer."""
     written = diaries("diary")
     train(
-        "--config", corpus.config, "--batch_size", 1, "--accum_grad", 3, "--quantizer", "rand",
+        "--config", corpus.config, "--batch_size", 1, "--accum_grad", 3, "--quantizer_config", "rand_w4",
         "--quantizer_conf", "start_step=1", "--output_dir", tmp_path / "exp",
     )  # fmt: skip
     lines = diary.read(written)
@@ -110,10 +110,10 @@ def test_mixed_precision(corpus, train, diaries, monkeypatch, tmp_path, dtype, f
     assert forwards(tmp_path / "exp/checkpoint.pth") == 12
 
 
-@pytest.mark.parametrize("quantizer, refused", [("rand", False), ("lsc", True)])
+@pytest.mark.parametrize("quantizer, refused", [("rand_w4", False), ("lsc_w4", True)])
 def test_a_learned_scale_that_starts_later_is_refused_with_deepspeed(corpus, quantizer, refused):
     """DeepSpeed's copies of the parameters would put the scale back to what it was at the start."""
-    options = ["--quantizer", quantizer, "--quantizer_conf", "start_step=5", "--use_deepspeed", "true"]
+    options = ["--quantizer_config", quantizer, "--quantizer_conf", "start_step=5", "--use_deepspeed", "true"]
     args = ASRTask.get_parser().parse_args(["--config", str(corpus.config), *options])
     with pytest.raises(espnet_rand.OptionError, match="start_step: 5 .*DeepSpeed") if refused else nullcontext():
         ASRTask.build_model(args)
