@@ -1,13 +1,11 @@
 """Grids and rotations: what codes stand for, and their way from training through calibration into a packed file."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from espnet_rand import QuantizerConfig, quantize
+from espnet_rand import QuantizationError, QuantizerConfig, quantize
 from espnet_rand.allocation import curvature
 from espnet_rand.calibration import calibrate
 from espnet_rand.layers import quantized_weights
@@ -271,15 +269,20 @@ def test_large_inputs_in_16_bits_do_not_overflow_in_the_rotation():
 
 @grids
 def test_errors_of_calibration_are_those_that_the_model_then_has(name):
-    """Also where weights of 16 bits cannot lie where they should."""
     torch.manual_seed(0)
-    x, model = torch.randn(200, 64, dtype=torch.bfloat16), nn.Linear(64, 16, bias=False, dtype=torch.bfloat16)
-    wanted = model.weight.detach().float().clone()
+    x, model = torch.randn(200, 64), nn.Linear(64, 16, bias=False)
+    wanted = model.weight.detach().clone()
     quantize(model, QuantizerConfig("rand", mode=3, init="clip", bits=6, grid=name, rotation="hadamard"))
     (done,) = calibrate(model.eval(), lambda: model(x))
-    values = pack_model(model).weights["weight"]
-    error = (x.float() @ (replace(values, dtype=torch.float32).values() - wanted).T).square().sum()
-    assert done.error_after == pytest.approx((error / (x.float() @ wanted.T).square().sum()).item(), rel=1e-3)
+    error = (x @ (pack_model(model).weights["weight"].values() - wanted).T).square().sum()
+    assert done.error_after == pytest.approx((error / (x @ wanted.T).square().sum()).item(), rel=1e-3)
+
+
+def test_weights_of_16_bits_are_not_calibrated():
+    model = nn.Linear(64, 16, dtype=torch.bfloat16)
+    quantize(model, QuantizerConfig("rand"))
+    with pytest.raises(QuantizationError, match=r"weight: weights of 16 bits .* Fix: model.float\(\)"):
+        calibrate(model.eval(), lambda: model(torch.randn(9, 64, dtype=torch.bfloat16)))
 
 
 @pytest.mark.parametrize("rotation", ROTATIONS)

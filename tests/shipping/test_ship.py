@@ -222,7 +222,7 @@ def test_what_the_runtime_cannot_hold_is_said_before_the_work(experiments, corpu
 @pytest.mark.parametrize(
     "quantizer, conf, target, reason",
     [
-        ("rand", ["bits=3"], "espnet", "computed from the weights"),
+        ("rand", ["bits=3", "mode=2"], "espnet", "computed from the weights"),
         ("lsc", ["granularity=group", "group_size=7"], "onnx", "a scale for each 7 weights"),
     ],
 )
