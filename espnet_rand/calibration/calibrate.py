@@ -101,7 +101,7 @@ def _calibrated(name: str, weight: NamedWeight, found: Mapping[nn.Parameter, Ten
     seen, h = h, _rotated(h, quantizer.rotation, whole.shape[1:])
     w, narrow = quantizer.rotation(whole).flatten(1), h.to(whole.dtype)
     steps = quantizer.searched(whole, narrow.diagonal().expand_as(w).view_as(whole), weight.bits)
-    s, z = (None if one is None else quantizer.spread(one, whole).flatten(1) for one in steps)
+    s, z = steps.each(lambda one: quantizer.spread(one, whole).flatten(1))
     chosen = compensated(w, s, grid, h, z=z)
     weight.place(_nearest(w, s, z, grid, chosen).view_as(whole), steps)
     return Calibration(name, before, _error(weight, whole, seen))

@@ -1,11 +1,12 @@
 """GPTQ (arXiv 2210.17323): rounds weights one after another, and lets those to come make up for the error."""
 
+import functools
 from typing import Optional
 
 import torch
 from torch import Tensor
 
-from espnet_rand.quantizers.grid import Grid
+from espnet_rand.quantizers.grid import Grid, Steps
 
 _BLOCK = 64  # columns, after which the columns behind them are corrected
 
@@ -37,12 +38,12 @@ def compensated(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
     factor = torch.linalg.cholesky(inverse, upper=True).to(w.dtype)
     left, codes = w[:, order], torch.empty_like(w)
-    steps = [None if one is None else one[:, order] for one in (s, z)]
+    steps = Steps(s, z).each(lambda one: one[:, order])
     for start in range(0, w.shape[1], _BLOCK):
         block = slice(start, min(start + _BLOCK, w.shape[1]))
         errors = torch.zeros_like(left[:, block])
         for i in range(block.start, block.stop):
-            now = [None if one is None else one[:, i] for one in steps]
+            now = steps.each(functools.partial(torch.select, dim=1, index=i))
             codes[:, i] = grid.round(left[:, i], *now)
             errors[:, i - start] = (left[:, i] - grid.values(codes[:, i].clone(), *now)) / factor[i, i]
             left[:, i + 1 : block.stop] -= errors[:, i - start, None] * factor[i, i + 1 : block.stop]

@@ -52,9 +52,9 @@ class Codes:
         codes = self._entries.index_select(0, flat)
         if not len(flat):
             return codes.view(*indices.shape, codes.shape[1]).to(packed.dtype)
-        steps = Steps(packed.scales, packed.zeros)
-        some = (one if one is None else packed.granularity.of_channels(one, len(self._entries), flat) for one in steps)
-        rows = packed.rotation.back(packed.granularity.decoded(codes, packed.grid, Steps(*some)))
+        granularity, entries = packed.granularity, len(self._entries)
+        steps = Steps(packed.scales, packed.zeros).each(lambda one: granularity.of_channels(one, entries, flat))
+        rows = packed.rotation.back(granularity.decoded(codes, packed.grid, steps))
         return rows.view(*indices.shape, codes.shape[1]).to(packed.dtype)
 
 

@@ -4,7 +4,7 @@ A new grid is one class here and one line in `GRIDS`.
 """
 
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import Callable, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class Steps(NamedTuple):
 
     scales: Tensor
     zeros: Optional[Tensor] = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Steps":
+        """The same with both tensors changed."""
+        return Steps(change(self.scales), None if self.zeros is None else change(self.zeros))
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,9 @@ class WeightQuantizer:
         """Round a weight to integer codes, int8 in its shape, of the rotated weight; with its steps, (groups,)."""
         with _no_autocast(weight):
             grid = self.grid(bits or self.precision.highest)
-            w, (s, z) = self._grouped_and_steps(weight, parameter, grid)
-            codes = self.granularity.join(grid.round(w, s, z), weight.shape).to(torch.int8)
-            return codes, Steps(s.squeeze(1), None if z is None else z.squeeze(1))
+            w, steps = self._grouped_and_steps(weight, parameter, grid)
+            codes = self.granularity.join(grid.round(w, *steps), weight.shape).to(torch.int8)
+            return codes, steps.each(lambda one: one.squeeze(1))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, steps: Steps, dtype: Optional[torch.dtype] = None) -> Tensor:
@@ -131,15 +131,14 @@ class WeightQuantizer:
         with _no_autocast(weight):
             grid, split = self.grid(bits), self.granularity.split
             found = clip_search(self._grouped(weight), grid, Clip(), split(importance.float()))
-            s, z = self._placed(found, grid)
-            return Steps(s.squeeze(1), None if z is None else z.squeeze(1))
+            return self._placed(found, grid).each(lambda one: one.squeeze(1))
 
     @torch.no_grad()
     def parameter(self, weight: Tensor, steps: Steps, bits: int) -> Tensor:
         """The learned scale's parameter, (rows,), with which a weight is rounded by `steps`, (groups,)."""
         with _no_autocast(weight):
             w, grid = self._grouped(weight), self.grid(bits)
-            s, z = (None if one is None else one.to(w.dtype).unsqueeze(1) for one in steps)
+            s, z = steps.each(lambda one: one.to(w.dtype).unsqueeze(1))
             return self.scale.parameter(grid.rows(w), grid, grid.unplace(s, z, w).view(-1, 1))
 
     def _grouped(self, weight: Tensor) -> Tensor:
