@@ -2,7 +2,8 @@
 
     python benchmarks/methods/grid.py --task mini --cells w2.channel w2.tensor --seeds 1 2 3 --jobs 2
 
-A cell is wBITS.GRANULARITY (methods.py), with `.scratch` for training from new weights. For each method the
+A cell is wBITS.GRANULARITY (methods.py), with `.scratch` for training from new weights. A method that draws its bits
+trains once, in the cell of the most, and has a line for each of them. For each method the
 learning rates are tried with the first seed, the best on the development set is used for the others.
 Safe to kill: a run is one line of results/TASK.jsonl, and only finished runs are written. A run that fails is
 named, and tried again when grid.py is started again. Lines that began elsewhere (other float weights or steps)
@@ -79,6 +80,8 @@ def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[floa
         method = METHODS[name]
         if name != "float" and cell[2] not in method.granularities:
             continue
+        if method.drawn and cell[1] != method.drawn[0]:
+            continue  # the lines of all its bits come with that of the most
         total += len(seeds) - 1 + (len(rates) if method.trains else 1)
         chosen = best_rate(lines, *((cell, name) if method.trains else (float_cell(cell), "float")), rates, seeds[:1])
         if method.trains:
@@ -138,7 +141,7 @@ def _start() -> str:
     return _task.start
 
 
-def _work(spec: Run, device: str) -> Dict[str, Any]:
+def _work(spec: Run, device: str) -> List[Dict[str, Any]]:
     import torch
 
     return run(_task, spec, torch.device(device), HERE / "exp")
@@ -185,8 +188,9 @@ def main() -> None:
                     failed[spec] = error
                     progress.print(f"{spec} failed: {type(error).__name__}: {error}")
                     continue
-                append(results, future.result())
-                progress.print(summary(future.result()))
+                for line in future.result():
+                    append(results, line)
+                    progress.print(summary(line))
     if failed:
         raise SystemExit(f"grid.py: {len(failed)} runs failed: see above")
     if done < total:

@@ -4,7 +4,7 @@ import copy
 import functools
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
 import torch
 from estimators import RoundedHalf, Ternary, set_grid
@@ -63,6 +63,7 @@ class Method:
         cotrained: the weights of the loss, where the float weights learn in the same steps, and are what is imitated
         length: factor on the task's steps
         unlabelled: whether it is distilled on further audio, too, with what the teacher hears there
+        drawn: bits, the most first, one of which is drawn for each step: one model, evaluated at each of them
     """
 
     text: str
@@ -80,6 +81,7 @@ class Method:
     cotrained: Optional[Distillation] = None
     length: float = 1.0
     unlabelled: bool = False
+    drawn: Tuple[int, ...] = ()
 
     def apply(
         self, model: nn.Module, bits: int, granularity: str, forward: Callable[[nn.Module], Any]
@@ -89,7 +91,7 @@ class Method:
         `forward` runs a model on sentences of the training set.
         """
         if self.options is not None:
-            espnet_rand.quantize(model, _with_precision(self.options, bits, granularity))
+            espnet_rand.quantize(model, _with_precision(self.options, list(self.drawn) or bits, granularity))
             if self.grid:
                 set_grid(model, self.grid)
             if self.calibrated == "before":
@@ -105,7 +107,7 @@ def _nothing() -> None:
     pass
 
 
-def _with_precision(options: Dict[str, Any], bits: int, granularity: str) -> Dict[str, Any]:
+def _with_precision(options: Dict[str, Any], bits: Union[int, List[int]], granularity: str) -> Dict[str, Any]:
     conf = {"bits": bits, **GRANULARITIES[granularity], **options.get("quantizer_conf", {})}
     return {"quantizer": options["quantizer"], "quantizer_conf": conf}
 
@@ -370,5 +372,7 @@ for _name, _text, _more in (
         "from a calibrated start (QEP)",
         {"calibrated": "before", "calibrator": METHODS["calibrated_propagated"].calibrator},
     ),
+    ("drawn", "one model for all of 8, 4, 3, 2 bits", {"drawn": (8, 4, 3, 2)}),
+    ("drawn3", "one model for all of 8, 4, 3 bits", {"drawn": (8, 4, 3)}),
 ):
     METHODS[f"rand_m3_ste_taught_{_name}"] = replace(_TAUGHT, text=f"{_TAUGHT.text}, {_text}", **_more)

@@ -5,6 +5,7 @@ import functools
 import math
 import platform
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from espnet_rand.atomic import replacing
 from espnet_rand.distillation import distill
-from espnet_rand.layers import SCALE_SUFFIX
+from espnet_rand.layers import SCALE_SUFFIX, evaluating_at
 
 CALIBRATION = 96  # sentences of the training set, about
 
@@ -37,8 +38,8 @@ class Run:
     seed: int
 
 
-def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, Any]:
-    """Train and evaluate; return the line of results.
+def run(task: Task, spec: Run, device: torch.device, work: Path) -> List[Dict[str, Any]]:
+    """Train and evaluate; return the line of results, or one for each number of bits, where they are drawn.
 
     The data, their order, the steps and the schedule depend on the task and the seed alone.
 
@@ -83,11 +84,15 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> Dict[str, An
     line = {**asdict(spec), "start": task.start, "train_loss": loss, "weights": statistics(model, names)}
     finish()
     model.eval()
-    line["dev"] = {"loss": task.loss(model, task.dev), **task.errors(model, task.dev)}
-    line["test"] = task.errors(model, task.test)
-    line.update(seconds=round(time.time() - start, 1))
     line.update(torch=torch.__version__, machine=f"{platform.processor() or platform.machine()}, {device.type}")
-    return line
+    lines = []
+    for bits in method.drawn or (None,):
+        with evaluating_at(model, bits) if bits else nullcontext():
+            own = {**line, "bits": bits or spec.bits}
+            own["dev"] = {"loss": task.loss(model, task.dev), **task.errors(model, task.dev)}
+            own["test"] = task.errors(model, task.test)
+        lines.append({**own, "seconds": round(time.time() - start, 1)})
+    return lines
 
 
 def train(task: Task, model: nn.Module, spec: Run, sentences: List[Sentence]) -> float:

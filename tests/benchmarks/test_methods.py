@@ -187,7 +187,7 @@ def run_grid(monkeypatch, tmp_path, *options):
                 future.set_exception(RuntimeError("broken"))
             else:
                 asked.append(given[0].method)
-                future.set_result({**line(given[0]), "seconds": 1.0})
+                future.set_result([{**line(given[0]), "seconds": 1.0}])
             return future
 
     monkeypatch.setattr(grid, "ProcessPoolExecutor", Pool)
@@ -237,19 +237,24 @@ def test_a_cell_that_is_none_is_refused(text):
         grid.parse_cell("mini", text)
 
 
+def only(lines):
+    (line,) = lines
+    return line
+
+
 def test_a_run_depends_on_nothing_but_its_description(tmp_path):
-    lines = [training.run(Task(), spec("rand_m2_pqn"), torch.device("cpu"), tmp_path) for _ in range(2)]
+    lines = [only(training.run(Task(), spec("rand_m2_pqn"), torch.device("cpu"), tmp_path)) for _ in range(2)]
     for each in lines:
         del each["seconds"]
     assert lines[0] == lines[1]
-    other = training.run(Task(), spec("rand_m2_pqn", seed=2), torch.device("cpu"), tmp_path)
+    other = only(training.run(Task(), spec("rand_m2_pqn", seed=2), torch.device("cpu"), tmp_path))
     assert other["train_loss"] != lines[0]["train_loss"]
 
 
 def test_rounding_begins_from_the_float_model_of_the_same_seed(tmp_path):
     """Whether or not that is still there."""
-    rounded = training.run(Task(), spec("round", bits=8), torch.device("cpu"), tmp_path)
-    trained = training.run(Task(), spec("float", bits=0, granularity="-"), torch.device("cpu"), tmp_path)
+    rounded = only(training.run(Task(), spec("round", bits=8), torch.device("cpu"), tmp_path))
+    trained = only(training.run(Task(), spec("float", bits=0, granularity="-"), torch.device("cpu"), tmp_path))
     before = Task().loss(Task().build(), Task().dev)
     assert trained["dev"]["loss"] < 0.9 * before
     assert rounded["dev"]["loss"] == pytest.approx(trained["dev"]["loss"], rel=0.1)
@@ -429,6 +434,18 @@ def test_all_methods_have_the_same_dropout(name, tmp_path, monkeypatch):
     for each in ("ste", name):
         training.run(Task(), spec(each), torch.device("cpu"), tmp_path)
     assert torch.equal(*states)
+
+
+def test_one_model_has_a_line_for_each_of_its_bits_and_trains_once(tmp_path):
+    name = "rand_m3_ste_taught_drawn"
+    lines = training.run(Task(), spec(name, bits=8), torch.device("cpu"), tmp_path)
+    assert [line["bits"] for line in lines] == [8, 4, 3, 2]
+    assert len({line["train_loss"] for line in lines}) == 1
+    losses = [line["dev"]["loss"] for line in lines]
+    assert len(set(losses)) == 4 and losses[0] < losses[-1]
+    cells = [("mini", bits, "channel", False) for bits in (8, 4, 3)]
+    todo, _, _ = grid.plan({}, cells, [name], (0.01,), [1])
+    assert [run.bits for run in todo] == [8]
 
 
 def test_from_scratch_there_is_no_teacher(tmp_path):
