@@ -43,6 +43,7 @@ setup(
             "loralib",
             "mypy",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "types-PyYAML",
             "types-psutil",
