@@ -74,8 +74,12 @@ def calibrate(
 
 
 def check_steps(model: nn.Module) -> None:
-    """Raises QuantizationError: a weight's step size is no parameter, but computed from the weights."""
+    """Raises QuantizationError: a weight's step size is no parameter, but computed, or a weight has 16 bits."""
     for name, weight in quantized_weights(model).items():
+        if weight.parameter.element_size() < 4:
+            raise QuantizationError(
+                f"{name}: weights of 16 bits can't be moved to where they round to the chosen codes. Fix: model.float()"
+            )
         if not weight.learned:
             raise QuantizationError(
                 f"{name}: its step sizes ({weight.quantizer.scale}) are computed from the weights, which are "
@@ -92,10 +96,6 @@ def _calibrated(name: str, weight: NamedWeight, found: Mapping[nn.Parameter, Ten
         return Calibration(name, reason="no matrix that its layer multiplies inputs with, or none was seen")
     if not h.isfinite().all():
         raise QuantizationError(f"{name}: its layer's inputs are not finite: calibrate with other data")
-    if weight.parameter.element_size() < 4:
-        raise QuantizationError(
-            f"{name}: weights of 16 bits can't be moved to where they round to the chosen codes. Fix: model.float()"
-        )
     whole, quantizer, grid = weight.channels_first.to(torch.float32, copy=True), weight.quantizer, weight.grid
     before = _error(weight, whole, h)
     seen, h = h, _rotated(h, quantizer.rotation, whole.shape[1:])
