@@ -63,8 +63,10 @@ prepare_data() {  # stage 1
 }
 
 token_job() {  # <char|bpe> <text> <directory> [<number of units> <kind of bpe>]: makes tokens.txt, and bpe.model
-    local command
-    [ -s "$2" ] || die "$2 is not there: run stage 1 first"
+    local command text  # of bpe, <text> may be several
+    for text in $2; do
+        [ -s "${text}" ] || die "${text} is not there: run stage 1 first"
+    done
     case $1 in
         char)
             command="-m espnet2.bin.tokenize_text --token_type char --field 2- \
