@@ -57,7 +57,7 @@ def read_multi30k(folder: Path, languages: Tuple[str, str]) -> Dict[str, List[Pa
 
 
 def read_folders(folder: Path, languages: Tuple[str, str]) -> Dict[str, List[Pair]]:
-    """Read the data directories train, dev, test and test_NAME of a folder: text.SRC and text.TGT, or text.src and text.
+    """Read the data directories train, dev, test, test_NAME of a folder: text.SRC, text.TGT, or text.src, text.
 
     Raises:
         DataError: a file is not there, or the two of a set have other keys
