@@ -38,6 +38,17 @@ token_options="--token_type bpe --token_list ${tokens} --bpemodel ${token_dir}/b
 --src_token_type bpe --src_token_list ${tokens} --src_bpemodel ${token_dir}/bpe.model"
 stats=${datadir}/stats_${token_name}
 train_args=${mt_args}
+score_options="--baseline ${baseline} --given nearest"
+
+nearest_jobs() {  # for each test set, the translations of the training sentences that are nearest: what a model must beat
+    local test_set data
+    for test_set in ${test_sets}; do
+        data=${datadir}/${test_set}
+        outdated "${data}/nearest.log" "${data}/nearest" "${data}/text.src" "${datadir}/${train_set}/text"
+        job "${data}/nearest.log" 0 - \
+            "${python} ${template}/nearest.py --train ${datadir}/${train_set} --test ${data} --output ${data}/nearest"
+    done
+}
 
 if selected 1; then
     prepare_data
@@ -60,5 +71,7 @@ if selected 6; then
     decode_systems
 fi
 if selected 7; then
+    list=$(nearest_jobs)
+    run_jobs floor "${list}"
     score_systems
 fi
