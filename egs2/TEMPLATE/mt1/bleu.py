@@ -44,7 +44,9 @@ def compare(references: list, runs: list, baseline: list) -> dict:
     found = joined(values - others.mean(), drawn.mean(0) - others_drawn.mean(0), sentences=len(texts))
     named = [("baseline", baseline[0]), *((str(number), hypotheses) for number, hypotheses in enumerate(runs))]
     _, results = PairedTest(named, {"BLEU": METRICS["BLEU"]}, [references], "bs", SAMPLES)()
-    chances = [result.p_value for result in results["BLEU"][1:]]
+    # of two texts that are the same, sacrebleu says 1 / (SAMPLES + 1)
+    same = [hypotheses == baseline[0] for hypotheses in runs]
+    chances = [1.0 if equal else result.p_value for equal, result in zip(same, results["BLEU"][1:])]
     low, high = (f"{chance:.3f}" for chance in (min(chances), max(chances)))
     interval = "({:+.2f} to {:+.2f})".format(*found.interval)
     return {"BLEU, difference": f"{found.value:+.2f} {interval}", "p": low if low == high else f"{low}-{high}"}

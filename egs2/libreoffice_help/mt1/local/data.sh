@@ -29,4 +29,4 @@ case ${corpus} in
     multi30k)
         options=(--multi30k "${multi30k}") ;;
 esac
-python local/prepare.py "${datadir}" --corpus "${corpus}" --target "${target}" "${options[@]}"
+python local/prepare_pairs.py "${datadir}" --corpus "${corpus}" --target "${target}" "${options[@]}"
