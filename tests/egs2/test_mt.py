@@ -11,6 +11,7 @@ import torch
 import espnet_rand
 from espnet_rand.bin import pack_weights
 from espnet_rand.kaldi import DataError, read_lines
+from espnet_rand.packing import read_packed
 from tests.egs2.recipe import EGS2, run
 from tests.toolkit import tasks
 
@@ -96,7 +97,11 @@ def test_packed_files_are_decoded_and_systems_compared_with_float(tmp_path):
         said.parent.mkdir(parents=True)
         lines = (tmp_path / "data/test/text").read_text()
         said.write_text(lines if name == "float" else lines.replace("Taxi", "Rad"))
-    task, exp = tasks.write_config("mt", tmp_path / "exp/rand.1", quantizer="absmax", quantizer_conf={"bits": 4})
+    tied = {"share_decoder_input_output_embed": True, "share_encoder_decoder_input_embed": True}
+    quantizer = {"quantizer": "absmax", "quantizer_conf": {"bits": 4}}
+    task, exp = tasks.write_config(
+        "mt", tmp_path / "exp/rand.1", model_conf=tied, frontend_conf={"embed_dim": 16}, **quantizer
+    )
     torch.manual_seed(0)
     model, _ = task.build_model_from_file(exp / "config.yaml")
     files = exp / "config.yaml", exp / "valid.loss.ave.pth", exp / "packed.safetensors"
@@ -105,6 +110,8 @@ def test_packed_files_are_decoded_and_systems_compared_with_float(tmp_path):
         (exp / name).touch()
     options = zip(("--task", "--train_config", "--model_file", "--output"), ("mt", *map(str, files)))
     pack_weights.main([word for option in options for word in option])
+    first, *others = (f"{name}.weight" for name in ("frontend.embed.0", "decoder.embed.0", "decoder.output_layer"))
+    assert read_packed(files[2]).aliases == dict.fromkeys(others, first)  # one weight, packed once
     (tmp_path / "exp/rand.2/packed.safetensors").symlink_to(files[2])
     run_stages(tmp_path, 6, 6, "--systems", "rand.1: {train: c}")
     assert f"--mt_model_file {files[2]}" in next((exp / "decode_test").rglob("decode.log")).read_text()
