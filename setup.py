@@ -30,6 +30,7 @@ setup(
             "matplotlib",
             "openai-whisper==20250625",
             "requests",
+            "sacrebleu>=2.4",
             "sentencepiece",
             "soxr",
             "tensorboard",

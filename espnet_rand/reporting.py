@@ -60,13 +60,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _drawn(count: int) -> np.ndarray:
+def draws(count: int) -> np.ndarray:
     """The number of times that a sentence is in a draw of a bootstrap (Bisani and Ney, 2004), (draws, count)."""
     return np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
 
 
 class Estimate(NamedTuple):
-    """An error rate, or a difference of two, in percent, from some sentences and runs (seeds).
+    """An error rate in percent or another measure, or a difference of two, from some sentences and runs (seeds).
 
     Attributes:
         value: the mean of the runs
@@ -101,11 +101,23 @@ def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
         errors: number of errors, (runs, sentences); two sentences or more
         words: number of words, (sentences,)
     """
-    runs, count = errors.shape
-    rates = 100 * errors.sum(1) / words.sum()
-    drawn = _drawn(count)
-    over_sentences = np.var(100 * (drawn @ errors.mean(0)) / (drawn @ words))
-    over_runs = rates.var(ddof=1) / runs if runs > 1 else 0.0
+    drawn = draws(len(words))
+    return joined(
+        100 * errors.sum(1) / words.sum(), 100 * (drawn @ errors.mean(0)) / (drawn @ words), sentences=len(words)
+    )
+
+
+def joined(values: np.ndarray, drawn: np.ndarray, sentences: int) -> Estimate:
+    """Estimate a measure that need not be a mean over sentences, such as BLEU.
+
+    Args:
+        values: the measure of each run on all sentences, (runs,)
+        drawn: the mean of the runs on each draw of the sentences, (draws,); see `draws`
+        sentences: how many there are; two or more
+    """
+    runs = len(values)
+    over_sentences = np.var(drawn)
+    over_runs = values.var(ddof=1) / runs if runs > 1 else 0.0
     both = over_sentences + over_runs
-    parts = over_sentences**2 / (count - 1) + (over_runs**2 / (runs - 1) if runs > 1 else 0.0)
-    return Estimate(float(rates.mean()), math.sqrt(both), float(both**2 / parts) if parts else math.inf)
+    parts = over_sentences**2 / (sentences - 1) + (over_runs**2 / (runs - 1) if runs > 1 else 0.0)
+    return Estimate(float(values.mean()), math.sqrt(both), float(both**2 / parts) if parts else math.inf)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -172,10 +172,9 @@ def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
 
 
 def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], List[FloatEntry]]:
-    """The layers to wrap, and the parameters that stay in float, by module."""
+    """The layers to wrap, and the parameters that stay in float, by module: those that no layer quantizes."""
     plan: List[_Planned] = []
-    left: List[FloatEntry] = []
-    counted = set()
+    rest = []
     quantized = {id(p) for _, layer in quantized_layers(model) for p in _quantized_parameters(layer)}
     for module, names in _all_names(model).items():
         if isinstance(module, QuantizedLayer):
@@ -187,7 +186,11 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
             plan.append(_Planned(name, module, weights, overrides))
             quantized.update(id(module._parameters[weight]) for weight in weights)
         kept = [p for n, p in module._parameters.items() if p is not None and n not in weights]
-        new = [p for p in kept if id(p) not in counted and id(p) not in quantized]
+        rest.append((name, module, kept, reason))
+    left: List[FloatEntry] = []
+    counted = set(quantized)
+    for name, module, kept, reason in rest:
+        new = [p for p in kept if id(p) not in counted]
         counted.update(id(p) for p in new)
         if new:
             count = sum(p.numel() for p in new)
@@ -224,8 +227,8 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
 
     Layers and weights are numbered from `first_number`.
     """
-    shared: Dict[int, Tuple[str, QuantizedWeight, Optional[nn.Parameter]]] = {}
-    entries: List[QuantizedEntry] = []
+    shared: Dict[int, Tuple[QuantizedWeight, Optional[nn.Parameter]]] = {}
+    entries: Dict[int, QuantizedEntry] = {}
     # every conflict is found before any layer is changed
     ready = []
     for name, module, weights, overrides in plan:
@@ -242,12 +245,15 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
                 made = QuantizedWeight(quantizer, clock, index, layer, channels_first, own_layout, fixed)
                 made.tracked = made.initial(parameter) if quantizer.scale.learned else None
                 scale = None if made.tracked is None else nn.Parameter(made.tracked.detach().clone())
-                shared[id(parameter)] = (full, made, scale)
-                entries.append(_entry(full, module, parameter, made))
-            first, made, scale = shared[id(parameter)]
+                shared[id(parameter)] = (made, scale)
+                entries[id(parameter)] = _entry(full, module, parameter, made)
+            else:
+                entry = entries[id(parameter)]
+                entries[id(parameter)] = replace(entry, shared=(*entry.shared, full))
+            made, scale = shared[id(parameter)]
             if made.quantizer != quantizer:
                 raise QuantizationError(
-                    f"{first} and {full} are one parameter, but would be quantized differently: "
+                    f"{entries[id(parameter)].name} and {full} are one parameter, but would be quantized differently: "
                     f"{made.quantizer} and {quantizer}; give both the same overrides"
                 )
             quantized[weight] = made
@@ -256,7 +262,7 @@ def _wrap(plan: List[_Planned], config: QuantizerConfig, clock: Clock, first_num
         ready.append((module, quantized, scales))
     for module, quantized, scales in ready:
         wrap_layer(module, quantized, scales, clock)
-    return entries
+    return list(entries.values())
 
 
 def _entry(name: str, module: nn.Module, parameter: nn.Parameter, made: QuantizedWeight) -> QuantizedEntry:

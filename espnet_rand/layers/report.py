@@ -15,6 +15,7 @@ class QuantizedEntry:
     Attributes:
         layer: the layer's type, here and below; empty for a packed file, which does not hold it
         bytes_before, bytes_after: its size in float, and that of codes of `bits` bits with the scales
+        shared: the weight's further names, in other layers that have it
     """
 
     name: str
@@ -25,6 +26,7 @@ class QuantizedEntry:
     quantizer: str
     bytes_before: int
     bytes_after: int
+    shared: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Report:
 
     def to_dict(self) -> Dict[str, Any]:
         """A mapping of totals, quantized and left_in_float, of lists, strings and numbers only."""
-        quantized = [{**asdict(entry), "shape": list(entry.shape)} for entry in self.quantized]
+        quantized = [
+            {**asdict(entry), "shape": list(entry.shape), "shared": list(entry.shared)} for entry in self.quantized
+        ]
         return {
             "totals": self.totals,
             "quantized": quantized,
@@ -75,6 +79,10 @@ class Report:
             shape = "x".join(map(str, e.shape))
             cells = (e.name, *[e.layer] * known, shape, e.scales, e.bits, e.quantizer, e.bytes_before, e.bytes_after)
             layers.add_row(*map(str, cells))
+        shared = _table("one weight of several layers", "is also")
+        for e in self.quantized:
+            if e.shared:
+                shared.add_row(e.name, ", ".join(e.shared))
         kept = _table("left in float", ">modules", ">parameters", "for example")
         for reason in dict.fromkeys(entry.reason for entry in self.left_in_float):
             entries = [entry for entry in self.left_in_float if entry.reason == reason]
@@ -92,7 +100,7 @@ class Report:
         )
         console = Console(width=200, no_color=True, highlight=False)
         with console.capture() as capture:
-            console.print(layers, kept, summary)
+            console.print(layers, *[shared] * bool(shared.rows), kept, summary)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 

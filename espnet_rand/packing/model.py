@@ -207,6 +207,7 @@ def report(packed: PackedModel) -> Report:
             quantizer=weight.rounding,
             bytes_before=math.prod(weight.shape) * 4,
             bytes_after=weight.bytes,
+            shared=tuple(alias for alias, first in packed.aliases.items() if first == name),
         )
         for name, weight in packed.weights.items()
     ]

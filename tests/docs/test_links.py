@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     path
-    for pattern in ("*.md", "docs/*.md", "egs2/*/asr1/README.md", "benchmarks/**/*.md", "espnet_rand/**/*.md")
+    for pattern in ("*.md", "docs/*.md", "egs2/*/*/README.md", "benchmarks/**/*.md", "espnet_rand/**/*.md")
     for path in sorted(ROOT.glob(pattern))
 ]
 

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import models
 import pytest
@@ -119,6 +120,17 @@ def test_tied_weights_with_the_same_overrides_are_fine():
     overrides = {name: {"bits": 8} for name in ("out", "embed")}
     report = quantize(models.Net(), QuantizerConfig(overrides=overrides))
     assert report.quantized[0].bits == 8
+    assert report.to_dict()["quantized"][0]["shared"] == ["out.weight"] and "embed.weight " in str(report)
+    assert ["embed.weight", "out.weight"] in [line.split() for line in str(report).splitlines()]
+
+
+@pytest.mark.parametrize("alone", ["embed", "out"])
+def test_tied_weights_are_counted_once(alone):
+    model = models.Net()
+    size = sum(parameter.numel() for parameter in model.parameters())
+    report = quantize(model, QuantizerConfig("absmax", exclude=[alone]))
+    counted = sum(math.prod(entry.shape) for entry in report.quantized)
+    assert counted + sum(entry.parameters for entry in report.left_in_float) == size
 
 
 def test_overrides_that_do_not_go_together_name_a_pattern():

@@ -22,9 +22,8 @@ def read_table(path: Path) -> tuple:
 
     A row's tuple: its name, whether it is a point of a line, the size in kB, the measure's mean, lowest and highest.
     """
-    rows = [
-        [cell.strip() for cell in line.strip("| ").split("|")] for line in path.read_text(encoding="utf-8").splitlines()
-    ]
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
     header, _, *rows = rows
     measure = header[header.index("sentences") + 1]
     rows = [dict(zip(header, row)) for row in rows]

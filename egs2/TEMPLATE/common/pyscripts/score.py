@@ -2,6 +2,8 @@
 """Score the decoded systems; print one Markdown table, and write it to a file.
 
 --scorer says what is measured: a Python file with score(references, hypotheses), which returns numbers by their names.
+It may have compare(references, runs, baseline), too, which gets the hypotheses of each run of a system and of
+--baseline, and returns texts by their names; and notes(), lines that belong below the table.
 The bits and the size are those of a system's packed file; a float system has the size of all its weights. Runs of one
 system (NAME.1, NAME.2 ...) share a row: their mean and, in brackets, the lowest and the highest.
 """
@@ -18,8 +20,8 @@ from espnet_rand.packing import read_packed, report
 from espnet_rand.reporting import markdown, runs_of
 
 
-def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
-    """Return the number of sentences, and the scorer's numbers by their names."""
+def read_texts(reference: Path, hypothesis: Path, clean) -> tuple:
+    """Return the references and the hypotheses, cleaned, in one order."""
     try:
         references, hypotheses = read_lines(reference), read_lines(hypothesis)
     except DataError as e:
@@ -29,8 +31,7 @@ def measure(reference: Path, hypothesis: Path, clean, score) -> tuple:
             f"score.py: {hypothesis} has {len(hypotheses)} of {len(references)} "
             "utterances. Fix: remove its directory and decode again"
         )
-    wanted = [clean(references[key]) for key in references]
-    return len(wanted), score(wanted, [clean(hypotheses[key]) for key in references])
+    return tuple([clean(texts[key]) for key in references] for texts in (references, hypotheses))
 
 
 def weights_and_sizes(directories: list) -> tuple:
@@ -66,23 +67,53 @@ def cleaners(names: list, test_sets: list) -> dict:
     return {test_set: found[name] for test_set, name in zip(test_sets, names)}
 
 
-def make_rows(args, clean, score) -> list:
-    """Score everything: one row for each system and test set, by the names of its columns."""
-    runs = {name: [args.expdir / system for system in systems] for name, systems in runs_of(args.systems).items()}
-    sizes = {name: weights_and_sizes(dirs) for name, dirs in runs.items()}
+class Scoring:
+    """Scores systems on test sets, and compares them with the baseline's runs."""
+
+    def __init__(self, args, scorer: dict):
+        self.args, self.scorer = args, scorer
+        self.clean = cleaners(args.cleaner, args.test_sets)
+
+    def read(self, test_set: str, files: list) -> tuple:
+        """Return the references of a test set, and the hypotheses of each file."""
+        reference = self.args.datadir / test_set / self.args.reference
+        texts = [read_texts(reference, file, self.clean[test_set]) for file in files]
+        return texts[0][0], [hypotheses for _, hypotheses in texts]
+
+    def decoded(self, test_set: str, systems: list) -> list:
+        """Return the files of what systems decoded."""
+        name = f"decode_{test_set}{self.args.tag}/1best_recog/text"
+        return [self.args.expdir / system / name for system in systems]
+
+    def row(self, name: str, test_set: str, files: list, weights: str = "-", size: float | None = None) -> dict:
+        """Score the runs of one system: a row, by the names of its columns."""
+        references, runs = self.read(test_set, files)
+        scores = [self.scorer["score"](references, hypotheses) for hypotheses in runs]
+        row = {"system": name, "weights": weights, "set": test_set, "sentences": str(len(references))}
+        row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
+        row["size kB"] = f"{size / 1000:.0f}" if size else "-"
+        baseline = runs_of(self.args.systems).get(self.args.baseline, [])
+        if baseline and name != self.args.baseline and "compare" in self.scorer:
+            _, others = self.read(test_set, self.decoded(test_set, baseline))
+            row.update(self.scorer["compare"](references, runs, others))
+        return row
+
+
+def make_rows(args, scoring: Scoring) -> list:
+    """Score everything: one row for each system and test set."""
+    runs = runs_of(args.systems)
+    sizes = {name: weights_and_sizes([args.expdir / system for system in systems]) for name, systems in runs.items()}
     # All systems are one architecture: any packed one knows the float model's size.
     float_size = next((size[1] for size in sizes.values() if size[1]), None)
-    rows = []
-    for name, dirs in runs.items():
+    rows = [
+        scoring.row(name, test_set, [args.datadir / test_set / name])
+        for name in args.given
+        for test_set in args.test_sets
+    ]
+    for name, systems in runs.items():
         weights, _, size = sizes[name]
-        size = size or float_size
         for test_set in args.test_sets:
-            reference = args.datadir / test_set / args.reference
-            decoded = (d / f"decode_{test_set}{args.tag}/1best_recog/text" for d in dirs)
-            counts, scores = zip(*(measure(reference, text, clean[test_set], score) for text in decoded))
-            row = {"system": name, "weights": weights, "set": test_set, "sentences": str(counts[0])}
-            row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
-            rows.append({**row, "size kB": f"{size / 1000:.0f}" if size else "-"})
+            rows.append(scoring.row(name, test_set, scoring.decoded(test_set, systems), weights, size or float_size))
     return rows
 
 
@@ -94,12 +125,18 @@ def main():
     parser.add_argument("--test_sets", nargs="+", required=True)
     parser.add_argument("--reference", default="text", help="the file of a test set with what is right")
     parser.add_argument("--scorer", type=Path, required=True, help="a Python file with score(references, hypotheses)")
+    parser.add_argument("--baseline", help="the system that others are compared with, if the scorer compares")
+    parser.add_argument("--given", nargs="+", default=[], help="files of the test sets that are scored as systems are")
     parser.add_argument("--tag", default="", help="what the names of decoding directories and of the table end in")
     parser.add_argument("--table", default="RESULTS", help="the table's name in expdir")
     parser.add_argument("--cleaner", nargs="+", default=["none"], help="e.g. whisper_en; one, or one for each test set")
     args = parser.parse_args()
-    rows = make_rows(args, cleaners(args.cleaner, args.test_sets), runpy.run_path(str(args.scorer))["score"])
-    table = markdown(list(rows[0]), [list(row.values()) for row in rows])
+    scorer = runpy.run_path(str(args.scorer))
+    rows = make_rows(args, Scoring(args, scorer))
+    header = list(dict.fromkeys(column for row in rows for column in row))
+    table = markdown(header, [[row.get(column, "-") for column in header] for row in rows])
+    if "notes" in scorer:
+        table += "".join(f"\n{note}\n" for note in scorer["notes"]())
     path = args.expdir / f"{args.table}{args.tag}.md"
     write_text(path, table)
     print(f"{table}This table is in {path}")

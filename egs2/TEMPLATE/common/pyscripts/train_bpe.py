@@ -1,33 +1,40 @@
 #!/usr/bin/env python3
-"""Train a sentencepiece model on a Kaldi-style text, and write ESPnet's list of its tokens."""
+"""Train a sentencepiece model on Kaldi-style texts, and write ESPnet's list of its tokens."""
 
 import argparse
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Iterator
 
 import sentencepiece
 
 SENTENCES = 10_000_000  # it looks at no more
 
 
-def train(text: Path, nbpe: int, bpemode: str, prefix: Path) -> None:
+def sentences(texts: list) -> Iterator[str]:
+    """Yield the sentences of all texts."""
+    for text in texts:
+        with text.open(encoding="utf-8") as lines:
+            yield from (line.partition(" ")[2].strip() for line in lines)
+
+
+def train(texts: list, nbpe: int, bpemode: str, prefix: Path) -> None:
     """Write <prefix>.model and <prefix>.vocab.
 
     Raises:
-        RuntimeError: sentencepiece cannot make this number of tokens of this text
+        RuntimeError: sentencepiece cannot make this number of tokens of these texts
     """
-    with text.open(encoding="utf-8") as lines:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line.partition(" ")[2].strip() for line in lines),
-            model_prefix=str(prefix),
-            model_type=bpemode,
-            vocab_size=nbpe,
-            character_coverage=1.0,
-            input_sentence_size=SENTENCES,
-            shuffle_input_sentence=True,
-        )
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences(texts),
+        model_prefix=str(prefix),
+        model_type=bpemode,
+        vocab_size=nbpe,
+        character_coverage=1.0,
+        input_sentence_size=SENTENCES,
+        shuffle_input_sentence=True,
+    )
 
 
 def token_list(model: Path) -> list:
@@ -40,7 +47,7 @@ def token_list(model: Path) -> list:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="one or more")
     parser.add_argument("--nbpe", type=int, required=True, help="number of tokens")
     parser.add_argument("--bpemode", required=True, choices=["unigram", "bpe", "char", "word"])
     parser.add_argument("--output_dir", type=Path, required=True, help="gets bpe.model, bpe.vocab and tokens.txt")
@@ -52,7 +59,7 @@ def main():
             train(args.text, args.nbpe, args.bpemode, prefix)
         except RuntimeError as e:
             reason = " ".join(str(e).split())
-            sys.exit(f"train_bpe.py: --nbpe {args.nbpe} does not go with {args.text}: {reason}")
+            sys.exit(f"train_bpe.py: --nbpe {args.nbpe} does not go with {' '.join(map(str, args.text))}: {reason}")
         tokens = prefix.with_name("tokens.txt")
         tokens.write_text("\n".join(token_list(prefix.with_suffix(".model"))) + "\n", encoding="utf-8")
         for path in (prefix.with_suffix(".model"), prefix.with_suffix(".vocab"), tokens):

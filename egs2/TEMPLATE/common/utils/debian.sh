@@ -1,5 +1,6 @@
 # To be sourced. unpack_debian <folder> <option> <package> ...: downloads the packages and unpacks them into the folder,
 # once, without root. Where that cannot be done, it says how else to do it, and with which option to give the folder.
+# With a pattern of tar in the variable only, such as '*/LC_MESSAGES/*', it unpacks the files that match it, and no others.
 unpack_debian() {
     local folder=$1 option=$2
     local packages=("${@:3}") tool package
@@ -23,7 +24,7 @@ and run again with ${option} FOLDER."
         return 1
     fi
     for package in "${packages[@]}"; do
-        dpkg -x downloads/"${package}"_*.deb "${folder}"
+        dpkg --fsys-tarfile downloads/"${package}"_*.deb | tar -x -C "${folder}" --wildcards "${only:-*}"
     done
     touch "${folder}/.complete"
 }

@@ -5,7 +5,7 @@
 #   task      asr: of espnet2.bin.asr_train, espnet2.bin.asr_inference and their options
 #   inputs    the model's inputs, FILE,NAME,TYPE of a data directory, one or more
 #   outputs   the model's outputs, likewise; the first is scored
-#   scorer    a Python file with score(references, hypotheses), which returns numbers by their names
+#   scorer    a Python file with score(references, hypotheses), which returns numbers by their names (see score.py)
 #   modules   Python packages that it needs
 #   decoding_step  the words in a log of decoding that mark an utterance, a regular expression
 #
@@ -25,6 +25,7 @@ decode_options=        # more options for decoding
 decode_made_of=()      # the files that these options name
 tag=                   # ends the names of decoding directories
 options_of_set() { :; }  # <test set>: prints more options for decoding that set
+score_options=         # more options for scoring
 of_task=               # option of espnet_rand's programs, whose default is asr
 [ "${task}" = asr ] || of_task=" --task ${task}"
 
@@ -63,8 +64,10 @@ prepare_data() {  # stage 1
 }
 
 token_job() {  # <char|bpe> <text> <directory> [<number of units> <kind of bpe>]: makes tokens.txt, and bpe.model
-    local command
-    [ -s "$2" ] || die "$2 is not there: run stage 1 first"
+    local command text  # of bpe, <text> may be several
+    for text in $2; do
+        [ -s "${text}" ] || die "${text} is not there: run stage 1 first"
+    done
     case $1 in
         char)
             command="-m espnet2.bin.tokenize_text --token_type char --field 2- \
@@ -245,5 +248,6 @@ decode_systems() {  # stage 6
 score_systems() {  # stage 7
     python3 "${template}/pyscripts/score.py" --expdir "${expdir}" --datadir "${datadir}" \
         --test_sets ${test_sets} --reference "${outputs%%,*}" --tag "${tag}" --table "${table}" \
-        --scorer "${scorer}" --cleaner ${score_cleaner} --systems $(for_systems model_name)
+        --scorer "${scorer}" --cleaner ${score_cleaner} --systems $(for_systems model_name) \
+        ${score_options}
 }

@@ -1,0 +1,58 @@
+"""Scores translations: BLEU and chrF by sacrebleu, and how a system differs from a baseline in BLEU."""
+
+from functools import lru_cache
+
+import numpy as np
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
+
+from espnet_rand.reporting import draws, joined
+
+METRICS = {"BLEU": BLEU(), "chrF": CHRF()}
+SAMPLES = 1000  # sacrebleu's number of the paired bootstrap's
+
+
+def score(references: list, hypotheses: list) -> dict:
+    """Return the measures by their names, from 0 to 100."""
+    return {name: metric.corpus_score(hypotheses, [references]).score for name, metric in METRICS.items()}
+
+
+@lru_cache
+def on_draws(references: tuple, hypotheses: tuple) -> tuple:
+    """Return BLEU on all sentences, and on each draw of them (draws,)."""
+    metric = METRICS["BLEU"]
+    counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))  # (sentences, numbers)
+
+    def value(sums: np.ndarray) -> float:
+        return metric._compute_score_from_stats([int(number) for number in sums]).score
+
+    return value(counts.sum(0)), np.array([value(sums) for sums in draws(len(references)) @ counts])
+
+
+def compare(references: list, runs: list, baseline: list) -> dict:
+    """Say how the runs of a system differ from those of the baseline in BLEU.
+
+    Returns:
+        the difference with its 95% interval over sentences and runs (see `reporting.Estimate`), and the p of
+        sacrebleu's paired bootstrap (Koehn, 2004): of several runs, the lowest and the highest. A baseline of several
+        runs counts by their mean in the former, by its first run in the latter
+    """
+    texts = tuple(references)
+    (values, drawn), (others, others_drawn) = (
+        map(np.array, zip(*(on_draws(texts, tuple(hypotheses)) for hypotheses in side))) for side in (runs, baseline)
+    )
+    found = joined(values - others.mean(), drawn.mean(0) - others_drawn.mean(0), sentences=len(texts))
+    named = [("baseline", baseline[0]), *((str(number), hypotheses) for number, hypotheses in enumerate(runs))]
+    _, results = PairedTest(named, {"BLEU": METRICS["BLEU"]}, [references], "bs", SAMPLES)()
+    # of two texts that are the same, sacrebleu says 1 / (SAMPLES + 1)
+    same = [hypotheses == baseline[0] for hypotheses in runs]
+    chances = [1.0 if equal else result.p_value for equal, result in zip(same, results["BLEU"][1:])]
+    low, high = (f"{chance:.3f}" for chance in (min(chances), max(chances)))
+    interval = "({:+.2f} to {:+.2f})".format(*found.interval)
+    return {"BLEU, difference": f"{found.value:+.2f} {interval}", "p": low if low == high else f"{low}-{high}"}
+
+
+def notes() -> list:
+    """Return sacrebleu's signatures, which say how it counted."""
+    signatures = "; ".join(f"{name} {metric.get_signature()}" for name, metric in METRICS.items())
+    return [f"sacrebleu: {signatures}; p by its paired bootstrap, bs:{SAMPLES}"]

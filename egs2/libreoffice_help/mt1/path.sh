@@ -1,0 +1,2 @@
+. ../../TEMPLATE/mt1/path.sh
+export PYTHONPATH=${PWD}/local${PYTHONPATH:+:${PYTHONPATH}}
