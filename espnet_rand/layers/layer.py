@@ -95,6 +95,10 @@ class QuantizedLayer:
         with self._clock.forward(self.training):
             return super().forward(*args, **kwargs)
 
+    def parameters(self, recurse: bool = True) -> Iterator[Any]:
+        """The layer's parameters; its buffers where it has none, for code that takes a layer's dtype from the first."""
+        yield from list(super().parameters(recurse)) or super().buffers(recurse)
+
     def train(self, mode: bool = True) -> Any:
         for name, slot in self._quantized.items():
             slot.switch(self, name, mode)
