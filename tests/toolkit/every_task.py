@@ -25,6 +25,7 @@ class Tiny(NamedTuple):
         programs: what decodes, by the names of ESPnet's programs
         options: the model's, beside those of tasks.MODELS
         model: its name in tasks.MODELS, if it is another than the task's
+        conf: options of quantizer_conf
         stand_ins: what stands in for packages that ESPnet wants for the task and that compute nothing here, by its name
     """
 
@@ -32,6 +33,7 @@ class Tiny(NamedTuple):
     programs: Dict[str, Decoder] = {}
     options: Dict[str, Any] = {}
     model: str = ""
+    conf: Dict[str, Any] = {}
     stand_ins: Dict[str, Any] = {}
 
 
@@ -102,6 +104,7 @@ PITCH = {
     "pitch_extract": "dio",
     "pitch_extract_conf": {"fs": RATE, "n_fft": 256, "hop_length": 128, "reduction_factor": 1},
 }
+GENERATOR = {"weight_norm": True, "exclude": ["*.discriminator"]}
 SPECTROGRAM = {"feats_extract_conf": {"n_fft": 256, "hop_length": 64}}
 
 
@@ -306,6 +309,7 @@ TASKS: Dict[str, Tiny] = {
                 "mel_loss_params": MEL_LOSS,
             },
         },
+        conf=GENERATOR,
     ),
     "svs": Tiny(
         {**_padded(singing=SPEECH), **_score(63)},
@@ -340,6 +344,7 @@ TASKS: Dict[str, Tiny] = {
             **PITCH,
         },
         stand_ins={"pyworld": None},
+        conf=GENERATOR,
     ),
     "gan_codec": Tiny(
         {"audio": SPEECH[:, :2000]},
@@ -374,6 +379,7 @@ TASKS: Dict[str, Tiny] = {
                 "mel_loss_params": {"fs": RATE, "range_end": 8, "n_mels": 8},
             },
         },
+        conf=GENERATOR,
     ),
     "enh": Tiny(
         _padded(speech_mix=SPEECH, speech_ref1=SPEECH, speech_ref2=-SPEECH),

@@ -38,7 +38,8 @@ def test_a_task(name, tmp_path, monkeypatch):
             monkeypatch.setattr(missing, stand_in)
         else:
             monkeypatch.setitem(sys.modules, missing, ModuleType(missing))
-    task, folder = write_config(tiny.model or name, tmp_path / "exp", **tiny.options, **RAND)
+    quantizer = {**RAND, "quantizer_conf": {**RAND["quantizer_conf"], **tiny.conf}}
+    task, folder = write_config(tiny.model or name, tmp_path / "exp", **tiny.options, **quantizer)
     config, checkpoint, packed = (folder / file for file in ("config.yaml", "model.pth", "model.safetensors"))
     torch.manual_seed(0)
     model = task.build_model(arguments(task, config)) if tiny.batch is None else trained(task, config, tiny.batch)
