@@ -58,6 +58,7 @@ _MODEL_OPTIONS = {
     "exclude": _patterns,
     "overrides": _overrides,
     "depthwise": boolean,
+    "weight_norm": boolean,
     "eval_bits": _validations,
 }
 
@@ -78,6 +79,7 @@ class QuantizerConfig:
         include, exclude: wildcards on module names
         overrides: wildcard -> options of a layer; where several match, the later wins
         depthwise: whether to quantize depthwise convolutions, too
+        weight_norm: whether to quantize weights that weight norm computes, too
         validation_bits: numbers of bits and plan files at which a training is validated, besides the default
 
     Raises:
@@ -99,6 +101,7 @@ class QuantizerConfig:
         self.include: Tuple[str, ...] = tuple(model.get("include", ("*",)))
         self.exclude: Tuple[str, ...] = tuple(model.get("exclude", ()))
         self.depthwise: bool = model.get("depthwise", False)
+        self.weight_norm: bool = model.get("weight_norm", False)
         self.validation_bits: Tuple[Union[int, str], ...] = tuple(model.get("eval_bits", ()))
         self.overrides: Dict[str, Dict[str, Any]] = {
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
@@ -132,6 +135,7 @@ class QuantizerConfig:
             include=list(self.include),
             exclude=list(self.exclude),
             depthwise=self.depthwise,
+            weight_norm=self.weight_norm,
             eval_bits=list(self.validation_bits),
             overrides={pattern: self._spelled(options) for pattern, options in self.overrides.items()},
         )

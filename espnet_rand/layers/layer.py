@@ -19,6 +19,7 @@ from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.learned_scales import ScaleParameter, scale_kind, settle
 from espnet_rand.layers.slot import Slot
 from espnet_rand.layers.weight import LayerWeight, QuantizedWeight
+from espnet_rand.layers.weight_norm import folded
 
 _REGISTRY: Dict[Type[nn.Module], Type["QuantizedLayer"]] = {}
 
@@ -95,6 +96,10 @@ class QuantizedLayer:
         with self._clock.forward(self.training):
             return super().forward(*args, **kwargs)
 
+    def parameters(self, recurse: bool = True) -> Iterator[Any]:
+        """The layer's parameters; its buffers where it has none, for code that takes a layer's dtype from the first."""
+        yield from list(super().parameters(recurse)) or super().buffers(recurse)
+
     def train(self, mode: bool = True) -> Any:
         for name, slot in self._quantized.items():
             slot.switch(self, name, mode)
@@ -104,11 +109,18 @@ class QuantizedLayer:
         for name, slot in self._quantized.items():
             slot.save(self, name)
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        norm = folded(self)
+        if norm is not None and prefix + "weight" in destination:
+            weight = destination.pop(prefix + "weight")
+            destination.update({prefix + norm.g: norm.norms(weight), prefix + norm.v: weight})
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
         """Load; learned scales start from the weights where the checkpoint has none, or none of the model's kind."""
+        norm = folded(self)
+        if norm is not None and (computed := norm.weight(state_dict, prefix, self._parameters["weight"])) is not None:
+            state_dict[prefix + "weight"] = computed
         if settled := str(settle(state_dict, own_scales(self, prefix))):  # a part of a model is loaded by itself
             logging.warning(f"espnet_rand: {settled}")
         absent, untrained = [], {}

@@ -18,6 +18,7 @@ from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
 from espnet_rand.layers.patterns import matches, near
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight import QuantizedWeight
+from espnet_rand.layers.weight_norm import find_norm, fold
 from espnet_rand.options import OptionError
 from espnet_rand.quantizers import WeightQuantizer
 
@@ -67,6 +68,8 @@ def quantize(model: nn.Module, config: Configuration) -> Report:
     if quantized_layers(model):
         raise QuantizationError(f"{type(model).__name__} is quantized already: build it anew to quantize it otherwise")
     _check_patterns(model, config)
+    if config.weight_norm:
+        _fold(model, config)
     clock = Clock(torch.initial_seed())
     plan, left = _plan(model, config)
     if not plan:
@@ -199,6 +202,24 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
     return plan, left
 
 
+def _fold(model: nn.Module, config: QuantizerConfig) -> None:
+    """Take weight norm out of the layers that are to be quantized."""
+    for module, names in _all_names(model).items():
+        layer = find_layer(module)
+        if layer is not None and find_norm(module) is not None and _why_not(names, module, config) is None:
+            fold(module)
+
+
+def _why_not(names: List[str], module: nn.Module, config: QuantizerConfig) -> Optional[str]:
+    """The reason why the options leave a layer in float; None: they do not."""
+    if not any(matches(pattern, names) for pattern in config.include):
+        return "not in include"
+    for pattern in config.exclude:
+        if matches(pattern, names):
+            return f"exclude: {pattern}"
+    return find_layer(module).skip(module, names[0], config.depthwise)
+
+
 def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -> Tuple[Tuple[str, ...], str]:
     """The names of a module's own parameters to quantize, and the reason why the others are not."""
     layer = find_layer(module)
@@ -206,13 +227,10 @@ def _quantizable(names: List[str], module: nn.Module, config: QuantizerConfig) -
         return (), f"not a layer that is quantized ({type(module).__name__})"
     present = tuple(n for n in layer.weights(module) if module._parameters.get(n) is not None)
     if not present:
-        return (), "weight computed by the layer (weight_norm or another parametrization)"
-    if not any(matches(pattern, names) for pattern in config.include):
-        return (), "not in include"
-    for pattern in config.exclude:
-        if matches(pattern, names):
-            return (), f"exclude: {pattern}"
-    reason = layer.skip(module, names[0], config.depthwise)
+        if find_norm(module):
+            return (), "weight computed by weight norm, a parametrization (weight_norm: true quantizes it)"
+        return (), "weight computed by the layer (a parametrization)"
+    reason = _why_not(names, module, config)
     if reason is None and not all(module._parameters[n].is_floating_point() for n in present):
         reason = "not floating point"
     return ((), reason) if reason else (present, "bias")

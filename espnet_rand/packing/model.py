@@ -18,6 +18,7 @@ from espnet_rand.layers.finite import check_finite
 from espnet_rand.layers.layer import find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
+from espnet_rand.layers.weight_norm import find_norm, fold, folded
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
 from espnet_rand.packing.bits import pack
 from espnet_rand.packing.file import PackedFileError, PackedModel, PackedWeight
@@ -44,20 +45,29 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         if quantized_layers(model):
             raise QuantizationError(f"{type(model).__name__} is from a packed file. Fix: pack its checkpoint again")
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
-    names = {id(weight.parameter): full for full, weight in quantized.items()}
+    parameters = {id(weight.parameter): full for full, weight in quantized.items()}
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            if id(parameter) in names and name not in getattr(module, "_quantized", {}):
+            if id(parameter) in parameters and name not in getattr(module, "_quantized", {}):
                 raise QuantizationError(
-                    f"{names[id(parameter)]} is also used in float, by {type(module).__name__}: "
+                    f"{parameters[id(parameter)]} is also used in float, by {type(module).__name__}: "
                     "exclude both layers or neither"
                 )
-    weights = {full: _packed(weight) for full, weight in quantized.items()}
-    aliases = {alias: full for full, weight in quantized.items() for alias in weight.full_names[1:]}
+    weights, norms, aliases = {}, {}, {}
+    for weight in quantized.values():
+        made, norm = _packed(weight), folded(weight.layer)
+        names = weight.full_names
+        if norm is not None:
+            prefixes = [name.removesuffix(weight.name) for name in names]
+            names = [prefix + norm.v for prefix in prefixes]
+            norms.update({prefix + norm.g: norm.norms(made.values()) for prefix in prefixes})
+        weights[names[0]] = made
+        aliases.update(dict.fromkeys(names[1:], names[0]))
     floats, seen = {}, {}
     for name, tensor in model.state_dict().items():
         if name in weights or name in aliases or name.endswith(SCALE_SUFFIX) or _adapter(name):
             continue
+        tensor = norms.get(name, tensor)
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in seen:
             aliases[name] = seen[key]
@@ -140,6 +150,7 @@ def load_into(
         NotFiniteError: numbers are NaN or infinite
     """
     device = torch.device(device)
+    packed = _without_norms(model, packed)
     _check(model, packed)
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     floats = {name: tensor.to(device, dtypes[name]) for name, tensor in packed.floats.items()}
@@ -163,6 +174,31 @@ def load_into(
     lost = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
     if lost:
         raise PackedFileError(f"the packed model lacks {', '.join(lost[:5])}: pack it again from its checkpoint")
+
+
+def _without_norms(model: nn.Module, packed: PackedModel) -> PackedModel:
+    """Take weight norm out of a model's layers whose weights are packed; return the packed model with their names."""
+    names, norms = {}, set()
+    for module, prefixes in _prefixes(model):
+        norm = find_norm(module)
+        if norm is not None and prefixes[0] + norm.v in packed.weights:
+            names.update({prefix + norm.v: prefix + "weight" for prefix in prefixes})
+            norms.update(prefix + norm.g for prefix in prefixes)
+            fold(module)
+    return replace(
+        packed,
+        weights={names.get(name, name): weight for name, weight in packed.weights.items()},
+        floats={name: tensor for name, tensor in packed.floats.items() if name not in norms},
+        aliases={names.get(a, a): names.get(name, name) for a, name in packed.aliases.items() if a not in norms},
+    )
+
+
+def _prefixes(model: nn.Module) -> List[Tuple[nn.Module, List[str]]]:
+    """The modules of a model, each with what the names of its parameters begin with: a shared module has several."""
+    found: Dict[nn.Module, List[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(module, []).append(f"{name}." if name else "")
+    return list(found.items())
 
 
 def _say(slots: List[PackedSlot], backend: str) -> None:

@@ -25,11 +25,22 @@ from espnet_rand.toolkit.yaml_files import read_yaml
 NAMES = ("quantizer", "quantizer_conf", "quantizer_config", "teacher", "teacher_conf")
 #: what `args` remember from parsing to building: which options took a default that has changed
 _NEW_DEFAULTS = "new_defaults_of_espnet_rand"
+#: the modules of tasks whose program does not ask `build_model_from_file` for the model
+_DECODED_IN_FLOAT = ("espnet2.tasks.rst", "espnet2.tasks.rst_vocoder")
 
 
 def has_its_own(task: Type[AbsTask]) -> bool:
     """Whether `--quantizer` is the task's own: ESPnet's codecs quantize activations by it, and stay as they are."""
     return any(choices.name == "quantizer" for choices in task.class_choices_list)
+
+
+def check_task(task: Type[AbsTask]) -> None:
+    """Check that a quantized model of a task can be decoded. Raises OptionError: its program would do so in float."""
+    if any(kind.__module__ in _DECODED_IN_FLOAT for kind in task.__mro__):
+        raise OptionError(
+            f"quantizer: espnet2.bin.rst_inference reads weights by itself, and would decode those of {task.__name__} "
+            "in float. Fix: leave quantizer and quantizer_config out"
+        )
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

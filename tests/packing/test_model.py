@@ -147,6 +147,13 @@ def test_no_parameter_and_no_float_copy_of_an_integer_layer_is_left(model, tmp_p
         assert packed.attention.out_proj.weight_decoded.shape == (24, 24)
 
 
+def test_a_layer_without_a_bias_still_says_its_dtype():
+    model, packed = (nn.Sequential(nn.Linear(8, 4, bias=False).double()) for _ in range(2))
+    quantize(model, {"quantizer": "absmax"})
+    load_into(packed, pack_model(model))
+    assert next(packed[0].parameters()).dtype == torch.float64 and not list(packed.parameters())
+
+
 def test_a_tied_weight_is_stored_once(model):
     packed = pack_model(model)
     assert packed.aliases == {"out.weight": "embed.weight"} and "out.weight" not in packed.weights

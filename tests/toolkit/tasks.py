@@ -41,7 +41,7 @@ MODELS = {
         **CONFORMER,
         "src_token_list": TOKENS,
         "src_token_type": "char",
-        "model_conf": {"asr_weight": 0.3},
+        "model_conf": {"asr_weight": 0.3, "mtlalpha": 1.0},
     },
     "slu": {**FRONTEND, **CONFORMER},
     "tts": {
@@ -116,12 +116,14 @@ MODELS = {
 
 
 def write_config(name: str, folder: Path, **more: Any) -> Tuple[type, Path]:
-    """Make `folder` with the config.yaml of a model of MODELS; returns its task and the folder."""
-    options = dict(MODELS[name])
+    """Make `folder` with the config.yaml of a model of MODELS, or of a task; returns the task and the folder."""
+    options = dict(MODELS.get(name, {}))
     task = find_task(options.pop("task", name))
     argv, sys.argv = sys.argv, sys.argv[:1]
-    config = {**task.get_default_config(), "token_list": TOKENS, "token_type": "char", **options, **more}
+    defaults = task.get_default_config()
     sys.argv = argv
+    tokens = {"token_list": TOKENS, "token_type": "char"}
+    config = {**defaults, **{key: tokens[key] for key in tokens if key in defaults}, **options, **more}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return task, folder

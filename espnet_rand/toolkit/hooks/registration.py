@@ -191,6 +191,8 @@ def _build_model(original, args):
     config = options.write_resolved(args, trained=build.to_load)
     if config is None:
         options.remove(args)
+    elif not build.to_load:
+        options.check_task(task)
     if build.part:
         return original(args)
     return (_build_to_load if build.to_load else _build_to_train)(original, config, args)
