@@ -39,6 +39,7 @@ from espnet_rand.toolkit import (
     yaml_files,
 )
 from espnet_rand.toolkit.hooks import (
+    cross_attention,
     espnet3,
     files,
     init_param,
@@ -79,6 +80,7 @@ def register() -> None:
     _registered = True
     transducer_loss.stand_in()
     search.register()
+    cross_attention.register()
     files.register()
     second_programs.register()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
