@@ -79,8 +79,8 @@ def register() -> None:
     imports = _imports()
     _registered = True
     transducer_loss.stand_in()
-    search.register()
     cross_attention.register()
+    search.register()
     files.register()
     second_programs.register()
     _wrap_classmethod(AbsTask, "get_parser", _get_parser)
