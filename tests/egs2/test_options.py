@@ -120,22 +120,25 @@ def test_a_checkpoint_says_which_whisper_it_is_and_each_language_has_a_test_set(
         (tmp_path / f"data/test_{language}/wav.scp").write_text("a a.wav\n")
         (tmp_path / f"data/test_{language}/prompt").write_text(f"a <|{language}|> <|transcribe|>\n")
     options = ["--whisper_checkpoint", "base.pt", "--languages", "en fr", "--datadir", "data", "--expdir", "exp"]
-    options += ["--python", "echo", "--untrained", "3", "--calibrate_args", "--quantizer_conf mode=2"]
+    options += ["--python", "echo", "--untrained", "3 2", "--calibrate_args", "--quantizer_conf mode=2"]
     done = run_sh("prompts", tmp_path, *options, "--stage", "4", "--stop_stage", "4")
     assert done.returncode == 0, done.stderr
     said = (tmp_path / "exp/untrained/train.log").read_text()
     assert "--token_type whisper_multilingual" in said and "--bpemodel whisper_multilingual" in said
+    assert "--trailing_silence full" in said  # as OpenAI's model was trained
     assert "whisper_model=local" in said and f"{tmp_path}/data/train/prompt,prompt,text" in said
 
     (tmp_path / "exp/untrained/config.yaml").write_text("dry_run: true\n")
-    names = ["calibrated_column_mode_2_w3", "calibrated_g32_mode_2_w3", "rounded_column_w3", "rounded_g32_w3"]
+    names = ["calibrated_mode_2_w2", "calibrated_mode_2_w3", "rounded_w2", "rounded_w3"]
     for name in names:
         (tmp_path / "exp" / name).mkdir()
         (tmp_path / "exp" / name / "packed.safetensors").touch()
     run_sh("prompts", tmp_path, *options, "--stage", "5", "--stop_stage", "6")
     packed = {log.parent.name: log.read_text() for log in sorted(tmp_path.glob("exp/*/pack.log"))}
     assert list(packed) == names
-    assert all("bits=3" in text and ("mode=2" in text) == name.startswith("cal") for name, text in packed.items())
+    for name, text in packed.items():
+        assert f"bits={name[-1]}" in text and ("mode=2" in text) == name.startswith("cal")
+        assert ("rotation=hadamard" in text) == name.endswith("2")
     for name in ("untrained", *names):
         for language in ("en", "fr"):
             said = (tmp_path / "exp" / name / f"decode_test_{language}/split1/00/decode.log").read_text()

@@ -122,22 +122,19 @@ ${preset}_taught.${seed}:
     options: --seed ${seed} --optim_conf lr=0.00002 $(options_of "${preset}")"
     done
 done
-add_untrained() {  # <kind of scales> <options of rounding> <options of calibration>: these systems at each number of bits
-    local bits
-    for bits in ${untrained}; do
-        systems+="
-rounded_$1_w${bits}: {round: untrained, options: $2 --quantizer_conf bits=${bits}}
-calibrated_$1${calibrate_tag}_w${bits}:
-    calibrate: untrained
-    options: $3 --quantizer_conf bits=${bits} ${calibrate_args}"
-    done
-}
 if [ -n "${untrained}" ]; then
     calibrate_tag=$(sed 's/--[a-z_]* *//g; s/[^A-Za-z0-9.]\+/_/g; s/^_*\(.\)/_\1/; s/_$//' <<< "${calibrate_args}")
-    systems="untrained: {dry: ${config}}"
-    add_untrained column "$(options_of clip_w4_column)" "$(options_of rand_m3_ste_w4_column)"
-    add_untrained g32 "$(options_of clip_w4) --quantizer_conf granularity=group --quantizer_conf group_size=32" \
-        "$(options_of rand_m3_ste_g32_w4)"
+    groups="--quantizer_conf granularity=group --quantizer_conf group_size=32 --quantizer_conf grid=asymmetric"
+    systems="untrained: {dry: ${config}, options: --trailing_silence full}"
+    for bits in ${untrained}; do
+        conf="--quantizer_conf bits=${bits}"
+        [ "${bits}" != 2 ] || conf+=" --quantizer_conf rotation=hadamard"
+        systems+="
+rounded_w${bits}: {round: untrained, options: $(options_of clip_w4) ${groups} ${conf}}
+calibrated${calibrate_tag}_w${bits}:
+    calibrate: untrained
+    options: $(options_of rand_m3_ste_g32_asymmetric_w4) ${conf} ${calibrate_args}"
+    done
 fi
 
 stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}" ${untrained:+--table UNTRAINED})

@@ -39,6 +39,7 @@ from espnet_rand.toolkit import (
     yaml_files,
 )
 from espnet_rand.toolkit.hooks import (
+    cross_attention,
     espnet3,
     files,
     init_param,
@@ -78,6 +79,7 @@ def register() -> None:
     imports = _imports()
     _registered = True
     transducer_loss.stand_in()
+    cross_attention.register()
     search.register()
     files.register()
     second_programs.register()

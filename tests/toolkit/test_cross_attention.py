@@ -1,0 +1,127 @@
+"""In a search Whisper's decoder computes the keys and values of a recording once. It says the same without that."""
+
+import threading
+import weakref
+
+import pytest
+import torch
+
+import espnet_rand
+
+espnet_rand.register()
+from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
+from espnet2.tasks.asr import ASRTask  # noqa: E402
+
+from espnet_rand.packing import pack_model, write_packed  # noqa: E402
+
+from .tiny_whisper import noise, tiny, write  # noqa: E402, F401
+
+ROUNDED = {"quantizer": "absmax", "quantizer_conf": {"bits": 4, "granularity": "channel"}}
+RECORDINGS = [samples.numpy() for samples in noise(1.0, 1.0)[0]]
+
+
+def made(folder, model_file=None, beam_size=3, **more):
+    """Speech2Text of a tiny Whisper that says 9 tokens."""
+    options = {"ctc_weight": 0.0, "maxlenratio": -9, "nbest": beam_size}
+    speech2text = Speech2Text(write(folder, trailing_silence=1, **more), model_file, beam_size=beam_size, **options)
+    speech2text.beam_search.eos = -1  # no token
+    return speech2text
+
+
+def attentions(speech2text):
+    return [block.cross_attn for block in speech2text.asr_model.decoder.decoders.blocks]
+
+
+def as_espnet(speech2text):
+    """Let a Speech2Text compute the keys anew in each step."""
+    for attention in attentions(speech2text):
+        attention._forward_pre_hooks.clear()
+    return speech2text
+
+
+def watch(speech2text):
+    """A list that gets weak references to all keys that are computed from now on."""
+    found = []
+    for attention in attentions(speech2text):
+        attention.key.register_forward_hook(lambda layer, inputs, output: found.append(weakref.ref(output)))
+    return found
+
+
+def said(found):
+    """The tokens and scores of hypotheses."""
+    hypotheses = [each[3] if type(each) is tuple else each for each in found]
+    return [h.yseq.tolist() for h in hypotheses], [float(h.score) for h in hypotheses]
+
+
+def check_same(found, expected):
+    tokens, scores = said(found)
+    assert tokens == said(expected)[0] and len(set(tokens[0])) > 2
+    assert scores == pytest.approx(said(expected)[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float", "rounded", "packed"])
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_each_recording_is_heard_once_and_for_what_it_is(kind, beam_size, tmp_path):
+    more, model_file = {} if kind == "float" else ROUNDED, None
+    if kind == "packed":
+        model_file = tmp_path / "packed.safetensors"
+        write_packed(model_file, pack_model(ASRTask.build_model_from_file(write(tmp_path, **more))[0]))
+    plain = as_espnet(made(tmp_path, model_file, beam_size, **more))
+    speech2text = made(tmp_path, model_file, beam_size, **more)
+    keys = watch(speech2text)
+    first, second = RECORDINGS
+    for count, samples in enumerate((first, second, first), 1):
+        check_same(speech2text(samples), plain(samples))
+        assert len(keys) == count * len(attentions(speech2text))
+        assert not any(key() is not None for key in keys)  # nothing is kept
+    assert said(plain(first)) != said(plain(second))
+
+
+def test_memory_that_is_written_over_is_heard_again(tmp_path):
+    speech2text = made(tmp_path)
+    search = speech2text.beam_search
+    generator = torch.Generator().manual_seed(0)
+    heard, other = torch.randn(2, 20, 8, generator=generator)
+    with torch.no_grad():
+        before = search(heard, -9)
+        heard.copy_(other)
+        after = search(heard, -9)
+        as_espnet(speech2text)
+        check_same(after, search(other, -9))
+    assert said(before) != said(after)
+
+
+def test_threads_hear_their_own_recordings(tmp_path):
+    speech2text = made(tmp_path)
+    meet, found = threading.Barrier(2), {}
+    attentions(speech2text)[0].register_forward_pre_hook(lambda *_: (meet.wait(60), None)[1])  # so that steps alternate
+
+    def hear(number):
+        found[number] = said(speech2text(RECORDINGS[number]))
+
+    threads = [threading.Thread(target=hear, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    plain = as_espnet(made(tmp_path))
+    for number, samples in enumerate(RECORDINGS):
+        assert found[number][0] == said(plain(samples))[0]
+
+
+def test_batches_gradients_and_training_go_on_as_in_espnet(tmp_path):
+    speech2text, plain = made(tmp_path), as_espnet(made(tmp_path))
+    heard = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs = [one.beam_search(heard, -9, x_lengths=torch.tensor([20, 20])) for one in (speech2text, plain)]
+    for found, expected in zip(*pairs):
+        check_same(found, expected)
+    keys = watch(speech2text)
+    with torch.enable_grad():
+        heard.requires_grad_()
+        speech2text.beam_search(heard[0], -9)[0].score.backward()
+    assert len(keys) == 9 and heard.grad[0].abs().sum() > 0
+    speech2text.asr_model.train()
+    with torch.no_grad():
+        speech2text.beam_search(heard[0], -9)
+    assert len(keys) == 18
