@@ -43,12 +43,11 @@ def calibrate_weights(args: argparse.Namespace) -> None:
     model, trained = checkpoints.load_quantized(args)
     model.eval().to(device)
     data = validation.Validation(args, checkpoints.find_task(args.task), model, trained)
-    before = data.loss()
     done = calibrate(model, data.loss, lambda names: following([*names], "weights"), args.propagate == "true")
     after = data.loss()
     write_tensors(args.output, model.cpu().state_dict())
     _say(done)
-    print(f"loss {before:.4f} rounded, {after:.4f} calibrated, on the same data\n{args.output}")
+    print(f"loss {data.first_loss:.4f} rounded, {after:.4f} calibrated, on the same data\n{args.output}")
 
 
 def _say(done: List[Calibration]) -> None:

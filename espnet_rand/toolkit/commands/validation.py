@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, Tuple, Type
+from typing import Any, Iterable, List, Tuple, Type
 
 import torch
 from espnet2.tasks.abs_task import AbsTask
@@ -48,6 +48,9 @@ class Validation:
         model: in evaluation mode, on the device
         trained: the options that it was trained with
 
+    Attributes:
+        first_loss: the loss of the model as it is now
+
     Raises:
         PretrainedError: a file is not there, or no utterance in it; ESPnet can't read the data, or the model use it
         MissingFileError: a file is not there that the training's configuration names, such as a BPE model
@@ -88,21 +91,26 @@ class Validation:
                 given = " ".join(",".join(one) for one in data)
                 raise PretrainedError(f"--data_path_and_name_and_type: {given} can't be read: {one_line(e)}") from e
         self.batches = to_device(batches, device)
-        self._weight: Any = 0.0
+        losses: List[Tuple[torch.Tensor, torch.Tensor]] = []
         for batch in self.batches:
             try:
                 with torch.no_grad():
-                    self._weight += self._forward(batch)[1]
+                    losses.append(self._forward(batch))
             except Exception as e:  # e.g. a recording is too short
                 names = ", ".join(batch["utt_id"])
                 raise PretrainedError(
                     f"the model has no loss of the utterances {names}: {one_line(e)}. Fix: leave them out"
                 ) from e
+        self._weight: Any = sum(weight for _, weight in losses)
+        self.first_loss = self._mean(losses)
 
     @torch.no_grad()
     def loss(self) -> float:
         """The loss of the model as it stands."""
-        return float(sum(loss * weight for loss, weight in map(self._forward, self.batches)) / self._weight)
+        return self._mean(map(self._forward, self.batches))
+
+    def _mean(self, losses: Iterable[Tuple[torch.Tensor, torch.Tensor]]) -> float:
+        return float(sum(loss * weight for loss, weight in losses) / self._weight)
 
     def add_gradients(self) -> None:
         """Add the gradients of `loss` to the parameters' `grad`."""
