@@ -51,7 +51,8 @@ def read_game(folder: Path, target: str) -> Iterator[Pair]:
     catalogues = sorted(folder.rglob(f"{target}/LC_MESSAGES/wesnoth*.mo"))
     if not catalogues:
         raise DataError(
-            f"{folder}: no {target}/LC_MESSAGES/wesnoth.mo is below it. Fix: unpack Debian's packages there"
+            f"{folder}: no {target}/LC_MESSAGES/wesnoth.mo is below it. "
+            "Fix: unpack Debian's packages there, or leave the game out (run.sh --test_sets test)"
         )
     for path in catalogues:
         for number, (message, translation) in enumerate(sorted(messages(path).items())):
