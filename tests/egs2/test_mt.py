@@ -312,6 +312,13 @@ def test_multi30k_is_read_and_other_files_are_refused(tmp_path, monkeypatch, cap
         importlib.import_module("libreoffice").paragraphs(page)
     catalogue = tmp_path / "de/LC_MESSAGES/wesnoth.mo"
     catalogue.parent.mkdir(parents=True)
-    catalogue.write_bytes(b"\xde\x12\x04\x95" + b"\xff" * 60)
-    with pytest.raises(DataError, match="wesnoth.mo: no catalogue of gettext"):
-        list(importlib.import_module("wesnoth").read_game(tmp_path, "de"))
+    tables = struct.pack("<2I", 400, 44) * 2  # one text, as often as one likes
+    repeated = struct.pack("<7I", 0x950412DE, 0, 2, 28, 28, 0, 0) + tables + b"a" * 401
+    for content, why in (
+        (b"\xde\x12\x04\x95" + b"\xff" * 60, "buffer"),
+        (repeated, "its texts are longer than the file"),
+        (b"", "buffer"),
+    ):
+        catalogue.write_bytes(content)
+        with pytest.raises(DataError, match=f"wesnoth.mo: no catalogue of gettext: .*{why}"):
+            list(importlib.import_module("wesnoth").read_game(tmp_path, "de"))
