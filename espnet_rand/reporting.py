@@ -107,17 +107,20 @@ def estimate(errors: np.ndarray, words: np.ndarray) -> Estimate:
     )
 
 
-def joined(values: np.ndarray, drawn: np.ndarray, sentences: int) -> Estimate:
-    """Estimate a measure that need not be a mean over sentences, such as BLEU.
+def joined(values: np.ndarray, drawn: np.ndarray, sentences: int, baseline: Optional[np.ndarray] = None) -> Estimate:
+    """Estimate a measure that need not be a mean over sentences, such as BLEU, or how it differs from a baseline's.
 
     Args:
         values: the measure of each run on all sentences, (runs,)
-        drawn: the mean of the runs on each draw of the sentences, (draws,); see `draws`
+        drawn: the mean of the runs on each draw of the sentences, less the baseline's, (draws,); see `draws`
         sentences: how many there are; two or more
+        baseline: the measure of each of its runs. As many as `values` has are taken in pairs (those of one seed)
     """
-    runs = len(values)
-    over_sentences = np.var(drawn)
-    over_runs = values.var(ddof=1) / runs if runs > 1 else 0.0
-    both = over_sentences + over_runs
-    parts = over_sentences**2 / (sentences - 1) + (over_runs**2 / (runs - 1) if runs > 1 else 0.0)
-    return Estimate(float(values.mean()), math.sqrt(both), float(both**2 / parts) if parts else math.inf)
+    baseline = np.zeros(1) if baseline is None else baseline
+    value = float(values.mean() - baseline.mean())
+    sides = [values - baseline] if len(values) == len(baseline) else [values, baseline]
+    variances = [(np.var(drawn), sentences - 1)]  # each with its degrees of freedom
+    variances += [(side.var(ddof=1) / len(side), len(side) - 1) for side in sides if len(side) > 1]
+    both = sum(variance for variance, _ in variances)
+    parts = sum(variance**2 / freedom for variance, freedom in variances)
+    return Estimate(value, math.sqrt(both), float(both**2 / parts) if parts else math.inf)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_ind
 
 from espnet_rand import reporting
-from espnet_rand.reporting import estimate, following
+from espnet_rand.reporting import estimate, following, joined
 
 
 def test_without_a_terminal_a_line_a_minute_says_how_far_it_is(monkeypatch, capsys):
@@ -48,6 +48,16 @@ def test_one_in_twenty_leaves_out_the_truth(of_runs, of_sentences):
         assert (low <= 0 <= high) == (found.p >= 0.05)
         missed += not low <= 0 <= high
     assert 0.02 < missed / 400 < 0.09
+
+
+def test_runs_of_two_systems_are_compared_in_pairs_if_there_are_as_many():
+    values, drawn = np.array([10.0, 20.0, 30.0]), np.zeros(99)
+    paired = joined(values, drawn, 50, baseline=values - [1, 2, 3])
+    rates = np.array([1, 2, 3])
+    assert paired.value == 2 and paired.p == pytest.approx(ttest_1samp(rates, 0).pvalue)
+    unpaired = joined(values, drawn, 50, baseline=np.array([9.0, 21.0]))
+    test = ttest_ind(values, [9, 21], equal_var=False)
+    assert unpaired.value == 5 and unpaired.p == pytest.approx(test.pvalue)
 
 
 def test_no_difference_at_all():

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import struct
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,24 @@ def test_trainings_have_one_list_of_tokens_and_begin_with_float(tmp_path):
     assert "calibrate_weights --task mt " in log and f"{tmp_path}/data/train/text.src,src_text,text" in log
 
 
+def test_wrong_options_are_refused_before_anything_is_trained(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    for option, value, message in (
+        ("--bits", "4 1", "--bits must be numbers from 2 to 8: 1"),
+        ("--granularity", "row", "--granularity must be of tensor, channel, column"),
+        ("--seeds", "1 a", "--seeds must be whole numbers: a"),
+        ("--taught", "rand_w9", "rand_w9: there is no rand_w9.yaml"),
+        ("--expdir", "my models", "has a space"),
+        ("--corpus", "nowhere", "--corpus must be libreoffice, multi30k or a folder"),
+    ):
+        done = run(RECIPE / "run.sh", "--corpus", corpus, "--datadir", "data", option, value, cwd=tmp_path)
+        assert done.returncode and message in done.stderr, done.stdout + done.stderr
+    assert not (tmp_path / "data").exists()
+    run_stages(tmp_path, 1, 1)
+    assert "other options" not in run_stages(tmp_path, 1, 1)
+    assert "is of other options" in run_stages(tmp_path, 1, 1, "--target", "fr")
+
+
 def test_packed_files_are_decoded_and_systems_compared_with_float(tmp_path):
     espnet_rand.register()
     write_corpus(tmp_path / "corpus")
@@ -115,6 +134,11 @@ def test_packed_files_are_decoded_and_systems_compared_with_float(tmp_path):
     (tmp_path / "exp/rand.2/packed.safetensors").symlink_to(files[2])
     run_stages(tmp_path, 6, 6, "--systems", "rand.1: {train: c}")
     assert f"--mt_model_file {files[2]}" in next((exp / "decode_test").rglob("decode.log")).read_text()
+    done = run(
+        RECIPE / "run.sh", "--stage", "7", "--corpus", "corpus", "--datadir", "data", "--expdir", "exp",
+        "--systems", systems, "--baseline", "flat", cwd=tmp_path,
+    )  # fmt: skip
+    assert "--baseline: flat is not one of float, rand" in done.stderr
     run_stages(tmp_path, 7, 7, "--systems", systems)
     table, signatures = (tmp_path / "exp/RESULTS.md").read_text().split("\n\n")
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
@@ -137,6 +161,10 @@ def test_differences_of_seeds_are_joined():
     assert lone["p"] == "0.001" and "to +" not in lone["BLEU, difference"]
     assert "to +" in seeds["BLEU, difference"]  # two runs that lie far apart say nothing of a third
     assert bleu.compare(references, [list(worse)], [worse])["p"] == "1.000"
+    twice = bleu.compare(references, [worse, worst], [worse, worst])  # the seeds differ, but not the two systems
+    assert twice == {"BLEU, difference": "+0.00 (+0.00 to +0.00)", "p": "1.000"}
+    apart = bleu.compare(references, [worse], [worse, worst])  # two runs of the baseline say little of its mean
+    assert "(-" in apart["BLEU, difference"] and "to +" in apart["BLEU, difference"]
 
 
 PAGE = """<html><body><p dir="auto">no id here</p>
@@ -234,6 +262,23 @@ def test_what_training_says_is_no_test():
     assert [pair.key for pair in pairs.unsaid(test, pairs.Said(training))] == ["e"]
 
 
+def test_what_dev_and_test_have_in_common_stays_in_test(monkeypatch):
+    pairs, prepare_pairs = map(importlib.import_module, ("pairs", "prepare_pairs"))
+    sets = {
+        "train": [pairs.Pair("a", "Something else", "Etwas anderes")],
+        "test": [pairs.Pair("b", "All of this", "All das")],
+        "dev": [pairs.Pair("c", "All of THIS.", "Das alles")],
+    }
+    monkeypatch.setattr(prepare_pairs, "libreoffice_sets", lambda *_: sets)
+    args = SimpleNamespace(corpus="libreoffice", target="de", libreoffice=None, wesnoth=None)
+    found = prepare_pairs.read_sets(args)
+    assert {part: [pair.key for pair in rows] for part, rows in found.items()} == {
+        "train": ["a"],
+        "test": ["b"],
+        "dev": [],
+    }
+
+
 def test_multi30k_is_read_and_other_files_are_refused(tmp_path, monkeypatch, capsys):
     corpora = importlib.import_module("corpora")
     raw = tmp_path / "multi30k/data/task1/raw"
@@ -250,12 +295,30 @@ def test_multi30k_is_read_and_other_files_are_refused(tmp_path, monkeypatch, cap
     (raw / "val.de.gz").write_bytes(b"no gzip")
     with pytest.raises(SystemExit, match="val.de.gz: not to be read"):
         prepare(monkeypatch, tmp_path / "data", *options)
+    whole = gzip.compress(b"Ein Hund.\n" * 99 + bytes(range(99)))
+    (raw / "val.de.gz").write_bytes(whole[:10] + b"\xff" * 20 + whole[30:])
+    with pytest.raises(SystemExit, match="val.de.gz: not to be read"):
+        prepare(monkeypatch, tmp_path / "data", *options)
     corpus = write_corpus(tmp_path / "corpus")
     (corpus / "dev/text.de").write_text("dev0 nur einer\n")
     with pytest.raises(DataError, match="dev1 is in one of .*text.en and .*text.de alone"):
         corpora.read_folders(corpus, ("en", "de"))
+    (corpus / "dev/text.de").unlink()
+    with pytest.raises(DataError, match="dev: has neither text.en and text.de nor text.src and text"):
+        corpora.read_folders(corpus, ("en", "de"))
+    page = tmp_path / "page.html"
+    page.write_text("<p id='a'>here</p><![unknown[")
+    with pytest.raises(DataError, match="page.html: not to be read"):
+        importlib.import_module("libreoffice").paragraphs(page)
     catalogue = tmp_path / "de/LC_MESSAGES/wesnoth.mo"
     catalogue.parent.mkdir(parents=True)
-    catalogue.write_bytes(b"\xde\x12\x04\x95" + b"\xff" * 60)
-    with pytest.raises(DataError, match="wesnoth.mo: no catalogue of gettext"):
-        list(importlib.import_module("wesnoth").read_game(tmp_path, "de"))
+    tables = struct.pack("<2I", 400, 44) * 2  # one text, as often as one likes
+    repeated = struct.pack("<7I", 0x950412DE, 0, 2, 28, 28, 0, 0) + tables + b"a" * 401
+    for content, why in (
+        (b"\xde\x12\x04\x95" + b"\xff" * 60, "buffer"),
+        (repeated, "its texts are longer than the file"),
+        (b"", "buffer"),
+    ):
+        catalogue.write_bytes(content)
+        with pytest.raises(DataError, match=f"wesnoth.mo: no catalogue of gettext: .*{why}"):
+            list(importlib.import_module("wesnoth").read_game(tmp_path, "de"))

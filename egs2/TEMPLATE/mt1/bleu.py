@@ -29,24 +29,30 @@ def on_draws(references: tuple, hypotheses: tuple) -> tuple:
     return value(counts.sum(0)), np.array([value(sums) for sums in draws(len(references)) @ counts])
 
 
+def chance(references: list, hypotheses: list, others: list) -> float:
+    """Return the p of sacrebleu's paired bootstrap of two runs."""
+    if hypotheses == others:
+        return 1.0  # sacrebleu says 1 / (SAMPLES + 1)
+    named = [("baseline", others), ("system", hypotheses)]
+    _, results = PairedTest(named, {"BLEU": METRICS["BLEU"]}, [references], "bs", SAMPLES)()
+    return results["BLEU"][1].p_value
+
+
 def compare(references: list, runs: list, baseline: list) -> dict:
     """Say how the runs of a system differ from those of the baseline in BLEU.
 
     Returns:
-        the difference with its 95% interval over sentences and runs (see `reporting.Estimate`), and the p of
-        sacrebleu's paired bootstrap (Koehn, 2004): of several runs, the lowest and the highest. A baseline of several
-        runs counts by their mean in the former, by its first run in the latter
+        the difference of the means with its 95% interval over sentences and runs (see `reporting.Estimate`), and the p
+        of sacrebleu's paired bootstrap (Koehn, 2004): of several runs, the lowest and the highest. Each run is compared
+        with the baseline's of its place, which has its seed; with the first, if there are not as many
     """
     texts = tuple(references)
     (values, drawn), (others, others_drawn) = (
         map(np.array, zip(*(on_draws(texts, tuple(hypotheses)) for hypotheses in side))) for side in (runs, baseline)
     )
-    found = joined(values - others.mean(), drawn.mean(0) - others_drawn.mean(0), sentences=len(texts))
-    named = [("baseline", baseline[0]), *((str(number), hypotheses) for number, hypotheses in enumerate(runs))]
-    _, results = PairedTest(named, {"BLEU": METRICS["BLEU"]}, [references], "bs", SAMPLES)()
-    # of two texts that are the same, sacrebleu says 1 / (SAMPLES + 1)
-    same = [hypotheses == baseline[0] for hypotheses in runs]
-    chances = [1.0 if equal else result.p_value for equal, result in zip(same, results["BLEU"][1:])]
+    found = joined(values, drawn.mean(0) - others_drawn.mean(0), sentences=len(texts), baseline=others)
+    partners = baseline if len(baseline) == len(runs) else [baseline[0]] * len(runs)
+    chances = [chance(references, *pair) for pair in zip(runs, partners)]
     low, high = (f"{chance:.3f}" for chance in (min(chances), max(chances)))
     interval = "({:+.2f} to {:+.2f})".format(*found.interval)
     return {"BLEU, difference": f"{found.value:+.2f} {interval}", "p": low if low == high else f"{low}-{high}"}

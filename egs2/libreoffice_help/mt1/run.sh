@@ -44,6 +44,20 @@ fail() {
 for path in multi30k source_dir; do
     [ -z "${!path}" ] || [ -e "${!path}" ] || fail "--${path}: there is no ${!path}"
 done
+for path in corpus ${paths}; do
+    [[ ${!path} != *[[:space:]]* ]] || fail "--${path}: ${!path} has a space, which these scripts cannot have in a name"
+done
+# what would be noticed after the float model's training
+for b in ${bits}; do
+    [[ ${b} =~ ^[2-8]$ ]] || fail "--bits must be numbers from 2 to 8: ${b}"
+done
+for kind in ${granularity}; do
+    [[ ${kind} =~ ^(tensor|channel|column|g[1-9][0-9]*)$ ]] \
+        || fail "--granularity must be of tensor, channel, column, g32 (or another size of group): ${kind}"
+done
+for seed in ${seeds}; do
+    [[ ${seed} =~ ^[0-9]+$ ]] || fail "--seeds must be whole numbers: ${seed}"
+done
 case ${corpus} in
     libreoffice)
         test_sets=${test_sets:-test test_wesnoth} ;;
@@ -64,6 +78,10 @@ data_opts="--corpus ${corpus} --target ${target}"
 
 cd "$(dirname "$0")"
 . ./path.sh
+for preset in ${presets} ${taught}; do
+    [ -e "conf/${preset}.yaml" ] || [ -e "../../../conf/${preset}.yaml" ] \
+        || fail "${preset}: there is no ${preset}.yaml in conf/ of this recipe or of the repository"
+done
 datadir=${datadir:-data${tag}}
 expdir=${expdir:-exp${tag}}
 

@@ -92,8 +92,8 @@ class Scoring:
         row = {"system": name, "weights": weights, "set": test_set, "sentences": str(len(references))}
         row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
         row["size kB"] = f"{size / 1000:.0f}" if size else "-"
-        baseline = runs_of(self.args.systems).get(self.args.baseline, [])
-        if baseline and name != self.args.baseline and "compare" in self.scorer:
+        if self.args.baseline not in (None, name) and "compare" in self.scorer:
+            baseline = runs_of(self.args.systems)[self.args.baseline]
             _, others = self.read(test_set, self.decoded(test_set, baseline))
             row.update(self.scorer["compare"](references, runs, others))
         return row
@@ -131,6 +131,8 @@ def main():
     parser.add_argument("--table", default="RESULTS", help="the table's name in expdir")
     parser.add_argument("--cleaner", nargs="+", default=["none"], help="e.g. whisper_en; one, or one for each test set")
     args = parser.parse_args()
+    if args.baseline and args.baseline not in runs_of(args.systems):
+        sys.exit(f"score.py: --baseline: {args.baseline} is not one of {', '.join(runs_of(args.systems))}")
     scorer = runpy.run_path(str(args.scorer))
     rows = make_rows(args, Scoring(args, scorer))
     header = list(dict.fromkeys(column for row in rows for column in row))

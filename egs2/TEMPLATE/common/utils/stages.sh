@@ -55,11 +55,14 @@ train_command() {
 }
 
 prepare_data() {  # stage 1
-    if [ -e "${datadir}/data.done" ]; then
+    local mark=${datadir}/data.done  # has the options; of an earlier version of this script, nothing
+    if [ -e "${mark}" ]; then
         echo "stage 1, data: ${datadir} is there"
+        [ ! -s "${mark}" ] || [ "$(cat "${mark}")" = "${local_data_opts}" ] \
+            || echo "stage 1, data: it is of other options ($(cat "${mark}")), and is kept. To make it again, remove ${datadir}"
     else
         local/data.sh ${local_data_opts}
-        touch "${datadir}/data.done"
+        echo "${local_data_opts}" > "${mark}"
     fi
 }
 

@@ -7,6 +7,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from pairs import Pair
 
 from espnet_rand.kaldi import DataError
+from espnet_rand.reporting import following
 
 SOURCE = "en-US"
 PARAGRAPHS = ("p", "h1", "h2", "h3", "h4", "h5", "h6")
@@ -63,14 +64,14 @@ def paragraphs(path: Path) -> Dict[str, str]:
     """Read the paragraphs of a page, by their ids.
 
     Raises:
-        DataError: it is not there, or not UTF-8
+        DataError: it is not there, not UTF-8, or no HTML
     """
     page = Page()
     try:
         page.feed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as e:
+        page.close()
+    except (OSError, UnicodeError, AssertionError) as e:  # the last by html.parser, of markup that it does not know
         raise DataError(f"{path}: not to be read: {e}. Fix: unpack Debian's packages again") from None
-    page.close()
     return page.paragraphs
 
 
@@ -90,7 +91,7 @@ def read_help(folder: Path, target: str) -> Iterator[Tuple[str, List[Pair]]]:
             package = f"libreoffice-help-{language.lower()}"
             raise DataError(f"{folder}: no help/{language}/text is below it. Fix: unpack Debian's {package} there")
     source_root, target_root = roots
-    for path in sorted(source_root.rglob("*.html")):
+    for path in following(sorted(source_root.rglob("*.html")), "pages of help"):
         page = path.relative_to(source_root).with_suffix("").as_posix()
         if (other := target_root / path.relative_to(source_root)).is_file():
             texts, translations = paragraphs(path), paragraphs(other)

@@ -48,8 +48,9 @@ def read_sets(args):
     if args.wesnoth:
         sets["test_wesnoth"] = wesnoth_set(args.wesnoth, args.target)
     said = Said(sets["train"])
-    for part in sets.keys() - {"train"}:
-        sets[part] = unsaid(sets[part], said)
+    for part, pairs in sets.items():  # in this order: what dev and test have in common stays in test
+        if part != "train":
+            sets[part] = unsaid(pairs, said)
     sets["test_wesnoth"] = sets.get("test_wesnoth", [])[:WESNOTH]
     return {part: pairs for part, pairs in sets.items() if pairs or part != "test_wesnoth"}
 
