@@ -239,6 +239,8 @@ def main() -> None:
             details += table(cell, found)
             details += pairs(found)
             main_ones = [entry for entry in found if entry.method in MAIN]
+            if len(main_ones) < 3:
+                continue  # a table says it all
             for kind, plot in (("errors", plot_errors), ("weights", plot_weights)):
                 path = results.parent / f"{name(cell)}.{kind}.png"
                 plot(cell, main_ones, path)
