@@ -171,13 +171,16 @@ def overview(by_cell: Dict[Cell, List[Entry]]) -> str:
     rows = []
     for method in MAIN:
         entries_of = [next((e for e in found if e.method == method), None) for found in by_cell.values()]
-        rows.append([f"`{method}`", *(f"{e.wer:.2f} ({len(e.lines)})" if e else "" for e in entries_of)])
+        if any(entries_of):
+            rows.append([f"`{method}`", *(f"{e.wer:.2f} ({len(e.lines)})" if e else "" for e in entries_of)])
     return "\nWER % on test (seeds):\n\n" + markdown(["", *map(name, by_cell)], rows)
 
 
 def pairs(found: List[Entry]) -> str:
-    """A table in Markdown of the tests of every trained method against every other, not corrected."""
+    """A table in Markdown of the tests of every trained method against every other, not corrected (of one: "")."""
     trained = [entry for entry in found if METHODS[entry.method].trains and entry.method in MAIN]
+    if len(trained) < 2:
+        return ""
     rows = [
         [f"`{a.method}`", *("" if j <= i else _p(a.p_value(b)) for j, b in enumerate(trained) if j)]
         for i, a in enumerate(trained[:-1])
