@@ -35,4 +35,6 @@ grid --rates 0.00002 --methods rand_m3_ste_taught lsc_clip_taught clip_taught st
     w4.group32 w4.group32_asymmetric w3.group32_asymmetric
 grid --rates 0.00002 --methods rand_m3_ste_taught_drawn rand_m3_ste_taught_drawn3 --cells w8.group32_asymmetric
 grid --rates 0.00002 --methods rand_m3_ste_taught_calibrated rand_m3_ste_taught_propagated --cells \
-    w3.group32_asymmetric w3.group32_asymmetric_rotated w2.group32_asymmetric_rotated w2.group32_half_step_rotated
+    w3.group32_asymmetric w3.group32_asymmetric_rotated
+grid --rates 0.00005 0.0001 --methods rand_m3_ste_taught_calibrated --cells \
+    w2.group32_asymmetric w2.group32_asymmetric_rotated w2.group32_half_step_rotated
