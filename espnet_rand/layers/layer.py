@@ -237,6 +237,14 @@ def own_scales(module: nn.Module, prefix: str = "") -> Dict[str, ScaleParameter]
     }
 
 
+def all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:
+    """The modules of a model with their names: a shared module has several."""
+    names: Dict[nn.Module, List[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
+
+
 def quantized_layers(model: nn.Module) -> List[Tuple[str, QuantizedLayer]]:
     """The quantized layers of a model with their names."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLayer)]

@@ -13,7 +13,7 @@ from espnet_rand.errors import QuantizationError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.computation import telling
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import QuantizedLayer, find_layer, own_scales, quantized_layers, wrap_layer
+from espnet_rand.layers.layer import QuantizedLayer, all_names, find_layer, own_scales, quantized_layers, wrap_layer
 from espnet_rand.layers.learned_scales import Kinds, scale_kind, settle
 from espnet_rand.layers.patterns import matches, near
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
@@ -137,7 +137,7 @@ def kinds_of(config: QuantizerConfig, model: Optional[nn.Module] = None, prefix:
 
 def quantizers_of(config: QuantizerConfig, model: Optional[nn.Module] = None) -> Callable[[str], WeightQuantizer]:
     """A function that gives a weight's quantizer, by its name, in a model that `config` quantized; see `kinds_of`."""
-    names = {} if model is None else {name: every for every in _all_names(model).values() for name in every}
+    names = {} if model is None else {name: every for every in all_names(model).values() for name in every}
 
     def quantizer(weight: str) -> WeightQuantizer:
         layer = weight.rpartition(".")[0]
@@ -155,17 +155,9 @@ class _Planned(NamedTuple):
     overrides: Tuple[str, ...]
 
 
-def _all_names(model: nn.Module) -> Dict[nn.Module, List[str]]:
-    """The modules of a model with their names: a shared module has several."""
-    names: Dict[nn.Module, List[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    return names
-
-
 def _check_patterns(model: nn.Module, config: QuantizerConfig) -> None:
     """Raises OptionError: a wildcard matches no layer."""
-    layers = [names for module, names in _all_names(model).items() if find_layer(module)]
+    layers = [names for module, names in all_names(model).items() if find_layer(module)]
     for key in ("include", "exclude", "overrides"):
         for pattern in getattr(config, key):
             if pattern == "*" or any(matches(pattern, names) for names in layers):
@@ -179,7 +171,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
     plan: List[_Planned] = []
     rest = []
     quantized = {id(p) for _, layer in quantized_layers(model) for p in _quantized_parameters(layer)}
-    for module, names in _all_names(model).items():
+    for module, names in all_names(model).items():
         if isinstance(module, QuantizedLayer):
             continue
         name = names[0]
@@ -204,7 +196,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
 
 def _fold(model: nn.Module, config: QuantizerConfig) -> None:
     """Take weight norm out of the layers that are to be quantized."""
-    for module, names in _all_names(model).items():
+    for module, names in all_names(model).items():
         layer = find_layer(module)
         if layer is not None and find_norm(module) is not None and _why_not(names, module, config) is None:
             fold(module)

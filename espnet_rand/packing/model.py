@@ -15,7 +15,7 @@ from espnet_rand.context import patching
 from espnet_rand.errors import NotFiniteError, QuantizationError
 from espnet_rand.layers.clock import Clock
 from espnet_rand.layers.finite import check_finite
-from espnet_rand.layers.layer import find_layer, quantized_layers, registered, wrap_layer
+from espnet_rand.layers.layer import all_names, find_layer, quantized_layers, registered, wrap_layer
 from espnet_rand.layers.learned_scales import SCALE_SUFFIX
 from espnet_rand.layers.report import FloatEntry, QuantizedEntry, Report
 from espnet_rand.layers.weight_norm import find_norm, fold, folded
@@ -179,8 +179,8 @@ def load_into(
 def _without_norms(model: nn.Module, packed: PackedModel) -> PackedModel:
     """Take weight norm out of a model's layers whose weights are packed; return the packed model with their names."""
     names, norms = {}, set()
-    for module, prefixes in _prefixes(model):
-        norm = find_norm(module)
+    for module, modules in all_names(model).items():
+        norm, prefixes = find_norm(module), [f"{name}." if name else "" for name in modules]
         if norm is not None and prefixes[0] + norm.v in packed.weights:
             names.update({prefix + norm.v: prefix + "weight" for prefix in prefixes})
             norms.update(prefix + norm.g for prefix in prefixes)
@@ -191,14 +191,6 @@ def _without_norms(model: nn.Module, packed: PackedModel) -> PackedModel:
         floats={name: tensor for name, tensor in packed.floats.items() if name not in norms},
         aliases={names.get(a, a): names.get(name, name) for a, name in packed.aliases.items() if a not in norms},
     )
-
-
-def _prefixes(model: nn.Module) -> List[Tuple[nn.Module, List[str]]]:
-    """The modules of a model, each with what the names of its parameters begin with: a shared module has several."""
-    found: Dict[nn.Module, List[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        found.setdefault(module, []).append(f"{name}." if name else "")
-    return list(found.items())
 
 
 def _say(slots: List[PackedSlot], backend: str) -> None:

@@ -16,6 +16,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
 
 import espnet_rand
+from espnet_rand.batches import copied
 from espnet_rand.layers import quantized_weights
 from espnet_rand.options import OptionError
 from espnet_rand.packing import write_packed
@@ -127,11 +128,6 @@ def trained(task, config, batch):
     assert not failed
     assert not all(torch.equal(before[name], weight.parameter) for name, weight in weights.items())
     return model
-
-
-def copied(batch):
-    """A copy of a batch: models change what they are given."""
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 def evaluator(task, batch):
