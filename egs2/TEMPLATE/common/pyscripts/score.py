@@ -73,6 +73,11 @@ class Scoring:
     def __init__(self, args, scorer: dict):
         self.args, self.scorer = args, scorer
         self.clean = cleaners(args.cleaner, args.test_sets)
+        self.runs = runs_of(args.systems)
+        self.others = {}  # for each test set, the hypotheses of the baseline's runs
+        if args.baseline and "compare" in scorer:
+            files = {test_set: self.decoded(test_set, self.runs[args.baseline]) for test_set in args.test_sets}
+            self.others = {test_set: self.read(test_set, decoded)[1] for test_set, decoded in files.items()}
 
     def read(self, test_set: str, files: list) -> tuple:
         """Return the references of a test set, and the hypotheses of each file."""
@@ -92,17 +97,16 @@ class Scoring:
         row = {"system": name, "weights": weights, "set": test_set, "sentences": str(len(references))}
         row.update({column: spread([numbers[column] for numbers in scores]) for column in scores[0]})
         row["size kB"] = f"{size / 1000:.0f}" if size else "-"
-        if self.args.baseline not in (None, name) and "compare" in self.scorer:
-            baseline = runs_of(self.args.systems)[self.args.baseline]
-            _, others = self.read(test_set, self.decoded(test_set, baseline))
-            row.update(self.scorer["compare"](references, runs, others))
+        if self.others and name != self.args.baseline:
+            row.update(self.scorer["compare"](references, runs, self.others[test_set]))
         return row
 
 
 def make_rows(args, scoring: Scoring) -> list:
     """Score everything: one row for each system and test set."""
-    runs = runs_of(args.systems)
-    sizes = {name: weights_and_sizes([args.expdir / system for system in systems]) for name, systems in runs.items()}
+    sizes = {
+        name: weights_and_sizes([args.expdir / system for system in systems]) for name, systems in scoring.runs.items()
+    }
     # All systems are one architecture: any packed one knows the float model's size.
     float_size = next((size[1] for size in sizes.values() if size[1]), None)
     rows = [
@@ -110,7 +114,7 @@ def make_rows(args, scoring: Scoring) -> list:
         for name in args.given
         for test_set in args.test_sets
     ]
-    for name, systems in runs.items():
+    for name, systems in scoring.runs.items():
         weights, _, size = sizes[name]
         for test_set in args.test_sets:
             rows.append(scoring.row(name, test_set, scoring.decoded(test_set, systems), weights, size or float_size))
