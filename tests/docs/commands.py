@@ -1,17 +1,27 @@
-"""A page's commands, run by bash; each Python that they start is a fork of this process, which has ESPnet loaded."""
+"""A page's commands, run by bash; each Python that they start is a fork of one process that has ESPnet loaded.
+
+That process is a new one: a fork of one that other tests have computed in may not be able to train.
+"""
 
 import logging
+import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import traceback
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import torch
 
+import espnet_rand
 from espnet_rand.bin import launch
+
+espnet_rand.register()
+from espnet2.bin import asr_inference, asr_train  # noqa: E402, F401
 
 # how many words, the directory, and the words of a command go to this process; its exit status comes back
 _FUNCTIONS = r"""
@@ -26,8 +36,20 @@ python() { _ask python "$@"; }
 """
 
 
-def run(script: str, folder: Path, log: Path, variables: Dict[str, str]) -> int:
-    """Run a script of bash in a folder, up to the first command that fails. Returns its exit status."""
+Runner = Callable[[str, Path, Path, Dict[str, str]], int]
+
+
+@contextmanager
+def runner() -> Iterator[Runner]:
+    """A function that runs a script of bash: (script, folder, log, variables) -> its exit status.
+
+    The script ends at the first command that fails.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        yield lambda *arguments: process.submit(_run, *arguments).result()
+
+
+def _run(script: str, folder: Path, log: Path, variables: Dict[str, str]) -> int:
     (asks, ask), (answer, answers) = os.pipe(), os.pipe()
     with log.open("wb") as out, open(asks, "rb") as requests, open(answers, "wb", buffering=0) as replies:
         bash = subprocess.Popen(

@@ -8,16 +8,11 @@ import pytest
 import soundfile
 import yaml
 
-import espnet_rand
+from tests.conftest import Corpus
+from tests.longform import tones
 
-espnet_rand.register()
-from espnet2.bin import asr_inference, asr_train  # noqa: E402, F401
-
-from tests.conftest import Corpus  # noqa: E402
-from tests.longform import tones  # noqa: E402
-
-from .commands import run  # noqa: E402
-from .pages import PAGES, ROOT, blocks, unfenced_commands  # noqa: E402
+from .commands import Runner, runner
+from .pages import PAGES, ROOT, blocks, unfenced_commands
 
 # what the pages call a directory of data, and that of the float training
 VARIABLES = {"train": "data/train", "test": "data/test", "float": "exp/float"}
@@ -29,7 +24,14 @@ def decoded(path: Path):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def run_script():
+    """See runner."""
+    with runner() as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, run_script: Runner):
     """Where a user is who has trained by conf/train_asr.yaml, in float and with RAND, and who has run the demo."""
     home = tmp_path_factory.mktemp("home")
     for name in ("conf", "data/train", "exp"):
@@ -43,7 +45,7 @@ def home(tmp_path_factory):
         {train} --output_dir exp/float
         {train} --output_dir exp/asr --quantizer_config rand_m3_ste_w4 --init_param exp/float/valid.acc.ave.pth"""
     log = tmp_path_factory.mktemp("log") / "log"
-    assert run(trainings, home, log, {}) == 0, log.read_text()
+    assert run_script(trainings, home, log, {}) == 0, log.read_text()
     demo(home / "egs2/mini/asr1")
     return home
 
@@ -95,10 +97,10 @@ RUN = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 
 
 @pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
-def test_commands_of_a_page_run_as_they_stand(page, home, tmp_path):
+def test_commands_of_a_page_run_as_they_stand(page, home, run_script: Runner, tmp_path):
     mine = tmp_path / "home"
     shutil.copytree(home, mine, symlinks=True)
-    status = run(script(page, mine), mine, tmp_path / "log", VARIABLES)
+    status = run_script(script(page, mine), mine, tmp_path / "log", VARIABLES)
     assert status == 0, (tmp_path / "log").read_text()[-5000:]
     if page == ROOT / "README.md":
         recipe = mine / "egs2/mini/asr1"
