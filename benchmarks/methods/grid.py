@@ -27,8 +27,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from lines import append, finished  # noqa: E402
+from measures import badness, measure_of  # noqa: E402
 from methods import GRANULARITIES, MAIN, METHODS  # noqa: E402
-from tasks import TASKS, TaskError  # noqa: E402
+from task import TaskError  # noqa: E402
+from tasks import TASKS  # noqa: E402
 from training import Run, run  # noqa: E402
 
 Lines = Dict[Run, Dict[str, Any]]
@@ -53,13 +55,14 @@ def lock(path: Path):
 def best_rate(
     lines: Lines, cell: Tuple, method: str, rates: Tuple[float, ...], seeds: Sequence[int]
 ) -> Optional[float]:
-    """The rate with the fewest word errors on the development set (then the least loss); None: not all are run."""
+    """The rate that is best on the development set (of two as good, in the loss); None: not all are run."""
     scores = {}
     for rate in rates:
         tried = [lines.get(Run(cell[0], method, *cell[1:], rate, seed)) for seed in seeds]
         if None in tried:
             return None
-        scores[rate] = [sum(sum(line["dev"]["errors"]) for line in tried), sum(line["dev"]["loss"] for line in tried)]
+        devs = [line["dev"] for line in tried]
+        scores[rate] = sum(map(badness, devs)), sum(dev["loss"] for dev in devs)
     return min(scores, key=scores.get)
 
 
@@ -96,9 +99,11 @@ def plan(lines: Lines, cells: List[Tuple], methods: List[str], rates: Tuple[floa
 
 def summary(line: Dict[str, Any]) -> str:
     """A run in one line."""
-    dev, test = (100 * sum(line[part]["errors"]) / sum(line[part]["words"]) for part in ("dev", "test"))
+    measure = measure_of(line["test"])
+    dev, test = (measure.value(line[part]) for part in ("dev", "test"))
     what = f"{line['task']} w{line['bits']}.{line['granularity']}{'.scratch' * line['scratch']} {line['method']}"
-    return f"{what}, {line['rate']}, seed {line['seed']}: WER dev {dev:.2f}, test {test:.2f} ({line['seconds']:.0f} s)"
+    found = f"{measure.name} dev {dev:.2f}, test {test:.2f}"
+    return f"{what}, {line['rate']}, seed {line['seed']}: {found} ({line['seconds']:.0f} s)"
 
 
 def parse_cell(task: str, text: str) -> Tuple:

@@ -18,7 +18,7 @@ from espnet_rand.quantizers import Grid, StraightThrough
 from espnet_rand.quantizers.estimator import Estimator
 
 GROUP_SIZE = 64
-EMBEDDING = "*token_embedding"  # of Whisper
+EMBEDDING = "*token_embedding"  # Whisper's; as options, each model's own
 
 # the cells' granularities, as options; mixed and column: a scale a channel, but in the embedding
 GRANULARITIES: Dict[str, Dict[str, Any]] = {
@@ -36,6 +36,12 @@ for _name, _options in [*GRANULARITIES.items()]:
             if _grid or _turned:
                 _own = {"grid": _grid or "symmetric", "rotation": "hadamard" if _turned else "none"}
                 GRANULARITIES["_".join(filter(None, (_name, _grid, _turned)))] = {**_options, **_own}
+
+
+def _embeddings(model: nn.Module) -> List[str]:
+    """The names of a model's embeddings, and of the layers that share their weights."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return [name for name, module in model.named_modules() if id(getattr(module, "weight", None)) in tables]
 
 
 def _calibrate(model: nn.Module, forward: Callable[[nn.Module], Any], propagate: bool = False) -> None:
@@ -91,7 +97,7 @@ class Method:
         `forward` runs a model on sentences of the training set.
         """
         if self.options is not None:
-            espnet_rand.quantize(model, _with_precision(self.options, list(self.drawn) or bits, granularity))
+            espnet_rand.quantize(model, _with_precision(self.options, model, list(self.drawn) or bits, granularity))
             if self.grid:
                 set_grid(model, self.grid)
             if self.calibrated == "before":
@@ -107,8 +113,13 @@ def _nothing() -> None:
     pass
 
 
-def _with_precision(options: Dict[str, Any], bits: Union[int, List[int]], granularity: str) -> Dict[str, Any]:
+def _with_precision(
+    options: Dict[str, Any], model: nn.Module, bits: Union[int, List[int]], granularity: str
+) -> Dict[str, Any]:
     conf = {"bits": bits, **GRANULARITIES[granularity], **options.get("quantizer_conf", {})}
+    overrides = dict(conf.get("overrides", {}))
+    if own := overrides.pop(EMBEDDING, None):
+        conf["overrides"] = {**overrides, **dict.fromkeys(_embeddings(model), own)}
     return {"quantizer": options["quantizer"], "quantizer_conf": conf}
 
 
@@ -376,3 +387,8 @@ for _name, _text, _more in (
     ("drawn3", "one model for all of 8, 4, 3 bits", {"drawn": (8, 4, 3)}),
 ):
     METHODS[f"rand_m3_ste_taught_{_name}"] = replace(_TAUGHT, text=f"{_TAUGHT.text}, {_text}", **_more)
+METHODS["lsc_clip_taught_calibrated"] = replace(  # (clip search and absmax have no scales of their own to calibrate)
+    METHODS["lsc_clip_taught"],
+    text=f"{METHODS['lsc_clip_taught'].text}, from a calibrated start",
+    calibrated="before",
+)

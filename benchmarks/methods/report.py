@@ -13,12 +13,13 @@ import matplotlib
 import numpy as np
 
 from espnet_rand.atomic import write_text
-from espnet_rand.reporting import Estimate, estimate, markdown
+from espnet_rand.reporting import Estimate, joined, markdown
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from grid import Lines, begun_at, best_rate, finished, float_cell  # noqa: E402
+from measures import measure_of  # noqa: E402
 from methods import MAIN, METHODS  # noqa: E402
 from training import EDGES  # noqa: E402
 
@@ -40,15 +41,25 @@ class Entry:
         self.method = method
         self.lines = lines
         self.tried = sorted(tried)
-        self.words = np.array(lines[0]["test"]["words"])
-        self.errors = np.array([line["test"]["errors"] for line in lines])  # (seeds, sentences)
-        self.dev = statistics.mean(100 * sum(line["dev"]["errors"]) / sum(line["dev"]["words"]) for line in lines)
+        self.measure = measure_of(lines[0]["test"])
+        self.dev = statistics.mean(self.measure.value(line["dev"]) for line in lines)
         self.loss = statistics.mean(line["dev"]["loss"] for line in lines)
-        self.rates = [100 * sum(line["test"]["errors"]) / self.words.sum() for line in lines]
+        self.values = [self.measure.value(line["test"]) for line in lines]
 
     @property
-    def wer(self) -> float:
-        return statistics.mean(self.rates)
+    def value(self) -> float:
+        """The mean of the seeds on test."""
+        return statistics.mean(self.values)
+
+    @functools.cached_property
+    def drawn(self) -> np.ndarray:
+        """The measure on the draws of the bootstrap, (seeds, draws)."""
+        return np.stack([self.measure.drawn(line["test"]) for line in self.lines])
+
+    @property
+    def sentences(self) -> int:
+        """How many sentences test has."""
+        return self.measure.sentences(self.lines[0]["test"])
 
     @property
     def seeds(self) -> List[int]:
@@ -64,16 +75,18 @@ class Entry:
 
     @functools.cached_property
     def estimate(self) -> Estimate:
-        """The error rate over sentences and seeds."""
-        return estimate(self.errors, self.words)
+        """The measure over sentences and seeds."""
+        return joined(np.array(self.values), self.drawn.mean(0), self.sentences)
 
     def p_value(self, other: "Entry") -> Optional[float]:
         """The p of the difference to another method, paired by sentence and seed; None: no seed has both."""
         both = set(self.seeds) & set(other.seeds)
         if not both:
             return None
-        mine, others = (e.errors[[seed in both for seed in e.seeds]] for e in (self, other))
-        return estimate(mine - others, self.words).p
+        mine, others = ([seed in both for seed in e.seeds] for e in (self, other))
+        drawn = self.drawn[mine].mean(0) - other.drawn[others].mean(0)
+        values, baseline = np.array(self.values)[mine], np.array(other.values)[others]
+        return joined(values, drawn, self.sentences, baseline).p
 
 
 def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
@@ -133,18 +146,19 @@ def _p(p: Optional[float]) -> str:
 
 
 def table(cell: Cell, found: List[Entry]) -> str:
-    """A section in Markdown. Its tests are against the main RAND method with the most seeds, then the least dev WER."""
+    """A section in Markdown. Its tests are against the main RAND method with the most seeds, then the best on dev."""
     rands = [e for e in found if e.method.startswith("rand") and e.method in MAIN]
-    rand = min(rands, key=lambda e: (-len(e.lines), e.dev), default=None)
+    rand = min(rands, key=lambda e: (-len(e.lines), e.measure.worse * e.dev), default=None)
     tests = [entry.p_value(rand) if rand and entry is not rand else None for entry in found]
+    measure = found[0].measure.name
     header = [
         "method",
         "",
         "learning rate",
         "seeds",
         "dev loss",
-        "dev WER %",
-        "WER %",
+        f"dev {measure}",
+        measure,
         "lowest-highest",
         "95%",
         "p against †",
@@ -157,8 +171,8 @@ def table(cell: Cell, found: List[Entry]) -> str:
             [f"`{entry.method}`", METHODS[entry.method].text, entry.rate, str(len(entry.lines)), f"{entry.loss:.2f}"]
             + [
                 f"{entry.dev:.2f}",
-                f"{entry.wer:.2f}",
-                f"{min(entry.rates):.2f}-{max(entry.rates):.2f}",
+                f"{entry.value:.2f}",
+                f"{min(entry.values):.2f}-{max(entry.values):.2f}",
                 f"{max(low, 0):.2f}-{high:.2f}",
             ]
             + (["†", ""] if entry is rand else [_p(p), _p(corrected)])
@@ -167,13 +181,14 @@ def table(cell: Cell, found: List[Entry]) -> str:
 
 
 def overview(by_cell: Dict[Cell, List[Entry]]) -> str:
-    """A table in Markdown of the error rates of the main methods in all cells."""
+    """A table in Markdown of what the main methods have in all cells."""
     rows = []
     for method in MAIN:
         entries_of = [next((e for e in found if e.method == method), None) for found in by_cell.values()]
         if any(entries_of):
-            rows.append([f"`{method}`", *(f"{e.wer:.2f} ({len(e.lines)})" if e else "" for e in entries_of)])
-    return "\nWER % on test (seeds):\n\n" + markdown(["", *map(name, by_cell)], rows)
+            rows.append([f"`{method}`", *(f"{e.value:.2f} ({len(e.lines)})" if e else "" for e in entries_of)])
+    (measure,) = {entry.measure.name for found in by_cell.values() for entry in found}
+    return f"\n{measure} on test (seeds):\n\n" + markdown(["", *map(name, by_cell)], rows)
 
 
 def pairs(found: List[Entry]) -> str:
@@ -189,15 +204,16 @@ def pairs(found: List[Entry]) -> str:
 
 
 def plot_errors(cell: Cell, found: List[Entry], path: Path) -> None:
-    """Plot the error rate of each method with its interval."""
+    """Plot each method's measure with its interval."""
     figure, axes = pyplot.subplots(figsize=(7, 0.3 * len(found) + 1))
     for y, entry in enumerate(found):
         low, high = entry.estimate.interval
         axes.plot([max(low, 0.01), high], [y, y], color="tab:red" if entry.method.startswith("rand") else "tab:gray")
-        axes.plot(entry.rates, [y] * len(entry.rates), "k.", markersize=4)
+        axes.plot(entry.values, [y] * len(entry.values), "k.", markersize=4)
     axes.set(yticks=range(len(found)), yticklabels=[e.method + "*" * ("tried" in e.rate) for e in found], xscale="log")
     axes.set(
-        xlabel="test WER % (dots: seeds; bar: 95% over sentences and seeds; *: rates not bracketed)", title=name(cell)
+        xlabel=f"test {found[0].measure.name} (dots: seeds; bar: 95% over sentences and seeds; *: rates not bracketed)",
+        title=name(cell),
     )
     axes.invert_yaxis()
     figure.savefig(path, bbox_inches="tight", dpi=110)

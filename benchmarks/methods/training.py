@@ -15,14 +15,12 @@ import torch
 from cotraining import CoTraining
 from estimators import set_estimator
 from methods import METHODS, latent, quantizable
-from tasks import Batch, Sentence, Task
+from task import Batch, Sentence, Task
 from torch import Tensor, nn
 
 from espnet_rand.atomic import replacing
 from espnet_rand.distillation import distill
 from espnet_rand.layers import SCALE_SUFFIX, evaluating_at
-
-CALIBRATION = 96  # sentences of the training set, about
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> List[Dict[st
     names = quantizable(model)
     if from_float:
         model.load_state_dict(torch.load(weights, weights_only=True))
-    sample = task.train[:: max(len(task.train) // CALIBRATION, 1)]
+    sample = task.train[:: max(len(task.train) // task.calibration, 1)]
     calibration = functools.partial(task.loss, sentences=sample)
     if method.trains:
         drawn = torch.get_rng_state()  # the code below may draw, and dropout is to be the same for all
@@ -89,8 +87,8 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> List[Dict[st
     for bits in method.drawn or (None,):
         with evaluating_at(model, bits) if bits else nullcontext():
             own = {**line, "bits": bits or spec.bits}
-            own["dev"] = {"loss": task.loss(model, task.dev), **task.errors(model, task.dev)}
-            own["test"] = task.errors(model, task.test)
+            own["dev"] = {"loss": task.loss(model, task.dev), **task.score(model, task.dev)}
+            own["test"] = task.score(model, task.test)
         lines.append({**own, "seconds": round(time.time() - start, 1)})
     return lines
 

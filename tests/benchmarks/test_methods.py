@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from sacrebleu.metrics import BLEU
 from torch import nn
 
 import espnet_rand
+from espnet_rand import reporting
 from espnet_rand.quantizers import Grid
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "methods")]
-estimators, grid, methods, report, tasks, training = map(
-    importlib.import_module, ("estimators", "grid", "methods", "report", "tasks", "training")
+estimators, grid, measures, methods, report, speech, task, training, translation = (
+    importlib.import_module(name)
+    for name in ("estimators", "grid", "measures", "methods", "report", "speech", "task", "training", "translation")
 )
 Run = training.Run
 
@@ -44,7 +47,7 @@ class Task:
     """What `training.run` needs of a task."""
 
     steps, scratch_steps, warmup, grad_clip, logits, states, start = 20, 20, 0.1, 5.0, "logits", (), "here"
-    float_rate, half = 0.02, False
+    float_rate, half, calibration = 0.02, False, 96
 
     def __init__(self):
         torch.manual_seed(3)
@@ -66,7 +69,7 @@ class Task:
     def loss(self, model, sentences):
         return sum(float(model(**self.batch(b, None))[0]) for b in self.batches(sentences))
 
-    def errors(self, model, sentences):
+    def score(self, model, sentences):
         return {"words": [1], "errors": [round(self.loss(model, sentences), 6)]}
 
 
@@ -155,7 +158,7 @@ def test_a_start_is_known_by_its_numbers_whatever_the_file(tmp_path):
     torch.save(state, tmp_path / "a.pth")
     torch.save({"model_state_dict": state}, tmp_path / "b.pth")
     torch.save({**state, "w": state["w"] + 1}, tmp_path / "c.pth")
-    a, b, c = (tasks.fingerprint(tmp_path / f"{name}.pth").hexdigest() for name in "abc")
+    a, b, c = (task.fingerprint(tmp_path / f"{name}.pth").hexdigest() for name in "abc")
     assert a == b != c
 
 
@@ -464,10 +467,10 @@ def test_the_table_tests_pairs_of_sentences():
     same = entry("ste", [[1] * 40])
     also = entry("rand_m3_ste", [[1] * 40])
     worse = entry("pqn", [[1] * 30 + [3] * 10])
-    assert same.wer == 10 and same.estimate.interval == pytest.approx((10, 10))
+    assert same.value == 10 and same.estimate.interval == pytest.approx((10, 10))
     assert same.p_value(also) == 1 and worse.p_value(also) < 0.01
     low, high = worse.estimate.interval
-    assert low < worse.wer < high
+    assert low < worse.value < high
     text = " ".join(report.table(CELL, [same, worse, also]).split())
     assert "| `ste` | straight-through | 0.01 | 1 | 1.00 | 10.00 | 10.00 |" in text and "| † |" in text
     assert "| `ste` | <0.001 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
@@ -481,7 +484,7 @@ def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
     """By sentences alone the first is better; but it owes that to one of three seeds."""
     lucky = entry("rand_m3_ste", [[0] * 40, [2] * 40, [2] * 40])
     steady = entry("ste", [[2] * 40] * 3)
-    assert lucky.wer < steady.wer and lucky.p_value(steady) > 0.2
+    assert lucky.value < steady.value and lucky.p_value(steady) > 0.2
     low, high = lucky.estimate.interval
     assert high - low > 50  # of three seeds
     four = entry("clip", [[2] * 40] * 4)  # compared on the seeds that both have
@@ -497,10 +500,44 @@ def test_whisper_decodes_the_same_with_its_keys_and_values_kept():
     encoded, tokens = torch.randn(3, 12, 8), torch.randint(30, (3, 6))
     with torch.no_grad():
         whole = decoder(tokens, encoded)
-        with tasks._keys_and_values_kept(decoder) as kept:
+        with speech._keys_and_values_kept(decoder) as kept:
             parts = [decoder(t, encoded, kv_cache=kept) for t in tokens.split([2, 1, 1, 1, 1], 1)]
         assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
         assert torch.equal(decoder(tokens, encoded), whole)  # nothing is left behind
+
+
+def test_a_batch_is_translated_as_espnet_translates_its_sentences(tmp_path):
+    """Also where it is padded; one ends by itself, the others at the bound."""
+    from espnet2.bin.mt_inference import Text2Text
+
+    from tests.toolkit import tasks as models
+
+    torch.manual_seed(5)
+    _, folder = models.write_config("mt", tmp_path / "mt", frontend="embed", frontend_conf={"embed_dim": 16})
+    alone = Text2Text(folder / "config.yaml", maxlenratio=2.0, beam_size=1, ctc_weight=0.0, lm_weight=0.0)
+    model = alone.mt_model
+    sources = [torch.randint(2, 5, (length,)) for length in (1, 3, 6, 2)]
+    padded = torch.nn.utils.rnn.pad_sequence(sources, batch_first=True, padding_value=-1)
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight *= 3.0  # so that not all tokens are the same
+        together = list(translation._greedy(model, padded, torch.tensor([len(source) for source in sources])))
+    expected = [[i for i in alone(source)[0][2] if i != 0] for source in sources]
+    assert together == expected
+    assert {len(ids) < 2 * (len(source) + 1) for ids, source in zip(together, sources)} == {True, False}
+
+
+def test_bleu_on_draws_is_sacrebleus():
+    references = ["ein kleiner Test ist das hier", "noch ein Satz mit mehr Worten", "und ein dritter, kurz"]
+    said = ["ein kleiner Test war das hier", "ein Satz mit mehr Worten", "und ein dritter"]
+    part = measures.bleu(references, said)
+    drawn = measures.Bleu.drawn(part)
+    for draw in range(20):
+        times = reporting.draws(3)[draw].astype(int)
+        texts = [[text for text, n in zip(side, times) for _ in range(n)] for side in (said, references)]
+        assert drawn[draw] == pytest.approx(BLEU().corpus_score(texts[0], [texts[1]]).score)
+    better, worse = ({"bleu": bleu, "loss": 1.0} for bleu in (30.0, 20.0))
+    assert measures.badness(better) < measures.badness(worse)
 
 
 def test_rates_that_do_not_bracket_the_best_are_marked():
