@@ -61,7 +61,7 @@ def quantize(model: nn.Module, config: Configuration) -> Report:
     Raises:
         OptionError: an option that is unknown or not allowed, a pattern that matches no layer
         QuantizationError: nothing matched, the model is quantized already, or layers that share
-            a weight would quantize it differently
+            a weight would quantize it differently, or leave it in float
     """
     if not isinstance(config, QuantizerConfig):
         config = QuantizerConfig.from_dict(config)
@@ -182,6 +182,7 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
             quantized.update(id(module._parameters[weight]) for weight in weights)
         kept = [p for n, p in module._parameters.items() if p is not None and n not in weights]
         rest.append((name, module, kept, reason))
+    _check_shared(plan, rest)
     left: List[FloatEntry] = []
     counted = set(quantized)
     for name, module, kept, reason in rest:
@@ -192,6 +193,20 @@ def _plan(model: nn.Module, config: QuantizerConfig) -> Tuple[List[_Planned], Li
             size = sum(p.numel() * p.element_size() for p in new)
             left.append(FloatEntry(name, type(module).__name__, count, size, reason))
     return plan, left
+
+
+def _check_shared(plan: List[_Planned], rest: List[Tuple[str, nn.Module, List[nn.Parameter], str]]) -> None:
+    """Raises QuantizationError: a planned weight is also that of a module that stays in float."""
+    planned = {
+        id(layer.module._parameters[weight]): f"{layer.name}.{weight}" for layer in plan for weight in layer.weights
+    }
+    for name, module, kept, reason in rest:
+        for parameter in kept:
+            if id(parameter) in planned:
+                raise QuantizationError(
+                    f"{planned[id(parameter)]} is also a weight of {name} ({type(module).__name__}), which would stay "
+                    f"in float ({reason}): exclude both layers or neither"
+                )
 
 
 def _fold(model: nn.Module, config: QuantizerConfig) -> None:

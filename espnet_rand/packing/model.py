@@ -35,7 +35,7 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         info: further metadata of the file
 
     Raises:
-        QuantizationError: the model has no quantized weight, or one that another layer uses in float
+        QuantizationError: the model has no quantized weight
         NotFiniteError: a parameter or a scale is NaN or infinite
     """
     model.eval()
@@ -45,14 +45,6 @@ def pack_model(model: nn.Module, info: Mapping[str, Any] = {}) -> PackedModel:
         if quantized_layers(model):
             raise QuantizationError(f"{type(model).__name__} is from a packed file. Fix: pack its checkpoint again")
         raise QuantizationError(f"{type(model).__name__} has no quantized layer: nothing to pack")
-    parameters = {id(weight.parameter): full for full, weight in quantized.items()}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if id(parameter) in parameters and name not in getattr(module, "_quantized", {}):
-                raise QuantizationError(
-                    f"{parameters[id(parameter)]} is also used in float, by {type(module).__name__}: "
-                    "exclude both layers or neither"
-                )
     weights, norms, aliases = {}, {}, {}
     for weight in quantized.values():
         made, norm = _packed(weight), folded(weight.layer)

@@ -124,11 +124,19 @@ def test_tied_weights_with_the_same_overrides_are_fine():
     assert ["embed.weight", "out.weight"] in [line.split() for line in str(report).splitlines()]
 
 
-@pytest.mark.parametrize("alone", ["embed", "out"])
-def test_tied_weights_are_counted_once(alone):
+@pytest.mark.parametrize("alone, other", [("embed", "out"), ("out", "embed")])
+def test_tied_weights_of_which_one_would_stay_in_float_are_an_error(alone, other):
+    model = models.Net()
+    with pytest.raises(QuantizationError, match=rf"{other}.weight is also a weight of {alone}.*: exclude both"):
+        quantize(model, QuantizerConfig("absmax", exclude=[alone]))
+    assert not espnet_rand.layers.quantized_layers(model)
+
+
+@pytest.mark.parametrize("exclude", [[], ["embed", "out"]])
+def test_tied_weights_are_counted_once(exclude):
     model = models.Net()
     size = sum(parameter.numel() for parameter in model.parameters())
-    report = quantize(model, QuantizerConfig("absmax", exclude=[alone]))
+    report = quantize(model, QuantizerConfig("absmax", exclude=exclude))
     counted = sum(math.prod(entry.shape) for entry in report.quantized)
     assert counted + sum(entry.parameters for entry in report.left_in_float) == size
 

@@ -321,14 +321,6 @@ def test_packing_leaves_the_model_as_it_was(model):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_weight_that_is_also_used_in_float_is_refused():
-    model = nn.ModuleDict({"embed": nn.Embedding(5, 6), "out": nn.Linear(6, 5)})
-    model["out"].weight = model["embed"].weight
-    quantize(model, QuantizerConfig("absmax", exclude=["embed"]))
-    with pytest.raises(QuantizationError, match="out.weight is also used in float, by Embedding: exclude both"):
-        pack_model(model)
-
-
 def test_a_packed_model_has_its_bits():
     stock = nn.Sequential(nn.Linear(4, 3))
     quantize(stock, QuantizerConfig("absmax"))
