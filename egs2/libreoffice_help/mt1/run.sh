@@ -92,8 +92,9 @@ options_of() {  # <preset> <bits> <granularity>: the options of a preset, or of 
     echo "--quantizer_config ${file} --quantizer_conf bits=$2 ${kind}"
 }
 
-tune=conf/tune_mt.yaml
-systems="float: {train: conf/train_mt.yaml}"
+train=conf/train_mt.yaml
+tune="--max_epoch 1 --optim_conf lr=3.0e-4 --scheduler_conf max_steps=580"  # an epoch
+systems="float: {train: ${train}}"
 add() {  # <name> <mode: what> <options> [<further field>]
     systems+=$'\n'"$1:"$'\n'"    $2"$'\n'"    options: $3${4:+$'\n'    $4}"
 }
@@ -105,16 +106,16 @@ for b in ${bits}; do
     done
 done
 for seed in ${seeds}; do
-    add "float_tuned.${seed}" "train: ${tune}" "--seed ${seed}" "from: float"
+    add "float_tuned.${seed}" "train: ${train}" "${tune} --seed ${seed}" "from: float"
     for b in ${bits}; do
         for kind in ${granularity}; do
             for preset in ${presets}; do
-                add "${preset%_w*}_${kind}_w${b}.${seed}" "train: ${tune}" \
-                    "--seed ${seed} $(options_of "${preset}" "${b}" "${kind}")" "from: float"
+                add "${preset%_w*}_${kind}_w${b}.${seed}" "train: ${train}" \
+                    "${tune} --seed ${seed} $(options_of "${preset}" "${b}" "${kind}")" "from: float"
             done
             for preset in ${taught}; do
-                add "${preset%_w*}_taught_${kind}_w${b}.${seed}" "train: ${tune}" \
-                    "--seed ${seed} $(options_of "${preset}" "${b}" "${kind}")" $'from: float\n    teacher: float'
+                add "${preset%_w*}_taught_${kind}_w${b}.${seed}" "train: ${train}" \
+                    "${tune} --seed ${seed} $(options_of "${preset}" "${b}" "${kind}")" $'from: float\n    teacher: float'
             done
         done
     done
