@@ -15,7 +15,8 @@ test: venv
 
 # Makes site/ of the Markdown pages; a link that leads nowhere is an error.
 docs: venv
-	.venv/bin/mkdocs build
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	@echo "site/index.html"
 
 bench-packages: venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'
