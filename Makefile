@@ -15,8 +15,7 @@ test: venv
 
 # Makes site/ of the Markdown pages; a link that leads nowhere is an error.
 docs: venv
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
-	@echo "site/index.html"
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 bench-packages: venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'
