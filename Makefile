@@ -1,4 +1,4 @@
-.PHONY: demo test bench bench-packages venv
+.PHONY: demo test docs bench bench-packages venv
 
 venv:
 	./make_venv.sh
@@ -12,6 +12,10 @@ test: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
+
+# Makes site/ of the Markdown pages; a link that leads nowhere is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 bench-packages: venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv here, with espnet_rand (editable), ESPnet, and what recipes and tests need.
+# Makes .venv here, with espnet_rand (editable), ESPnet, and what recipes, tests and docs need.
 # Wants python3 with venv, and PyPI. PYTHON=/path/to/python3.12 chooses the interpreter; otherwise
 # the first of 3.12, 3.13 (ESPnet 202611), 3.11, 3.10 (ESPnet 202511) that is found, and if there
 # is none, uv fetches one. Does nothing where .venv is newer than setup.py.
@@ -37,5 +37,5 @@ if ! python3 -m venv .venv-uv || ! .venv-uv/bin/python -m pip install --quiet --
 fi
 rm -rf .venv
 .venv-uv/bin/uv venv --quiet --python "${python}" .venv
-VIRTUAL_ENV=${PWD}/.venv .venv-uv/bin/uv pip install --quiet --compile-bytecode --editable '.[train,test,export]'
+VIRTUAL_ENV=${PWD}/.venv .venv-uv/bin/uv pip install --quiet --compile-bytecode --editable '.[train,test,export,docs]'
 touch .venv/.done

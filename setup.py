@@ -62,6 +62,8 @@ setup(
             "sherpa-onnx>=1.12",
             "tokenizers",
         ],
+        # `make docs`
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=1"],
         # long recordings, --mode vad
         "vad": ["silero-vad"],
     },

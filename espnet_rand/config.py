@@ -86,7 +86,7 @@ class QuantizerConfig:
         OptionError: unknown key, wrong type or value; the message names key, value, and what
             is allowed
 
-    Example:
+    Examples:
         >>> QuantizerConfig("rand", bits=4, mode=2, overrides={"*.embed.*": {"bits": 8}})
     """
 

@@ -30,7 +30,7 @@ class WeightQuantizer:
     It computes in float32 (float64 for float64 weights), whatever autocast says, and returns
     the weight's own dtype.
 
-    Example:
+    Examples:
         >>> quantizer = WeightQuantizer()              # 4 bits, RAND mode 3, straight-through, per channel
         >>> noisy = quantizer(torch.randn(8, 16))
         >>> codes, (scales, zeros) = quantizer.encode(torch.randn(8, 16))
