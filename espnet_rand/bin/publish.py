@@ -11,6 +11,7 @@ from espnet_rand.bin.command import run
 from espnet_rand.errors import MissingFileError
 from espnet_rand.publishing import Publication, publish
 from espnet_rand.publishing.account import add_arguments, read
+from espnet_rand.toolkit import zoo
 from espnet_rand.toolkit.commands import checkpoints
 
 
@@ -26,6 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exported", type=Path, nargs="+", default=[], help="folders or files for other runtimes, to go with it"
     )
+    zoo.add_search_arguments(parser)
     parser.add_argument(
         "--with_float",
         choices=("true", "false"),
@@ -52,6 +54,7 @@ def publish_model(args: argparse.Namespace) -> None:
         args.exported,
         args.with_float == "true",
         args.repo,
+        args.search_conf,
     )
     for name in publish(what):
         print(name)

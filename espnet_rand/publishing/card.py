@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
@@ -23,7 +23,7 @@ _PIPELINES = {
     "s2t": "automatic-speech-recognition",
     "tts": "text-to-speech",
 }
-_HEARS = ("asr", "asr_transducer")
+_HEARS, _OF_TEXT = ("asr", "asr_transducer"), ("lm", "mt")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Card:
         packed: what the packed file, `model_file`, holds
         exported: what is there for other runtimes
         float_file: the checkpoint with decoded weights; None: there is none
+        search: options of `loader`
     """
 
     tag: str
@@ -45,6 +46,7 @@ class Card:
     account: Account
     exported: Sequence[Exported]
     float_file: Optional[str]
+    search: Mapping[str, Any]
 
     def text(self) -> str:
         """The whole page."""
@@ -71,7 +73,7 @@ class Card:
             "espnet_rand.register()",
             f"from {loader.module} import {loader.name}",
             *["from espnet_rand.longform import LongForm"] * (self.task in _HEARS),
-            f'\nmodel = {loader.name}.from_pretrained("{self.tag}")',
+            f'\nmodel = {loader.name}.from_pretrained("{self.tag}"{self._options()})',
             *['print(LongForm(model)("recording.wav").text)'] * (self.task in _HEARS),
         ]
         return "\n".join(lines) + "\n"
@@ -83,8 +85,11 @@ class Card:
             f"from {loader.module} import {loader.name}\nfrom espnet_model_zoo.downloader import ModelDownloader\n\n"
             f'files = ModelDownloader().download_and_unpack("{self.tag}")\n'
             f'files["{loader.model}"] = files["{loader.model}"].replace("{self.model_file}", '
-            f'"{self.float_file}")\nmodel = {loader.name}(**files)\n'
+            f'"{self.float_file}")\nmodel = {loader.name}(**files{self._options()})\n'
         )
+
+    def _options(self) -> str:
+        return "".join(f", {name}={value!r}" for name, value in self.search.items())
 
     def _head(self) -> str:
         told = {
@@ -93,7 +98,7 @@ class Card:
             "library_name": "espnet",
             "pipeline_tag": _PIPELINES.get(self.task, ""),
             "datasets": [*self.account.datasets],
-            "tags": ["espnet", "audio", "espnet_rand", "quantized"],
+            "tags": ["espnet", *["audio"] * (self.task not in _OF_TEXT), "espnet_rand", "quantized"],
         }
         head = yaml.safe_dump({key: value for key, value in told.items() if value}, allow_unicode=True, sort_keys=False)
         return f"---\n{head}---\n"
@@ -136,7 +141,8 @@ class Card:
         before, after, ratio = (held.totals[name] for name in ("bytes_before", "bytes_after", "ratio"))
         return (
             f"## Weights\n\n{markdown(['', 'rounded by', 'tensors', 'numbers', 'bytes'], rows)}\n"
-            f"In float32 they take {before:,} bytes, packed {after:,}: 1/{ratio:.1f} of it. "
+            f"The quantizer is `{self.packed.info.get('quantizer', 'unknown')}`; report.json has its options. "
+            f"In float32 the weights take {before:,} bytes, packed {after:,}: 1/{ratio:.1f} of it. "
             f"Written by espnet_rand {espnet_rand.__version__}.\n"
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 import espnet_rand
+from espnet_rand.environment import OPTIONS
 from espnet_rand.errors import UserError
 from espnet_rand.processes import STARTUP
 
@@ -90,12 +91,12 @@ def _link(source: str, target: str) -> None:
 
 
 def _environment(cache: Path) -> Dict[str, str]:
-    """That of a user's Python, which does not register by itself, but has this package."""
+    """That of a user's Python, which has this package, but was not started by `espnet-rand` with options."""
     entries = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     package = str(Path(espnet_rand.__file__).parents[1])
     others = [entry for entry in entries if entry not in (str(STARTUP), package)]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in OPTIONS},
         "PYTHONPATH": os.pathsep.join([package, *others]),
         "HF_HUB_CACHE": str(cache),
         "HF_HUB_OFFLINE": "1",

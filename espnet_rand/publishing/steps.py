@@ -1,17 +1,14 @@
 """Make the folder, check it, and upload it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-import espnet2
-import torch
 import yaml
 
-import espnet_rand
 from espnet_rand.atomic import replacing_directory, write_tensors
-from espnet_rand.errors import MissingFileError, UserError
+from espnet_rand.errors import MissingFileError, UserError, few
 from espnet_rand.packing import PackedModel, report, write_packed
 from espnet_rand.publishing import checking, exported, private
 from espnet_rand.publishing.account import Account
@@ -24,8 +21,8 @@ from espnet_rand.toolkit.zoo import Loader, decoding_options, find_loader, meta
 _MODEL, _FLOAT = "model.safetensors", "float.pth"
 #: stands for the name of a folder that is not uploaded
 _NO_TAG = "USER/NAME"
-#: ends of options whose value is a file, or a list of tokens
-_FILES = ("bpemodel", "token_list", "stats_file")
+#: ends of options whose value is a file, or a list of tokens; the end of one that is a file for some types of tokens
+_FILES, _BPE = ("token_list", "stats_file"), "bpemodel"
 
 
 class PublishingError(UserError):
@@ -46,6 +43,7 @@ class Publication:
         exported: folders and files for other runtimes
         with_float: add a checkpoint with decoded weights
         repo: user/name on the hub; None: the folder is not uploaded
+        search: options of the class that loads it, for the model card's programs
     """
 
     model_file: Path
@@ -57,6 +55,7 @@ class Publication:
     exported: Sequence[Path] = ()
     with_float: bool = False
     repo: Optional[str] = None
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 def publish(what: Publication) -> List[str]:
@@ -71,6 +70,10 @@ def publish(what: Publication) -> List[str]:
     check_output(what.output, (what.model_file, what.config, *what.exported))
     exported.check(what.exported)
     loader = find_loader(what.task)
+    if unknown := sorted({*what.search}.difference(loader.options)):
+        raise PublishingError(
+            f"--search_conf: {loader.name} has no {few(unknown, 3)}. Fix: one of {', '.join(loader.options)}"
+        )
     options = _options(what)
     hub = None if what.repo is None else Hub(what.repo)
     with replacing_directory(what.output) as folder:
@@ -86,19 +89,23 @@ def _options(what: Publication) -> Dict[str, Any]:
     """The options of the published config.yaml. Raises MissingFileError, PublishingError: files that it names."""
     options = decoding_options(what.task, what.config)
     for name, value in _named(options):
-        if isinstance(value, str) and name.endswith(_FILES) and not Path(value).is_file():
+        # Whisper's tokens, and those of others, have a name in place of a file
+        of_file = name.endswith(_FILES) or options.get(name.removesuffix(_BPE) + "token_type") == "bpe"
+        if of_file and name.endswith((*_FILES, _BPE)) and not isinstance(value, list) and not _is_file(value):
             raise MissingFileError(
                 f"{what.config}: {name}: no such file: {value} (from {Path.cwd()}). Fix: start this where the training "
                 "was started, or correct the path"
             )
     for name, value in private.absolute_paths(options):
-        if not Path(value).is_file():
+        if not _is_file(value):
             raise PublishingError(
                 f"{what.config}: {name}: {value} is no file of this machine. Fix: correct the path, or take it out"
             )
-    if options.get("token_type") in ("bpe", "hugging_face") and not options.get("bpemodel"):
-        raise PublishingError(f"{what.config}: bpemodel is not given. Fix: give config.yaml as the training wrote it")
     return options
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_file()
 
 
 def _named(options: Any) -> List[Any]:
@@ -116,7 +123,7 @@ def _write(what: Publication, loader: Loader, options: Dict[str, Any], folder: P
     write_packed(folder / _MODEL, what.packed)
     if what.with_float:
         write_tensors(folder / _FLOAT, what.packed.state_dict())
-    about = {**meta(loader, "config.yaml", _MODEL), "espnet_rand": espnet_rand.__version__}
+    about = meta(loader, "config.yaml", _MODEL)
     (folder / "meta.yaml").write_text(yaml.safe_dump(about), encoding="utf-8")
     card = Card(
         tag=what.repo or _NO_TAG,
@@ -127,12 +134,13 @@ def _write(what: Publication, loader: Loader, options: Dict[str, Any], folder: P
         account=what.account,
         exported=exported.copy(what.exported, folder),
         float_file=_FLOAT if what.with_float else None,
+        search=what.search,
     )
     (folder / "README.md").write_text(card.text(), encoding="utf-8")
     held = {
         "quantizer": {name: what.packed.info.get(name) for name in ("quantizer", "quantizer_conf")},
         "totals": report(what.packed).totals,
-        "versions": {"espnet": espnet2.__version__, "espnet_rand": espnet_rand.__version__, "torch": torch.__version__},
+        "versions": {name: about[name] for name in ("espnet", "espnet_rand", "torch")},
         "files": sorted({*files_of(folder), "report.json"}),
     }
     (folder / "report.json").write_text(json.dumps(held, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

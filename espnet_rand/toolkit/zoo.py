@@ -4,10 +4,13 @@ import argparse
 import importlib
 import inspect
 from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 import espnet2
+import torch
+from espnet2.utils.nested_dict_action import NestedDictAction
 
+import espnet_rand
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit.commands.checkpoints import find_task
 from espnet_rand.toolkit.yaml_files import read_yaml
@@ -24,12 +27,24 @@ class Loader(NamedTuple):
     Attributes:
         module, name: where it is, e.g. espnet2.bin.asr_inference and Speech2Text
         config, model: what it calls config.yaml and the model file, e.g. asr_train_config and asr_model_file
+        options: what else it takes, but for files
     """
 
     module: str
     name: str
     config: str
     model: str
+    options: Tuple[str, ...]
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--search_conf` to a command's parser."""
+    parser.add_argument(
+        "--search_conf",
+        action=NestedDictAction,
+        default={},
+        help="options of the search in the programs of the model card: beam_size=5, ctc_weight=0.3",
+    )
 
 
 def find_loader(task: str) -> Loader:
@@ -48,7 +63,8 @@ def find_loader(task: str) -> Loader:
             prefix = config.removesuffix("train_config")
             model = next((name for name in (f"{prefix}model_file", f"{prefix}file") if name in given), None)
             if model is not None:
-                return Loader(module, kind.__name__, config, model)
+                others = tuple(name for name in given if not name.endswith(("_config", "_file")))
+                return Loader(module, kind.__name__, config, model, others)
     raise OptionError(f"--task: {task} has no program that loads published models. Fix: publish models of other tasks")
 
 
@@ -73,5 +89,11 @@ def decoding_options(task: str, config: Path) -> Dict[str, Any]:
 
 
 def meta(loader: Loader, config: str, model: str) -> Mapping[str, Any]:
-    """What meta.yaml says: which argument of `loader` gets which file of the folder."""
-    return {"files": {loader.model: model}, "yaml_files": {loader.config: config}, "espnet": espnet2.__version__}
+    """What meta.yaml says: which argument of `loader` gets which file of the folder, and versions."""
+    return {
+        "files": {loader.model: model},
+        "yaml_files": {loader.config: config},
+        "espnet": espnet2.__version__,
+        "espnet_rand": espnet_rand.__version__,
+        "torch": str(torch.__version__),
+    }
