@@ -76,5 +76,8 @@ def read(args: argparse.Namespace) -> Account:
         raise AccountError(f"--plugin: {args.plugin!r} is not allowed. Fix: {_ASKED['plugin']}")
     if re.match(r"[./~]|file:", args.plugin):
         raise AccountError(f"--plugin: {args.plugin} is on this machine alone. Fix: {_ASKED['plugin']}")
-    results = "" if args.results is None else args.results.read_text(encoding="utf-8")
+    try:
+        results = "" if args.results is None else args.results.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise AccountError(f"--results: {args.results} is no text in UTF-8: {e.reason}. Fix: give Markdown") from None
     return Account(args.license, args.origin, args.dataset, args.data_license, args.plugin, args.language, results)

@@ -85,7 +85,7 @@ class Hub:
     def _check_rights(self, account: Any) -> None:
         """Raises HubError: the token may not write to the repository."""
         owner, names = self.tag.partition("/")[0], [account["name"], *(one["name"] for one in account.get("orgs", ()))]
-        role = account.get("auth", {}).get("accessToken", {}).get("role")
+        role = ((account.get("auth") or {}).get("accessToken") or {}).get("role")
         if role == "read" or owner.casefold() not in map(str.casefold, names):
             may = "may only read" if role == "read" else f"is of {', '.join(names)}"
             raise HubError(f"--repo: the token {may}. Fix: another token, with the right to write to {owner}")
@@ -101,7 +101,7 @@ def _library() -> Any:
         import espnet_model_zoo  # noqa: F401, the check wants it
         import huggingface_hub
     except ImportError as e:
-        raise NotInstalledError(f"{e.name} is missing. Fix: pip install espnet_model_zoo huggingface_hub") from None
+        raise NotInstalledError(f"{e.name} is not installed. Fix: pip install 'espnet_rand[publish]'") from None
     return huggingface_hub
 
 

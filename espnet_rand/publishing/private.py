@@ -18,17 +18,18 @@ class PrivateError(UserError):
     """A file holds what nobody else should read."""
 
 
-def check(folder: Path, paths: Iterable[Path], token: Optional[str]) -> None:
+def check(folder: Path, given: Iterable[Path], token: Optional[str]) -> None:
     """Look for private things in each file of a folder.
 
     Args:
-        paths: of the author's machine; each counts with what is below it
+        given: files and folders of the author's. The folders that they are in count, as do the home and the working one
         token: of the author, in use
 
     Raises:
         PrivateError: there is one; the message names the file, and a path, but no token
     """
-    own = {str(path.resolve()) for path in (Path.home(), Path.cwd(), *paths)} - {Path.cwd().anchor}
+    folders = [Path.home(), Path.cwd(), *(one.parent for path in given for one in (path.absolute(), path.resolve()))]
+    own = {str(one) for path in folders for one in (path, path.resolve())} - {Path.cwd().anchor}
     of_paths = re.compile(
         _BEFORE + b"(?:" + b"|".join([*map(re.escape, map(str.encode, own)), _HOMES]) + b")" + _BEHIND
     )

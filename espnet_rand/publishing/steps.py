@@ -78,8 +78,7 @@ def publish(what: Publication) -> List[str]:
     hub = None if what.repo is None else Hub(what.repo)
     with replacing_directory(what.output) as folder:
         card = _write(what, loader, options, folder)
-        given = (what.config, what.model_file, *what.exported)
-        private.check(folder, [path.resolve().parent for path in given], get_token())
+        private.check(folder, [what.config, what.model_file, *what.exported], get_token())
         checking.check(folder, card.tag, card.programs())
     address = [] if hub is None else [hub.upload(what.output)]
     return [*files_of(what.output), *address]

@@ -10,7 +10,7 @@ from espnet2.tasks.asr import ASRTask
 from huggingface_hub import ModelCard, constants
 
 from espnet_rand.bin import publish, quantize_weights
-from espnet_rand.publishing import private
+from espnet_rand.publishing import checking, private
 from espnet_rand.publishing.hub import HubError, check_tag
 from tests.publishing.hub import running
 
@@ -101,6 +101,8 @@ def test_files_that_the_configuration_names_come_along(model, loaded, tmp_path, 
     assert str(tmp_path).encode() not in copied.read_bytes()
     encode = [sentencepiece.SentencePieceProcessor(str(path)).encode for path in (copied, tmp_path / "bpe.model")]
     assert encode[0]("abab ba") == encode[1]("abab ba")
+    with pytest.raises(SystemExit, match="--search_conf: Speech2Text has no beam. Fix: one of .*beam_size"):
+        _publish(model, tmp_path / "other", "--search_conf", "beam=5")
     (tmp_path / "bpe.model").unlink()
     with pytest.raises(SystemExit, match="bpemodel: no such file: .*Fix"):
         _publish(model, tmp_path / "other", "--train_config", tmp_path / "config.yaml")
@@ -136,6 +138,14 @@ def test_nothing_is_guessed(model, hub, tmp_path, told, wrong):
     with pytest.raises(SystemExit, match=wrong):
         _publish(model, tmp_path / "out", "--repo", "me/model", said=told)
     assert not hub.asked
+
+
+def test_the_check_has_no_options_of_the_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESPNET_RAND_IMPORT", "a_module_of_mine")
+    (tmp_path / "folder").mkdir()
+    program = "import os\nassert 'ESPNET_RAND_IMPORT' not in os.environ\nraise ValueError('all is well')"
+    with pytest.raises(checking.CheckError, match="^second does not load what is to be published: .*all is well$"):
+        checking.check(tmp_path / "folder", "me/model", {"first": "", "second": program})
 
 
 def test_folders_with_other_files_stay(model, loaded, tmp_path):
