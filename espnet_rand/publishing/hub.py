@@ -118,4 +118,5 @@ def _explaining(state: str) -> Iterator[None]:
             401: "another token: this one is wrong or out of date",
             403: "another token, with the right to write, or another name",
         }.get(status, "see that the network is there, and run this again")
-        raise HubError(f"{state}: {one_line(e)}. Fix: {fix}") from None
+        reason = one_line(e).rstrip(".")
+        raise HubError(f"{state}: {reason}. Fix: {fix}") from None

@@ -1,4 +1,4 @@
-"""Finds what nobody else should read in files: paths of the author's machine, and tokens."""
+"""Finds what nobody else should read in files: paths of the author's machine, tokens, keys."""
 
 import mmap
 import re
@@ -11,7 +11,7 @@ from espnet_rand.errors import UserError
 # before it may be its length, hence two
 _BEFORE, _BEHIND = rb"(?<![\w.~-]{2})", rb"(?![\w-])"
 _HOMES = rb"/(?:home|Users)/[\w.-]+|[A-Za-z]:\\Users\\[\w.-]+"
-_TOKEN = rb"\bhf_[A-Za-z0-9]{20,}\b"
+_TOKEN = rb"\bhf_[A-Za-z0-9]{20,}\b|-----BEGIN [A-Z ]*PRIVATE KEY"
 
 
 class PrivateError(UserError):
@@ -40,7 +40,7 @@ def check(folder: Path, given: Iterable[Path], token: Optional[str]) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             name = path.relative_to(folder).as_posix()
             if of_tokens.search(content):
-                raise PrivateError(f"{name} holds a token of the hub. Fix: revoke the token, and take it out")
+                raise PrivateError(f"{name} holds a token of the hub, or a key. Fix: take it out of what you give")
             if found := of_paths.search(content):
                 raise PrivateError(
                     f"{name} names {found.group().decode(errors='replace')}, a folder of your machine. "

@@ -117,7 +117,9 @@ def _named(options: Any) -> List[Any]:
 
 def _write(what: Publication, loader: Loader, options: Dict[str, Any], folder: Path) -> Card:
     """Write all files into an empty folder; return its card."""
-    for name in write_config(options, folder).values():
+    for path, name in write_config(options, folder).items():
+        if any(part.startswith(".") for part in Path(path).parts if part != ".."):
+            raise PublishingError(f"{what.config}: {path} is hidden, and not published. Fix: if it is needed, move it")
         private.without_origin(folder / name)
     write_packed(folder / _MODEL, what.packed)
     if what.with_float:

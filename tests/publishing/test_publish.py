@@ -103,7 +103,12 @@ def test_files_that_the_configuration_names_come_along(model, loaded, tmp_path, 
     assert encode[0]("abab ba") == encode[1]("abab ba")
     with pytest.raises(SystemExit, match="--search_conf: Speech2Text has no beam. Fix: one of .*beam_size"):
         _publish(model, tmp_path / "other", "--search_conf", "beam=5")
-    (tmp_path / "bpe.model").unlink()
+    (tmp_path / ".mine").mkdir()
+    (tmp_path / "bpe.model").rename(tmp_path / ".mine/bpe.model")
+    hidden = (tmp_path / "config.yaml").read_text().replace("/bpe.model", "/.mine/bpe.model")
+    (tmp_path / "hidden.yaml").write_text(hidden)
+    with pytest.raises(SystemExit, match="bpe.model is hidden, and not published. Fix"):
+        _publish(model, tmp_path / "other", "--train_config", tmp_path / "hidden.yaml")
     with pytest.raises(SystemExit, match="bpemodel: no such file: .*Fix"):
         _publish(model, tmp_path / "other", "--train_config", tmp_path / "config.yaml")
 
@@ -203,6 +208,7 @@ def test_names_that_the_hub_has_not(tag):
         (b"file:///Users/jane", "/Users/jane"),
         (rb"C:\Users\jane\x", "jane"),
         (b"key: hf_" + b"a" * 34, "a token"),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----", "a key"),
         (b"https://example.org/home/page", None),
     ],
 )
