@@ -2,12 +2,12 @@
 # Makes .venv here, with espnet_rand (editable), ESPnet, and what recipes, tests and docs need.
 # Wants python3 with venv, and PyPI. PYTHON=/path/to/python3.12 chooses the interpreter; otherwise
 # the first of 3.12, 3.13 (ESPnet 202611), 3.11, 3.10 (ESPnet 202511) that is found, and if there
-# is none, uv fetches one. Does nothing where .venv is newer than setup.py.
+# is none, uv fetches one. Does nothing where .venv is newer than pyproject.toml.
 
 set -euo pipefail
 cd "$(dirname "$0")"
 
-if [ .venv/.done -nt setup.py ]; then
+if [ .venv/.done -nt pyproject.toml ]; then
     exit 0
 fi
 

@@ -14,6 +14,8 @@ EVAL_BITS = "ESPNET_RAND_EVAL_BITS"
 PACKED_BACKEND = "ESPNET_RAND_PACKED_BACKEND"
 #: `--trailing_silence`: silence in decoding, in place of what the model was trained with.
 TRAILING_SILENCE = "ESPNET_RAND_TRAILING_SILENCE"
+#: All of them.
+OPTIONS = (IMPORT, EVAL_BITS, PACKED_BACKEND, TRAILING_SILENCE)
 
 #: Backends of packed layers (espnet_rand.packing.kernels): `auto` chooses one, `dequantize` computes in float.
 BACKENDS = ("auto", "int8_dynamic", "int4_weight_only", "dequantize")

@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 import yaml
 
@@ -24,9 +24,7 @@ def write_espnet(model_file: Path, config: Path, task: str, folder: Path) -> Non
         config: config.yaml of the training; paths in it are relative to the working directory
     """
     options = {key: value for key, value in read_yaml(config).items() if not key.endswith(_OF_TRAINING)}
-    copied: Dict[str, str] = {}
-    with (folder / "config.yaml").open("w", encoding="utf-8") as file:
-        yaml.safe_dump(_portable(options, folder, copied), file, allow_unicode=True, sort_keys=False)
+    write_config(options, folder)
     model = folder / f"model{model_file.suffix}"
     try:
         os.link(model_file.resolve(), model)
@@ -35,16 +33,30 @@ def write_espnet(model_file: Path, config: Path, task: str, folder: Path) -> Non
     write_example("espnet", folder, TASK=task)
 
 
+def write_config(options: Mapping[str, Any], folder: Path) -> Dict[str, str]:
+    """Write config.yaml into a folder, and the files that it names into files/; it names them from the folder.
+
+    Returns:
+        the names of the files, by those that `options` have
+    """
+    copied: Dict[str, str] = {}
+    with (folder / "config.yaml").open("w", encoding="utf-8") as file:
+        yaml.safe_dump(_portable(options, folder, copied), file, allow_unicode=True, sort_keys=False)
+    return copied
+
+
 def _portable(value: Any, folder: Path, copied: Dict[str, str], key: str = "") -> Any:
     """The same option, `key`, with files copied into the folder, and named by their new names."""
     if isinstance(value, dict):
         return {name: _portable(one, folder, copied, name) for name, one in value.items()}
     if isinstance(value, list):
-        return [_portable(one, folder, copied) for one in value]
+        return value if key.endswith("token_list") else [_portable(one, folder, copied) for one in value]
     named = isinstance(value, str) and ("/" in value or key.endswith(_FILES))
     if not named or not Path(value).is_file():
         return value
     if value not in copied:
-        copied[value] = f"{len(copied)}_{Path(value).name}"
+        # below a folder: the model zoo takes words without a slash for no paths
+        copied[value] = f"files/{len(copied)}_{Path(value).name}"
+        (folder / "files").mkdir(exist_ok=True)
         shutil.copy(value, folder / copied[value])
     return copied[value]

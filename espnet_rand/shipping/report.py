@@ -9,6 +9,7 @@ from espnet_rand.longform.joining import comparable
 from espnet_rand.longform.scoring import count
 from espnet_rand.reporting import markdown
 from espnet_rand.shipping.example import Decoded
+from espnet_rand.shipping.output import files_of
 from espnet_rand.toolkit.recognition.words import unspaced
 
 
@@ -65,8 +66,7 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write report.json and README.md into a folder; report.json names all its files."""
-        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        held = {**asdict(self), "files": sorted({*files, "report.json", "README.md"})}
+        held = {**asdict(self), "files": sorted({*files_of(folder), "report.json", "README.md"})}
         text = json.dumps(held, indent=2, ensure_ascii=False)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         (folder / "README.md").write_text(self.readme(), encoding="utf-8")
@@ -102,16 +102,6 @@ class Report:
             f"{self.agreement:.1f}% of {self.words} words are those of the {self.reference} "
             f"({len(self.recordings['check'])} recordings, {self.recordings['seconds']:.0f} s)."
         )
-
-
-def other_files(folder: Path) -> List[str]:
-    """Names of the files in a folder that an earlier shipment, if any, did not write."""
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
-    try:
-        written = {*json.loads((folder / "report.json").read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, LookupError, TypeError):  # somebody else's
-        written = set()
-    return sorted(found - written)
 
 
 def agreement(reference: Mapping[str, str], shipped: Mapping[str, str]) -> float:

@@ -16,14 +16,15 @@ from espnet_rand.atomic import replacing_directory, write_text
 from espnet_rand.calibration import Calibration, calibrate, check_steps
 from espnet_rand.config import QuantizerConfig
 from espnet_rand.environment import EVAL_BITS
-from espnet_rand.errors import UserError, few
+from espnet_rand.errors import UserError
 from espnet_rand.packing import PackedModel, is_packed
 from espnet_rand.reporting import following
 from espnet_rand.shipping import example, recordings
 from espnet_rand.shipping.espnet_folder import write_espnet
 from espnet_rand.shipping.example import Decoded
+from espnet_rand.shipping.output import check_output
 from espnet_rand.shipping.recordings import Recordings
-from espnet_rand.shipping.report import Report, agreement, figures, number_of_words, other_files
+from espnet_rand.shipping.report import Report, agreement, figures, number_of_words
 from espnet_rand.shipping.targets import TARGETS, Shipment, Target
 from espnet_rand.toolkit import options
 from espnet_rand.toolkit.commands import checkpoints, validation
@@ -96,7 +97,7 @@ def ship(order: Order) -> Report:
     """Write the folder of an order, with report.json, README.md and decode.py, and return the report.
 
     Raises:
-        ShippingError, ExportError, PretrainedError, DataError, AudioError: what is asked for cannot be
+        ShippingError, OutputError, ExportError, PretrainedError, DataError, AudioError: what is asked for cannot be
             done; before any work where that is known
         ExampleError: the runtime failed
     """
@@ -106,7 +107,7 @@ def ship(order: Order) -> Report:
     target.check_installed()
     if order.longest is not None and order.target not in ("onnx", "sherpa_onnx"):
         raise ShippingError(f"--longest: {order.target} has no tables of positions to cut. Fix: leave it out")
-    _check_output(order)
+    check_output(order.output, (order.model, order.train_config, *order.lists))
     with (
         open_pretrained(order.model) as files,
         tempfile.TemporaryDirectory(prefix="espnet_rand.") as temporary,
@@ -126,19 +127,6 @@ def ship(order: Order) -> Report:
         )
         report.save(folder)
     return report
-
-
-def _check_output(order: Order) -> None:
-    """Raises ShippingError: replacing the output would remove what is the user's."""
-    output = order.output.resolve()
-    for given in filter(None, (order.model, order.train_config, *order.lists, Path.cwd())):
-        if output in (path := given.resolve(), *path.parents):
-            raise ShippingError(f"--output: {output} is replaced, and holds {path}. Fix: choose another folder")
-    if output.exists() and (not output.is_dir() or (others := other_files(output))):
-        named = few(others, 2) if output.is_dir() else output.name
-        raise ShippingError(
-            f"--output: {output} holds other files: {named}. Fix: choose a folder that is not there yet"
-        )
 
 
 def _load(order: Order, files: Pretrained, target: Target) -> _Loaded:
