@@ -2,6 +2,7 @@
 # Models trained on connected digits of 2 seconds, decoded on minutes of them: float, float with the usual
 # regularizers, straight-through, noise without gradient to the scale, RAND; each fine-tuned from one float model.
 #
+#   --model ctc          what decodes: ctc, transducer (an LSTM) or attention, each with CTC beside it in training
 #   --corpus_size tiny   only shows that all stages run, with one seed, 4 bits and 10 and 20 seconds
 #   --seeds "1 2 3"      runs of each system
 #   --precisions "4 8"   bits of what is quantized
@@ -9,7 +10,7 @@
 #   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
 #   --stage, --stop_stage  1 to 5 of asr.sh (training, packing), 8 to 10 of asr_long.sh (decoding)
 #   --modes "windows whole", --window 10, --overlap 3  of asr_long.sh
-#   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here
+#   --datadir DIR, --expdir DIR  default: data/<corpus size>, exp/<corpus size> here, of other models with _<model> behind
 #   --nj N, --ngpu N, --python ..., --inference_model ...  of both
 #   --asr_args "..."     training options for all systems
 #   --inference_config FILE, --inference_args "..."  of asr_long.sh
@@ -19,6 +20,7 @@
 set -euo pipefail
 
 corpus_size=long
+model=ctc
 seeds=
 precisions=
 durations=
@@ -37,15 +39,37 @@ inference_args=
 inference_config=
 datadir=
 expdir=
-own="corpus_size seeds precisions durations methods modes window overlap"
+own="corpus_size model seeds precisions durations methods modes window overlap"
 own+=" stage stop_stage nj ngpu python inference_model asr_args inference_args"
 paths="datadir expdir inference_config"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 cd "$(dirname "$0")"
 datadir=${datadir:-data/${corpus_size}}
-expdir=${expdir:-exp/${corpus_size}}
+network=
+case ${model} in
+    ctc)
+        search="--ctc_greedy true" ;;
+    transducer)
+        network="--decoder transducer --decoder_conf rnn_type=lstm --decoder_conf num_layers=1"
+        network+=" --decoder_conf hidden_size=96 --joint_net_conf joint_space_size=128"
+        search="--beam_size 1" ;;
+    attention)
+        network="--decoder transformer --decoder_conf num_blocks=2 --decoder_conf linear_units=384"
+        search="--beam_size 1 --ctc_weight 0.0" ;;
+    *)
+        echo "$0: --model must be ctc, transducer or attention: ${model}" >&2
+        exit 1 ;;
+esac
+if [ "${model}" = ctc ]; then
+    expdir=${expdir:-exp/${corpus_size}}
+else
+    expdir=${expdir:-exp/${corpus_size}_${model}}
+    asr_args="${network} --model_conf ctc_weight=0.3 ${asr_args}"
+fi
 
+nbpe=30
 if [ "${corpus_size}" = tiny ]; then
+    nbpe=25  # of so few words sentencepiece makes no more
     asr_args="--max_epoch 1 ${asr_args}"
     seeds=${seeds:-1}
     precisions=${precisions:-4}
@@ -100,7 +124,7 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
 ../../TEMPLATE/asr1/asr.sh "${common[@]}" \
     --stop_stage $((stop_stage < 5 ? stop_stage : 5)) \
     --local_data_opts "--datadir ${datadir} --corpus_size ${corpus_size}" \
-    --token_type bpe --nbpe 30 \
+    --token_type bpe --nbpe "${nbpe}" \
     --asr_args "${asr_args}" \
     "${options[@]}"
 # Voices follow one another, each with the noise around its words as the pause. Windows are a few utterances long, and
@@ -115,4 +139,4 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
     --modes "${modes}" \
     --window "${window}" \
     --overlap "${overlap}" \
-    --inference_args "--ctc_greedy true ${inference_args}"
+    --inference_args "${search} ${inference_args}"
