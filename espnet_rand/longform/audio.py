@@ -251,6 +251,17 @@ class Recording:
         return samples if self._scale == 1 else samples / np.float32(self._scale)
 
 
+def seconds_by_header(entry: str) -> Optional[float]:
+    """The length of an entry of wav.scp in seconds, as libsndfile believes it; None: it takes more to know it."""
+    if not os.path.isfile(entry):
+        return None
+    try:
+        file = soundfile.info(entry)
+    except (soundfile.LibsndfileError, TypeError):
+        return None
+    return file.frames / file.samplerate
+
+
 @contextmanager
 def open_entry(entry: str, pipes: bool, rate: Optional[int] = None) -> Iterator[Recording]:
     """Open an entry of wav.scp: a file; FILE:OFFSET of an archive; where `pipes` are allowed, `COMMAND |`.

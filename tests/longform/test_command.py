@@ -19,7 +19,7 @@ espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.bin import asr_inference_long  # noqa: E402
-from espnet_rand.longform import LongForm, decode_list  # noqa: E402
+from espnet_rand.longform import LongForm, decode_list, list_progress  # noqa: E402
 from espnet_rand.packing import pack_model, write_packed  # noqa: E402
 
 from . import tones  # noqa: E402
@@ -242,9 +242,11 @@ def test_progress_is_shown(model, tune, tmp_path, monkeypatch, caplog, capsys):
     soundfile.write(tmp_path / "a.wav", tune[1][:160000], 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(list_progress, "_EVERY", 0)
     assert decode(model, tmp_path / "wav.scp", tmp_path / "out") is None
-    steps = [line for line in caplog.messages if line.endswith(" of 10 s")]
-    assert steps == ["a: 5 of 10 s", "a: 8 of 10 s", "a: 10 of 10 s"]
+    steps = [line for line in caplog.messages if line.startswith("0 of 1 recordings, ")]
+    assert [line.split(", ")[1] for line in steps] == [f"{done} of 10 s" for done in (0, 5, 8, 10)]
+    assert all(line.endswith(", about 1 min left") for line in steps[1:3])
     caplog.clear()
     # in a terminal: a bar, and the lines above it
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -252,7 +254,7 @@ def test_progress_is_shown(model, tune, tmp_path, monkeypatch, caplog, capsys):
     assert decode(model, tmp_path / "wav.scp", tmp_path / "out2", "--log_level", "INFO") is None
     (handler,) = logging.root.handlers
     shown = capsys.readouterr().err
-    assert isinstance(handler, RichHandler) and "1/1 a" in shown and "took" in shown and "8 of 10 s" not in shown
+    assert isinstance(handler, RichHandler) and "1 of 1 recordings" in shown and "took" in shown
 
 
 def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):

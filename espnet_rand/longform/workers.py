@@ -1,0 +1,261 @@
+"""Shares the recordings of a list out among processes, each with the model and its share of the threads."""
+
+import contextlib
+import logging
+import logging.handlers
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
+
+import torch
+
+from espnet_rand.errors import UserError
+from espnet_rand.longform.decoding import LongForm
+from espnet_rand.longform.jobs import Follow, Job, Outcome, hear, refuse
+
+# what every process imports: the fork server does so once, and they share its memory
+_PRELOAD = ["espnet2.bin.asr_inference", "espnet_rand.longform.workers"]
+# seconds for a process to end by itself, before it is killed
+_PATIENCE = 10.0
+
+
+class WorkerError(UserError):
+    """No process is left that could decode a list, in one line."""
+
+
+class _Ready(NamedTuple):
+    """A process has its model."""
+
+
+class _Position(NamedTuple):
+    """How far a recording is finished; see jobs.Follow."""
+
+    key: str
+    done: float
+    length: float
+
+
+class Workers:
+    """Processes that decode recordings, the longest first. They end with the block, however it ends.
+
+    The first builds its model alone: an error is said once, and what must be downloaded is there for the others. A
+    process that dies takes one recording with it, which is refused; the others go on.
+
+    Args:
+        build: makes the model in each process; it must be picklable
+        belongs_to: what the journals belong to besides the recording; see `of` of LongForm
+        count: number of processes
+        gpu: whether the model is on a GPU
+    """
+
+    def __init__(
+        self, build: Callable[[], LongForm], belongs_to: Optional[Dict[str, Any]], count: int, gpu: bool = False
+    ):
+        # CUDA does not work in forks of what may have looked for it, and macOS has libraries that do not either
+        forks = sys.platform == "linux" and not gpu
+        self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            self._context.set_forkserver_preload(_PRELOAD)
+        threads = max(1, torch.get_num_threads() // count)
+        self._arguments = (build, belongs_to, threads, logging.root.level, dict(os.environ))
+        self._missing = count
+        self._processes: Dict[Connection, BaseProcess] = {}
+        self._idle: List[Connection] = []
+        self._busy: Dict[Connection, Job] = {}
+        self._how = ""  # the last one that died did
+        logging.info(f"espnet_rand: {count} processes, threads of each: {threads}")
+
+    def __enter__(self) -> "Workers":
+        self._exit = contextlib.ExitStack()
+        self._exit.enter_context(_ended_by_sigterm())
+        self._start()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        for connection, process in self._processes.items():
+            if kind is not None or connection not in self._idle:
+                process.terminate()
+            connection.close()  # what is idle ends by this
+        for process in self._processes.values():
+            _end(process)
+        self._exit.close()
+
+    def __call__(self, jobs: Sequence[Job], follow: Follow) -> Iterator[Outcome]:
+        """Decode recordings; yield what became of each as soon as it is known.
+
+        Raises:
+            WorkerError: no process is left
+            JournalError: see jobs.hear
+            OSError, UserError: what `build` raises
+        """
+        waiting = deque(sorted(jobs, key=lambda job: math.inf if job.seconds is None else job.seconds, reverse=True))
+        while waiting or self._busy:
+            if not self._processes:
+                raise WorkerError(
+                    f"no process is left: the last one {self._how}. Recordings that were not begun: {len(waiting)}. "
+                    "Fix: fewer processes (--nj), which take less memory; the same command goes on"
+                )
+            self._hand_out(waiting)
+            ready: List[Any] = wait([*self._processes])
+            for connection in ready:
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    yield from self._bury(connection)
+                    continue
+                if isinstance(message, Exception):
+                    raise message
+                if isinstance(message, Outcome):
+                    del self._busy[connection]
+                    self._idle.append(connection)
+                    yield message
+                elif isinstance(message, _Ready):
+                    self._idle.append(connection)
+                    while self._missing:
+                        self._start(quiet=True)
+                elif isinstance(message, _Position):
+                    follow(*message)
+                else:
+                    logging.getLogger(message.name).handle(message)
+
+    def _start(self, quiet: bool = False) -> None:
+        """Start a process; a quiet one logs nothing but errors while it builds the model."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, quiet, *self._arguments), daemon=True)
+        with _without_ctrl_c():
+            process.start()
+        theirs.close()
+        self._processes[ours] = process
+        self._missing -= 1
+
+    def _hand_out(self, waiting: Deque[Job]) -> None:
+        """Give each idle process a recording."""
+        while waiting and self._idle:
+            connection = self._idle.pop()
+            self._busy[connection] = waiting.popleft()
+            with contextlib.suppress(OSError):  # it is dead, which is noticed next
+                connection.send(self._busy[connection])
+
+    def _bury(self, connection: Connection) -> Iterator[Outcome]:
+        """Let a dead process go, and refuse its recording."""
+        process = self._processes.pop(connection)
+        connection.close()
+        _end(process)
+        self._how = _ending(process.exitcode)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if job := self._busy.pop(connection, None):
+            yield refuse(job.key, f"its process {self._how}. Fix: fewer processes (--nj); the same command goes on")
+        else:
+            logging.warning(f"espnet_rand: a process {self._how} before it began a recording")
+
+
+def _ending(code: Optional[int]) -> str:
+    """How a process ended, by its exit code."""
+    if code is None or 0 <= code <= 128:
+        return f"ended with status {code}"
+    name = signal.Signals(-code if code < 0 else code - 128).name
+    return f"was killed ({name}{', as it happens where memory runs out' if name == 'SIGKILL' else ''})"
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for a process that is about to end; kill it if it does not."""
+    process.join(_PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does, with the status that shells know it by."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread may set what signals do
+        return
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        logging.warning("espnet_rand: stopped by SIGTERM: the same command goes on")
+        _exit_by_signal(number, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_by_signal(number: int, _: Any) -> NoReturn:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Start processes that a terminal's Ctrl-C does not reach: it ends this process, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# what runs in each process
+
+
+def _work(
+    connection: Connection,
+    quiet: bool,
+    build: Callable[[], LongForm],
+    belongs_to: Optional[Dict[str, Any]],
+    threads: int,
+    level: int,
+    environment: Mapping[str, str],
+) -> None:
+    """Build the model, and decode what comes, until nothing more will come."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _exit_by_signal)  # temporary files are removed
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()  # a fork server has that of its beginning
+    os.environ.update(environment)
+    line: Any = _Line(connection)
+    send = line.put_nowait
+    handler = logging.handlers.QueueHandler(line)
+    first = max(level, logging.ERROR) if quiet else level
+    logging.basicConfig(level=first, format="%(message)s", handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    torch.set_num_threads(threads)
+    try:
+        long_form = build()
+        logging.root.setLevel(level)
+        send(_Ready())
+        while True:
+            job = connection.recv()
+            send(hear(long_form, job, belongs_to, lambda *position: send(_Position(*position))))
+    except EOFError:
+        return
+    except (OSError, UserError) as e:
+        with contextlib.suppress(OSError):
+            send(e)
+
+
+def _end_with_parent() -> NoReturn:
+    """Wait until the parent is dead, even if it was killed, and end this process."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+class _Line:
+    """Sends to the parent, from any thread. The log takes it for a queue."""
+
+    def __init__(self, connection: Connection):
+        self._connection, self._lock = connection, threading.Lock()
+
+    def put_nowait(self, message: Any) -> None:
+        with self._lock:
+            self._connection.send(message)
