@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections import deque
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
@@ -24,6 +25,7 @@ from espnet_rand.longform.jobs import Follow, Job, Outcome, hear, refuse
 _PRELOAD = ["espnet2.bin.asr_inference", "espnet_rand.longform.workers"]
 # seconds for a process to end by itself, before it is killed
 _PATIENCE = 10.0
+_REMEDY = "Fix: the same command, which goes on, with fewer processes (--nj) if memory is short"
 
 
 class WorkerError(UserError):
@@ -63,6 +65,7 @@ class Workers:
         self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             self._context.set_forkserver_preload(_PRELOAD)
+        self._forks = forks
         threads = max(1, torch.get_num_threads() // count)
         self._arguments = (build, belongs_to, threads, logging.root.level, dict(os.environ))
         self._missing = count
@@ -73,9 +76,14 @@ class Workers:
         logging.info(f"espnet_rand: {count} processes, threads of each: {threads}")
 
     def __enter__(self) -> "Workers":
-        self._exit = contextlib.ExitStack()
-        self._exit.enter_context(_ended_by_sigterm())
-        self._start()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_ended_by_sigterm())
+            resource_tracker.ensure_running()  # it lets Ctrl-C through when it has started
+            if self._forks:
+                with _without_ctrl_c():
+                    forkserver.ensure_running()
+            self._start()
+            self._exit = stack.pop_all()
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -98,10 +106,8 @@ class Workers:
         waiting = deque(sorted(jobs, key=lambda job: math.inf if job.seconds is None else job.seconds, reverse=True))
         while waiting or self._busy:
             if not self._processes:
-                raise WorkerError(
-                    f"no process is left: the last one {self._how}. Recordings that were not begun: {len(waiting)}. "
-                    "Fix: fewer processes (--nj), which take less memory; the same command goes on"
-                )
+                left = f"Recordings that were not begun: {len(waiting)}"
+                raise WorkerError(f"no process is left: the last one {self._how}. {left}. {_REMEDY}")
             self._hand_out(waiting)
             ready: List[Any] = wait([*self._processes])
             for connection in ready:
@@ -129,7 +135,7 @@ class Workers:
         """Start a process; a quiet one logs nothing but errors while it builds the model."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, quiet, *self._arguments), daemon=True)
-        with _without_ctrl_c():
+        with contextlib.nullcontext() if self._forks else _without_ctrl_c():  # a fork hears what its server hears
             process.start()
         theirs.close()
         self._processes[ours] = process
@@ -152,16 +158,17 @@ class Workers:
         if connection in self._idle:
             self._idle.remove(connection)
         if job := self._busy.pop(connection, None):
-            yield refuse(job.key, f"its process {self._how}. Fix: fewer processes (--nj); the same command goes on")
+            yield refuse(job.key, f"its process {self._how}. {_REMEDY}")
         else:
             logging.warning(f"espnet_rand: a process {self._how} before it began a recording")
 
 
-def _ending(code: Optional[int]) -> str:
+def _ending(code: int) -> str:
     """How a process ended, by its exit code."""
-    if code is None or 0 <= code <= 128:
+    number = -code if code < 0 else code - 128
+    if number not in {*signal.Signals}:
         return f"ended with status {code}"
-    name = signal.Signals(-code if code < 0 else code - 128).name
+    name = signal.Signals(number).name
     return f"was killed ({name}{', as it happens where memory runs out' if name == 'SIGKILL' else ''})"
 
 

@@ -209,6 +209,24 @@ def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch
     assert "ESPNET_RAND_PACKED_BACKEND: 'none' is not allowed" in run(8)
 
 
+def test_several_processes_have_the_quantizers_and_the_bits_of_this_run(model, tune, tmp_path, monkeypatch):
+    for name, start in (("a", 0), ("b", 40000), ("c", 90000)):
+        soundfile.write(tmp_path / f"{name}.wav", tune[1][start : start + 100000], 16000)
+    (tmp_path / "wav.scp").write_text("".join(f"{name} {tmp_path}/{name}.wav\n" for name in "abc"))
+    config = yaml.safe_load(Path(model[0]).read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "quantizer": "absmax"}))
+
+    def run(bits, processes):
+        monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", str(bits))
+        output = tmp_path / f"{bits}_{processes}"
+        assert decode((tmp_path / "config.yaml", model[1]), tmp_path / "wav.scp", output, "--nj", processes) is None
+        return (output / "1best_recog/ctm").read_text()
+
+    eight, two = run(8, 1), run(2, 1)
+    assert eight != two
+    assert run(8, 3) == eight and run(2, 2) == two
+
+
 def test_whole_is_the_same_whatever_the_windows_of_other_decodings(model, tune, tmp_path):
     soundfile.write(tmp_path / "a.wav", tune[1][:64000], 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
@@ -280,6 +298,8 @@ def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
         ("a x.wav\na y.wav\n", [], "a comes twice"),
         ("", [], "no recordings"),
         ("a x.wav\n", ["--overlap", "4"], "half a window"),
+        ("a x.wav\n", ["--nj", "0"], "--nj: 0 is not allowed"),
+        ("a x.wav\nb x.wav\n", ["--nj", "2", "--overlap", "4"], "half a window"),
         ("a x.wav\n", ["--multi_asr", "true"], "--multi_asr"),
         ("a x.wav\n", ["--ctc_greedy", "true", "--lm_file", "lm.pth"], "--lm_file is of the search"),
         ("a x.wav\n", ["--ctc_greedy", "true", "--ngram_file", "x.arpa"], "--ngram_file is of the search"),
