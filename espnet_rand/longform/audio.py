@@ -25,6 +25,8 @@ from espnet_rand.longform.sound import AudioError
 _LARGEST_FILTER = 4_000_000
 # how far a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
 _REACH = 8
+# a header that says more says nothing
+_MOST_FRAMES = 2**36
 # frames that are looked at at a time
 _BLOCK = 2**20
 # powers of two: floats that exceed the first in many places are no sound of full scale 1, however hot; those that
@@ -259,7 +261,7 @@ def seconds_by_header(entry: str) -> Optional[float]:
         file = soundfile.info(entry)
     except (soundfile.LibsndfileError, TypeError):
         return None
-    return file.frames / file.samplerate
+    return file.frames / file.samplerate if file.frames < _MOST_FRAMES else None
 
 
 @contextmanager
