@@ -2,7 +2,8 @@
 
 All are runs of asr_inference_long with the options that are given, round by round. Each is run once more when all is
 decoded: what that takes, for imports, the model and the files, is taken off. The texts must be the same. Memory is the
-sum of all processes' at its peak, in which what they share counts once. Prints a table, and writes it beside this file.
+sum of all processes' at its peak, in which what they share counts once. A list that is decoded in less than minutes
+measures chance. Prints a table, and writes it beside this file.
 
     python benchmarks/serving.py [--processes 2] [--rounds 3] -- --asr_train_config exp/config.yaml \\
         --asr_model_file exp/w4.safetensors --data_path_and_name_and_type data/test/wav.scp,speech,sound

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import logging.handlers
 import math
 import multiprocessing
 import os
@@ -13,13 +12,14 @@ from collections import deque
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 import torch
 
 from espnet_rand.errors import UserError
 from espnet_rand.longform.decoding import LongForm
-from espnet_rand.longform.jobs import Follow, Job, Outcome, hear, refuse
+from espnet_rand.longform.jobs import Follow, Job, Outcome, refuse
+from espnet_rand.longform.worker import Position, Ready, exit_by_signal, work
 
 # what every process imports: the fork server does so once, and they share its memory
 _PRELOAD = ["espnet2.bin.asr_inference", "espnet_rand.longform.workers"]
@@ -30,18 +30,6 @@ _REMEDY = "Fix: the same command, which goes on, with fewer processes (--nj) if 
 
 class WorkerError(UserError):
     """No process is left that could decode a list, in one line."""
-
-
-class _Ready(NamedTuple):
-    """A process has its model."""
-
-
-class _Position(NamedTuple):
-    """How far a recording is finished; see jobs.Follow."""
-
-    key: str
-    done: float
-    length: float
 
 
 class Workers:
@@ -122,11 +110,11 @@ class Workers:
                     del self._busy[connection]
                     self._idle.append(connection)
                     yield message
-                elif isinstance(message, _Ready):
+                elif isinstance(message, Ready):
                     self._idle.append(connection)
                     while self._missing:
                         self._start(quiet=True)
-                elif isinstance(message, _Position):
+                elif isinstance(message, Position):
                     follow(*message)
                 else:
                     logging.getLogger(message.name).handle(message)
@@ -134,7 +122,7 @@ class Workers:
     def _start(self, quiet: bool = False) -> None:
         """Start a process; a quiet one logs nothing but errors while it builds the model."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, quiet, *self._arguments), daemon=True)
+        process = self._context.Process(target=work, args=(theirs, quiet, *self._arguments), daemon=True)
         with contextlib.nullcontext() if self._forks else _without_ctrl_c():  # a fork hears what its server hears
             process.start()
         theirs.close()
@@ -189,17 +177,13 @@ def _ended_by_sigterm() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> NoReturn:
         logging.warning("espnet_rand: stopped by SIGTERM: the same command goes on")
-        _exit_by_signal(number, frame)
+        exit_by_signal(number, frame)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _exit_by_signal(number: int, _: Any) -> NoReturn:
-    sys.exit(128 + number)
 
 
 @contextlib.contextmanager
@@ -210,59 +194,3 @@ def _without_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# what runs in each process
-
-
-def _work(
-    connection: Connection,
-    quiet: bool,
-    build: Callable[[], LongForm],
-    belongs_to: Optional[Dict[str, Any]],
-    threads: int,
-    level: int,
-    environment: Mapping[str, str],
-) -> None:
-    """Build the model, and decode what comes, until nothing more will come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _exit_by_signal)  # temporary files are removed
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.clear()  # a fork server has that of its beginning
-    os.environ.update(environment)
-    line: Any = _Line(connection)
-    send = line.put_nowait
-    handler = logging.handlers.QueueHandler(line)
-    first = max(level, logging.ERROR) if quiet else level
-    logging.basicConfig(level=first, format="%(message)s", handlers=[handler], force=True)
-    logging.captureWarnings(True)
-    torch.set_num_threads(threads)
-    try:
-        long_form = build()
-        logging.root.setLevel(level)
-        send(_Ready())
-        while True:
-            job = connection.recv()
-            send(hear(long_form, job, belongs_to, lambda *position: send(_Position(*position))))
-    except EOFError:
-        return
-    except (OSError, UserError) as e:
-        with contextlib.suppress(OSError):
-            send(e)
-
-
-def _end_with_parent() -> NoReturn:
-    """Wait until the parent is dead, even if it was killed, and end this process."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-class _Line:
-    """Sends to the parent, from any thread. The log takes it for a queue."""
-
-    def __init__(self, connection: Connection):
-        self._connection, self._lock = connection, threading.Lock()
-
-    def put_nowait(self, message: Any) -> None:
-        with self._lock:
-            self._connection.send(message)
