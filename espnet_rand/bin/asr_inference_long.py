@@ -9,15 +9,19 @@ recordings are decoded, it writes to --output_dir
   report.jsonl          a line for each recording: decoded, or refused and why
   windows/              what is finished: the same command goes on from there
 
+--nj 4 decodes four recordings at a time. The files are the same.
+
 Where there are several lists (--data_path_and_name_and_type more than once), each has a folder of its own in
 --output_dir, with the name of the folder that the list is in.
 """
 
 import argparse
+import functools
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import ContextManager, Dict, List, Optional, Sequence, Tuple
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -28,6 +32,9 @@ from espnet_rand.errors import UserError
 from espnet_rand.kaldi import DataError
 from espnet_rand.longform import LongForm, decode_list
 from espnet_rand.longform.decoding import MODES
+from espnet_rand.longform.jobs import Hearing, one_by_one
+from espnet_rand.longform.workers import Workers
+from espnet_rand.options import integer
 from espnet_rand.toolkit import recognition
 
 
@@ -41,6 +48,7 @@ def get_parser(task: str = "asr") -> argparse.ArgumentParser:
     group.add_argument("--mode", choices=MODES, default="windows", help="vad needs silero-vad (pip)")
     group.add_argument("--window", type=float, help="seconds; default: 30, or 20 of Whisper")
     group.add_argument("--overlap", type=float, help="seconds that two windows share; default: a fifth of a window")
+    group.add_argument("--nj", type=int, default=1, help="processes, each with the model and its share of the threads")
     return parser
 
 
@@ -51,7 +59,9 @@ def asr_inference_long(args: argparse.Namespace) -> None:
         UserError: some recordings were refused
         DataError, OptionError, PackedFileError, VadError ...: nothing can be decoded
         JournalError: finished windows in --output_dir are of other options; they stay as they are
+        WorkerError: all processes were killed
     """
+    integer(1)("--nj", args.nj)
     console = Console(stderr=True)
     _log(args.log_level, console)
     espnet_rand.register()
@@ -64,14 +74,31 @@ def asr_inference_long(args: argparse.Namespace) -> None:
     for directory in lists:
         with decode_list.locked(directory):
             pass  # another run at work there is noticed before the model is built
-    long_form = LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
-    belongs_to = decode_list.identity(args)
     refused = []
-    for directory, (entries, pipes) in lists.items():
-        if number := decode_list.decode(long_form, entries, directory, belongs_to, pipes, console):
-            refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
+    with _hearing(args, max(len(entries) for entries, _ in lists.values())) as hearing:
+        for directory, (entries, pipes) in lists.items():
+            if number := decode_list.decode(hearing, entries, directory, pipes, console):
+                refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
     if refused:
         raise UserError("; ".join(refused))
+
+
+def _hearing(args: argparse.Namespace, recordings: int) -> ContextManager[Hearing]:
+    """Make what decodes lists of so many recordings at most: this process, or several."""
+    build, belongs_to = functools.partial(_build, args), decode_list.identity(args)
+    count = min(args.nj, recordings)
+    if count == 1:
+        return nullcontext(one_by_one(build(), belongs_to))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if count > cores:
+        logging.warning(f"--nj {args.nj}: more than the cores, {cores}: it takes memory, and is no faster")
+    return Workers(build, belongs_to, count, gpu=args.ngpu > 0)
+
+
+def _build(args: argparse.Namespace) -> LongForm:
+    """Build the model, in whatever process."""
+    espnet_rand.register()
+    return LongForm(recognition.build(args.task, args), args.mode, args.window, args.overlap)
 
 
 def _directories(output_dir: str, data: Sequence[Tuple[str, str, str]]) -> Dict[Path, Tuple[str, str, str]]:

@@ -25,6 +25,8 @@ from espnet_rand.longform.sound import AudioError
 _LARGEST_FILTER = 4_000_000
 # how far a filter reaches to each side, in periods of the lower rate; torchaudio's default is 6
 _REACH = 8
+# a header that says more says nothing
+_MOST_FRAMES = 2**36
 # frames that are looked at at a time
 _BLOCK = 2**20
 # powers of two: floats that exceed the first in many places are no sound of full scale 1, however hot; those that
@@ -249,6 +251,17 @@ class Recording:
                 f"{self._frames / self._second:.1f} s"
             )
         return samples if self._scale == 1 else samples / np.float32(self._scale)
+
+
+def seconds_by_header(entry: str) -> Optional[float]:
+    """The length of an entry of wav.scp in seconds, as libsndfile believes it; None: it takes more to know it."""
+    if not os.path.isfile(entry):
+        return None
+    try:
+        file = soundfile.info(entry)
+    except (soundfile.LibsndfileError, TypeError):
+        return None
+    return file.frames / file.samplerate if file.frames < _MOST_FRAMES else None
 
 
 @contextmanager

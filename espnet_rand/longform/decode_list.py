@@ -3,30 +3,29 @@
 import argparse
 import hashlib
 import json
-import logging
 import os
 import socket
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from espnet_rand.atomic import fingerprint, lock, write_text
 from espnet_rand.environment import EVAL_BITS, TRAILING_SILENCE
 from espnet_rand.kaldi import DataError, read_lines
-from espnet_rand.longform.audio import CommandError, open_entry
-from espnet_rand.longform.decoding import LongForm, Transcript
+from espnet_rand.longform.audio import seconds_by_header
+from espnet_rand.longform.decoding import Transcript
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
+from espnet_rand.longform.jobs import Hearing, Job, Outcome
 from espnet_rand.longform.journal import JournalError
-from espnet_rand.longform.sound import AudioError
+from espnet_rand.longform.list_progress import ListProgress
 from espnet_rand.toolkit import launcher
 
 _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "ngram_file", "bpemodel", "eval_bits")
 # options that do not change what is decoded
-_FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest"}
+_FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest", "nj"}
 _FREE |= {"key_file", "data_path_and_name_and_type"}
 _FREE |= {"mode", "window", "overlap"}  # LongForm says which of these its mode depends on
 
@@ -73,19 +72,18 @@ def identity(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def decode(
-    long_form: LongForm,
+    hearing: Hearing,
     entries: Mapping[str, str],
     output_dir: Path,
-    belongs_to: Optional[Dict[str, Any]] = None,
     pipes: bool = False,
     console: Optional[Console] = None,
 ) -> int:
     """Decode recordings into a directory; one that cannot be decoded is refused in report.jsonl, the others go on.
 
     Args:
+        hearing: decodes them: in this process (jobs.one_by_one), or in several (workers.Workers)
         entries: recordings as wav.scp names them, by their keys
         output_dir: gets 1best_recog/{text,ctm}, srt/, vtt/, json/, report.jsonl, and windows/ with the journals
-        belongs_to: what the journals belong to besides the recording; see `of` of LongForm
         pipes: whether entries may be commands
         console: where progress is shown, if it is a terminal; default: stderr
 
@@ -95,10 +93,25 @@ def decode(
     Raises:
         JournalError: finished windows in output_dir are of other options, and stay as they are; or another run is at
             work there
+        WorkerError: see workers.Workers
         OSError: output_dir cannot be written to
     """
     with locked(output_dir):
-        return _decode(long_form, entries, output_dir, belongs_to, pipes, console)
+        for directory in ("1best_recog", "windows", "srt", "vtt", "json"):
+            (output_dir / directory).mkdir(parents=True, exist_ok=True)
+        jobs = [
+            Job(key, entry, output_dir / "windows" / f"{_file_name(key)}.jsonl", pipes, seconds_by_header(entry))
+            for key, entry in entries.items()
+        ]
+        outcomes: Dict[str, Outcome] = {}
+        with ListProgress({job.key: job.seconds for job in jobs}, console or Console(stderr=True)) as progress:
+            for outcome in hearing(jobs, progress.follow):
+                key = outcome.line["key"]
+                outcomes[key] = outcome
+                progress.finish(key, outcome.transcript is not None)
+                if outcome.transcript is not None:
+                    _write_transcript(output_dir, key, outcome.transcript)
+        return _write_list(output_dir, [outcomes[key] for key in entries])
 
 
 @contextmanager
@@ -126,53 +139,15 @@ def locked(output_dir: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def _decode(
-    long_form: LongForm,
-    entries: Mapping[str, str],
-    output_dir: Path,
-    belongs_to: Optional[Dict[str, Any]],
-    pipes: bool,
-    console: Optional[Console],
-) -> int:
-    """Decode recordings into a directory that is locked; return how many were refused."""
-    for directory in ("1best_recog", "windows", "srt", "vtt", "json"):
-        (output_dir / directory).mkdir(parents=True, exist_ok=True)
-    transcripts: Dict[str, Transcript] = {}
-    report = []
-    with _progress(console or Console(stderr=True)) as progress:
-        for n, (key, entry) in enumerate(entries.items(), 1):
-            task = progress.add_task(f"{n}/{len(entries)} {key}", total=None)
-
-            def show(done: float, total: float, key: str = key, task: Any = task) -> None:
-                progress.update(task, completed=done, total=total)
-                if progress.disable:
-                    logging.info(f"{key}: {done:.0f} of {total:.0f} s")
-
-            begun = time.perf_counter()
-            try:
-                journal = output_dir / "windows" / f"{_file_name(key)}.jsonl"
-                with open_entry(entry, pipes, long_form.recognizer.rate) as recording:
-                    transcript = transcripts[key] = long_form(recording, journal, belongs_to, show)
-                line = {"key": key, "decoded": True, "seconds": transcript.seconds, "notes": transcript.notes}
-                line["took"] = round(time.perf_counter() - begun, 3)
-                logging.info(f"{key}: {transcript.seconds:.1f} s, took {line['took']:.1f} s {transcript.notes or ''}")
-            except JournalError:  # the run is at fault, not the recording
-                raise
-            except Exception as e:  # whatever a model raises: the other recordings go on
-                reason = (str(e) or type(e).__name__).splitlines()[0]
-                if isinstance(e, CommandError):
-                    reason += ". Fix: data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark"
-                line = {"key": key, "decoded": False, "reason": reason}
-                logging.error(f"{key}: refused: {reason}", exc_info=not isinstance(e, AudioError))
-            progress.remove_task(task)
-            report.append(line)
-            if key in transcripts:
-                _write_transcript(output_dir, key, transcripts[key])
-    texts = "".join(f"{key} {' '.join(t.text.splitlines())}".rstrip() + "\n" for key, t in transcripts.items())
+def _write_list(output_dir: Path, outcomes: Sequence[Outcome]) -> int:
+    """Write the files of all recordings; return how many were refused."""
+    lines = [outcome.line for outcome in outcomes]
+    heard = {line["key"]: transcript for line, transcript in outcomes if transcript is not None}
+    texts = "".join(f"{key} {' '.join(t.text.splitlines())}".rstrip() + "\n" for key, t in heard.items())
     write_text(output_dir / "1best_recog/text", texts)
-    write_text(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in transcripts.items()))
-    write_text(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in report))
-    return len(entries) - len(transcripts)
+    write_text(output_dir / "1best_recog/ctm", "".join(ctm(key, transcript) for key, transcript in heard.items()))
+    write_text(output_dir / "report.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return len(outcomes) - len(heard)
 
 
 def _write_transcript(output_dir: Path, key: str, transcript: Transcript) -> None:
@@ -180,12 +155,6 @@ def _write_transcript(output_dir: Path, key: str, transcript: Transcript) -> Non
     name = _file_name(key)
     for kind, content in (("srt", srt(transcript)), ("vtt", vtt(transcript)), ("json", as_json(key, transcript))):
         write_text(output_dir / kind / f"{name}.{kind}", content)
-
-
-def _progress(console: Console) -> Progress:
-    """The bars of a run, which are shown on a terminal alone."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} s"))
-    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
 
 def _file_name(key: str) -> str:

@@ -113,7 +113,8 @@ class LongForm:
             audio: a file that libsndfile reads, or samples at the model's rate, (samples,)
             journal: a file to keep what is finished in; with it a killed call goes on where it was. One call at a time
             of: what else the journal belongs to, e.g. the model; a call with another is refused
-            progress: called after each piece with the seconds done and of the whole
+            progress: called with the seconds that are finished and those of the whole: at first, with what the journal
+                has, and after each piece that is heard
 
         Raises:
             AudioError: the recording cannot be read; see Recording. Or it is longer than what the model hears at once,
@@ -152,15 +153,17 @@ class LongForm:
             kept.begin(self.pieces(audio))
         words: List[Word] = []
         timed = True
+        if progress is not None:
+            progress(kept.pieces[len(kept.heard) - 1].stop / audio.rate if kept.heard else 0.0, audio.seconds)
         for i, piece in enumerate(kept.pieces):
             if i == len(kept.heard):
                 kept.add(self._hear(audio, piece))
+                if progress is not None:
+                    progress(piece.stop / audio.rate, audio.seconds)
             heard = kept.heard[i].moved(piece.start / audio.rate)
             overlap_end = kept.pieces[i - 1].stop if i else 0
             words = join(words, heard, piece.start / audio.rate, overlap_end / audio.rate, timed)
             timed = heard.timed
-            if progress is not None:
-                progress(piece.stop / audio.rate, audio.seconds)
         return Transcript(
             words, audio.seconds, all(h.timed for h in kept.heard), [*audio.notes, *_notes(kept, audio.rate)]
         )

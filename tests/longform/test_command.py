@@ -19,7 +19,7 @@ espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.bin import asr_inference_long  # noqa: E402
-from espnet_rand.longform import LongForm, decode_list  # noqa: E402
+from espnet_rand.longform import LongForm, decode_list, list_progress  # noqa: E402
 from espnet_rand.packing import pack_model, write_packed  # noqa: E402
 
 from . import tones  # noqa: E402
@@ -209,6 +209,24 @@ def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch
     assert "ESPNET_RAND_PACKED_BACKEND: 'none' is not allowed" in run(8)
 
 
+def test_several_processes_have_the_quantizers_and_the_bits_of_this_run(model, tune, tmp_path, monkeypatch):
+    for name, start in (("a", 0), ("b", 40000), ("c", 90000)):
+        soundfile.write(tmp_path / f"{name}.wav", tune[1][start : start + 100000], 16000)
+    (tmp_path / "wav.scp").write_text("".join(f"{name} {tmp_path}/{name}.wav\n" for name in "abc"))
+    config = yaml.safe_load(Path(model[0]).read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "quantizer": "absmax"}))
+
+    def run(bits, processes):
+        monkeypatch.setenv("ESPNET_RAND_EVAL_BITS", str(bits))
+        output = tmp_path / f"{bits}_{processes}"
+        assert decode((tmp_path / "config.yaml", model[1]), tmp_path / "wav.scp", output, "--nj", processes) is None
+        return (output / "1best_recog/ctm").read_text()
+
+    eight, two = run(8, 1), run(2, 1)
+    assert eight != two
+    assert run(8, 3) == eight and run(2, 2) == two
+
+
 def test_whole_is_the_same_whatever_the_windows_of_other_decodings(model, tune, tmp_path):
     soundfile.write(tmp_path / "a.wav", tune[1][:64000], 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
@@ -242,9 +260,11 @@ def test_progress_is_shown(model, tune, tmp_path, monkeypatch, caplog, capsys):
     soundfile.write(tmp_path / "a.wav", tune[1][:160000], 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(list_progress, "_EVERY", 0)
     assert decode(model, tmp_path / "wav.scp", tmp_path / "out") is None
-    steps = [line for line in caplog.messages if line.endswith(" of 10 s")]
-    assert steps == ["a: 5 of 10 s", "a: 8 of 10 s", "a: 10 of 10 s"]
+    steps = [line for line in caplog.messages if line.startswith("0 of 1 recordings, ")]
+    assert [line.split(", ")[1] for line in steps] == [f"{done} of 10 s" for done in (0, 5, 8, 10)]
+    assert all(line.endswith(", about 1 min left") for line in steps[1:3])
     caplog.clear()
     # in a terminal: a bar, and the lines above it
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -252,7 +272,7 @@ def test_progress_is_shown(model, tune, tmp_path, monkeypatch, caplog, capsys):
     assert decode(model, tmp_path / "wav.scp", tmp_path / "out2", "--log_level", "INFO") is None
     (handler,) = logging.root.handlers
     shown = capsys.readouterr().err
-    assert isinstance(handler, RichHandler) and "1/1 a" in shown and "took" in shown and "8 of 10 s" not in shown
+    assert isinstance(handler, RichHandler) and "1 of 1 recordings" in shown and "took" in shown
 
 
 def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
@@ -278,6 +298,8 @@ def test_a_packed_model_and_a_command_as_recording(model, tune, tmp_path):
         ("a x.wav\na y.wav\n", [], "a comes twice"),
         ("", [], "no recordings"),
         ("a x.wav\n", ["--overlap", "4"], "half a window"),
+        ("a x.wav\n", ["--nj", "0"], "--nj: 0 is not allowed"),
+        ("a x.wav\nb x.wav\n", ["--nj", "2", "--overlap", "4"], "half a window"),
         ("a x.wav\n", ["--multi_asr", "true"], "--multi_asr"),
         ("a x.wav\n", ["--ctc_greedy", "true", "--lm_file", "lm.pth"], "--lm_file is of the search"),
         ("a x.wav\n", ["--ctc_greedy", "true", "--ngram_file", "x.arpa"], "--ngram_file is of the search"),

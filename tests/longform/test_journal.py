@@ -16,6 +16,7 @@ import soundfile
 
 from espnet_rand import atomic
 from espnet_rand.longform import LongForm, decode_list, decoding, vad
+from espnet_rand.longform.jobs import one_by_one
 from espnet_rand.longform.journal import JournalError
 from espnet_rand.longform.pieces import Piece
 
@@ -176,7 +177,7 @@ def two(tmp_path):
 
 def decode(entry, output, stub=None):
     long_form = LongForm(stub or Stub(SAID), window=3, overlap=1)
-    return decode_list.decode(long_form, {"key": str(entry)}, output, pipes=True)
+    return decode_list.decode(one_by_one(long_form), {"key": str(entry)}, output, pipes=True)
 
 
 def test_another_file_of_the_same_size_and_time_is_another_recording(two):
@@ -240,7 +241,7 @@ def test_a_second_run_in_a_directory_is_refused_until_the_first_ends_or_dies(two
 def test_long_keys_that_begin_alike(two):
     keys = [character * 249 + end for character in "k好" for end in "ab"]
     entries = {key: str(two / "a.wav") for key in keys}
-    assert decode_list.decode(LongForm(Stub(SAID), window=3), entries, two / "out") == 0
+    assert decode_list.decode(one_by_one(LongForm(Stub(SAID), window=3)), entries, two / "out") == 0
     assert {json.loads(path.read_text())["key"] for path in (two / "out/json").iterdir()} == {*keys}
     assert len([*(two / "out/windows").iterdir()]) == 4
 
