@@ -183,9 +183,13 @@ def test_the_float_weights_of_a_quantized_system(trained):
     assert (exp / "noise.1/valid.loss.ave.pth").read_bytes() == b"weights"
 
 
-def test_wrong_methods_are_named():
-    for methods, reason in (("pqn other", "there is no other"), ("noise", "needs pqn")):
-        done = run([EGS2 / "mini_long/asr1/run.sh", "--methods", methods])
+def test_wrong_methods_and_models_are_named():
+    for option, value, reason in (
+        ("--methods", "pqn other", "there is no other"),
+        ("--methods", "noise", "needs pqn"),
+        ("--model", "rnn", "--model must be ctc, transducer or attention: rnn"),
+    ):
+        done = run([EGS2 / "mini_long/asr1/run.sh", option, value])
         assert done.returncode == 1 and reason in done.stderr
 
 
