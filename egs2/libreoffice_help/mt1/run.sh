@@ -93,7 +93,7 @@ options_of() {  # <preset> <bits> <granularity>: the options of a preset, or of 
 }
 
 train=conf/train_mt.yaml
-tune="--max_epoch 1 --optim_conf lr=3.0e-4 --scheduler_conf max_steps=580"  # an epoch
+tune="--max_epoch 1 --optim_conf lr=3.0e-4 --scheduler_conf max_steps=550"  # an epoch
 systems="float: {train: ${train}}"
 add() {  # <name> <mode: what> <options> [<further field>]
     systems+=$'\n'"$1:"$'\n'"    $2"$'\n'"    options: $3${4:+$'\n'    $4}"
