@@ -121,6 +121,15 @@ def test_errors_of_the_run_end_it(tmp_path):
     assert not multiprocessing.active_children()
 
 
+@pytest.fixture
+def pythons_own_handler():
+    """Of Ctrl-C. (dask_jobqueue, which other tests import, has another.)"""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_own_handler")
 @pytest.mark.parametrize("number, error", [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_ends_all_and_the_same_command_goes_on(tmp_path, number, error):
     entries = recordings(tmp_path, a=40, b=40)
