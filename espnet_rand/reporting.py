@@ -65,6 +65,19 @@ def draws(count: int) -> np.ndarray:
     return np.random.default_rng(1).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
 
 
+def bleu_on_draws(counts: np.ndarray) -> np.ndarray:
+    """Compute BLEU, from 0 to 100, on each draw of the sentences (see `draws`), (draws,).
+
+    Args:
+        counts: sacrebleu's statistics of each sentence, (sentences, 10): its length, that of its reference, n-grams of
+            1 to 4 words that are there, all its n-grams
+    """
+    from sacrebleu.metrics import BLEU
+
+    sums = (draws(len(counts)) @ counts).astype(int).tolist()
+    return np.array([BLEU.compute_bleu(row[2:6], row[6:], row[0], row[1], smooth_method="exp").score for row in sums])
+
+
 class Estimate(NamedTuple):
     """An error rate in percent or another measure, or a difference of two, from some sentences and runs (seeds).
 

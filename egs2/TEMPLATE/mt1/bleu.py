@@ -6,7 +6,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from espnet_rand.reporting import draws, joined
+from espnet_rand.reporting import bleu_on_draws, joined
 
 METRICS = {"BLEU": BLEU(), "chrF": CHRF()}
 SAMPLES = 1000  # sacrebleu's number of the paired bootstrap's
@@ -21,12 +21,8 @@ def score(references: list, hypotheses: list) -> dict:
 def on_draws(references: tuple, hypotheses: tuple) -> tuple:
     """Return BLEU on all sentences, and on each draw of them (draws,)."""
     metric = METRICS["BLEU"]
-    counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))  # (sentences, numbers)
-
-    def value(sums: np.ndarray) -> float:
-        return metric._compute_score_from_stats([int(number) for number in sums]).score
-
-    return value(counts.sum(0)), np.array([value(sums) for sums in draws(len(references)) @ counts])
+    counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
+    return metric.corpus_score(hypotheses, [references]).score, bleu_on_draws(counts)
 
 
 def chance(references: list, hypotheses: list, others: list) -> float:
