@@ -36,6 +36,11 @@ class Run:
     seed: int
 
 
+def float_weights(work: Path, name: str, task: Task, scratch: bool, rate: float, seed: int) -> Path:
+    """The file of the float model that the method `float` trained."""
+    return work / f"{name}.{task.start}.{'scratch' if scratch else 'tuned'}.{rate}.{seed}.pth"
+
+
 def run(task: Task, spec: Run, device: torch.device, work: Path) -> List[Dict[str, Any]]:
     """Train and evaluate; return the line of results, or one for each number of bits, where they are drawn.
 
@@ -46,9 +51,8 @@ def run(task: Task, spec: Run, device: torch.device, work: Path) -> List[Dict[st
     """
     start = time.time()
     method = METHODS[spec.method]
-    kind = "scratch" if spec.scratch else "tuned"
     rate = task.float_rate if method.tuned else spec.rate
-    weights = work / f"{spec.task}.{task.start}.{kind}.{rate}.{spec.seed}.pth"
+    weights = float_weights(work, spec.task, task, spec.scratch, rate, spec.seed)
     if spec.scratch and method.distillation:
         raise ValueError(f"{spec.method}: from scratch there is no teacher")
     from_float = method.tuned or not method.trains

@@ -36,6 +36,7 @@ class Card:
         exported: what is there for other runtimes
         float_file: the checkpoint with decoded weights; None: there is none
         search: options of `loader`
+        packages: what pip installs for this kind of model, beside ESPnet
     """
 
     tag: str
@@ -47,6 +48,7 @@ class Card:
     exported: Sequence[Exported]
     float_file: Optional[str]
     search: Mapping[str, Any]
+    packages: Sequence[str] = ()
 
     def text(self) -> str:
         """The whole page."""
@@ -111,9 +113,10 @@ class Card:
         )
 
     def _use(self) -> str:
+        packages = " ".join(["espnet", "espnet_model_zoo", *self.packages])
         return (
             '## Use\n\nThe model needs the plugin espnet_rand. ESPnet alone ends with "size mismatch".\n\n'
-            f'```sh\npip install espnet espnet_model_zoo "{self.account.plugin}"\n```\n\n'
+            f'```sh\npip install {packages} "{self.account.plugin}"\n```\n\n'
             f"```python\n{self.code()}```\n"
         )
 

@@ -9,6 +9,8 @@ import inspect
 import logging
 from typing import Any, Dict, List, Mapping, Tuple
 
+from espnet2.mt.espnet_model import ESPnetMTModel
+
 from espnet_rand.options import OptionError
 
 try:
@@ -34,6 +36,12 @@ def register() -> None:
         original(**{**given, **changes})
 
     BeamSearch.__init__ = fitted
+
+
+def without_ctc(model: Any) -> None:
+    """Let a translation model say that it has no CTC: ESPnet's `mt_inference` asks for it by default, and fails."""
+    if isinstance(model, ESPnetMTModel) and not hasattr(model, "ctc"):
+        model.ctc = None
 
 
 def check(speech2text: Any) -> None:

@@ -181,42 +181,6 @@ def test_damaged_models_are_refused(model, tmp_path):
     assert refused > 250
 
 
-def test_espnet_tokenizes_with_the_current_openai_whisper():
-    import whisper_local  # noqa: F401
-    from espnet2.text.whisper_token_id_converter import OpenAIWhisperTokenIDConverter
-    from espnet2.text.whisper_tokenizer import OpenAIWhisperTokenizer
-
-    tokenizer = OpenAIWhisperTokenizer("whisper_en")
-    converter = OpenAIWhisperTokenIDConverter("whisper_en")
-    line = "Café: press 1, then 'pound' — thank you!"
-    tokens = tokenizer.text2tokens(line)
-    assert all(" " not in t and "\n" not in t for t in tokens)
-    assert tokenizer.tokens2text(tokens) == line
-    no_timestamps, *ids = converter.tokens2ids(tokens)
-    assert no_timestamps == 50362
-    assert ids == whisper.tokenizer.get_tokenizer(False).encode(line)
-    assert converter.ids2tokens([no_timestamps, *ids, 50256]) == tokens
-
-
-def test_the_multilingual_tokens_are_those_of_openai_and_prompts_name_the_language():
-    import whisper_local  # noqa: F401
-    from espnet2.train.preprocessor import CommonPreprocessor
-
-    preprocess = CommonPreprocessor(
-        train=False,
-        use_lang_prompt=True,
-        token_type="whisper_multilingual",
-        bpemodel="whisper_multilingual",
-        token_list=["a"],
-    )
-    line = "Нажмите решётку, s'il vous plaît"
-    said = preprocess("", {"text": line, "prompt": "<|ru|> <|transcribe|>"})
-    tokenizer = whisper.tokenizer.get_tokenizer(True, language="ru", task="transcribe")
-    start = tokenizer.sot_sequence_including_notimestamps[1:]
-    assert said["text"].tolist() == [*start, *tokenizer.encode(line)]
-    assert preprocess.tokenizer.tokens2text(preprocess.tokenizer.text2tokens(line)) == line
-
-
 @pytest.mark.parametrize(
     "changes, name",
     [
@@ -349,7 +313,7 @@ def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
     (embedding,) = (entry for entry in report.quantized if entry.layer == "Embedding")
     assert embedding.scales == embedding.shape[1]
     write_packed(tmp_path / "packed.safetensors", pack_model(trained))
-    torch.save({"dims": DIMS, "model_state_dict": {}}, path)  # what is needed of it
+    torch.save({"dims": DIMS, "model_state_dict": {}}, path)  # what is needed of it, where the tokens are not OpenAI's
     packed, _ = ASRTask.build_model_from_file(tmp_path / "config.yaml", tmp_path / "packed.safetensors")
     speech, lengths = torch.randn(1, 3200, generator=torch.Generator().manual_seed(0)), torch.tensor([3200])
     with torch.no_grad():

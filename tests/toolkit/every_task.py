@@ -264,7 +264,7 @@ TASKS: Dict[str, Tiny] = {
     ),
     "mt": Tiny(
         _padded(text=TEXT, src_text=TEXT),
-        _search("mt_inference", "Text2Text", TEXT[0], maxlenratio=-6.0, ctc_weight=0.0),
+        _search("mt_inference", "Text2Text", TEXT[0], maxlenratio=-6.0),
     ),
     "lm": Tiny(_padded(text=TEXT), {"asr_inference": _rescore}),
     "tts": Tiny(

@@ -15,6 +15,7 @@ from espnet_rand.context import patching
 from espnet_rand.errors import NotFiniteError
 from espnet_rand.packing import PackedFileError, is_packed, load_into, read_packed, weights_on_meta
 from espnet_rand.toolkit import launcher
+from espnet_rand.toolkit.hooks import openai_whisper
 from espnet_rand.toolkit.loading import PackedSource, building, current
 
 
@@ -49,7 +50,7 @@ def build(original: Callable, args: Any) -> torch.nn.Module:
     backend = "dequantize" if current().decoded else launcher.packed_backend()
     with building(packed=None, part=True):
         try:
-            with without_weights():
+            with without_weights(), openai_whisper.without_openai(source.content):
                 model = original(args)
         except NotImplementedError as e:  # models that load, move or compute with weights while they are built
             logging.warning(f"espnet_rand: the model is built in float first, which takes its memory: {e}")

@@ -43,6 +43,7 @@ from espnet_rand.toolkit.hooks import (
     espnet3,
     files,
     init_param,
+    openai_whisper,
     packed,
     partial,
     precisions,
@@ -80,6 +81,7 @@ def register() -> None:
     _registered = True
     transducer_loss.stand_in()
     cross_attention.register()
+    openai_whisper.register()
     search.register()
     files.register()
     second_programs.register()
@@ -268,6 +270,7 @@ def _build_model_from_file(original, *args, **kwargs):
     with files.explaining(files_given):
         model, trained = _build_with_weights(original, files_given.get("model_file"), *args, **kwargs)
     eval_bits.apply(model)
+    search.without_ctc(model)
     if not isinstance(model, eval_bits.LANGUAGE_MODELS):
         trailing_silence.apply(model, trained)
     return model, trained

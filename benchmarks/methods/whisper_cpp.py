@@ -1,0 +1,80 @@
+"""What whisper.cpp makes of the grid's float models, by its own q4_0 and in half precision: the picture in README.md.
+
+    python benchmarks/methods/whisper_cpp.py --task queen_bf16 --seeds 1 2 3
+
+The grid must have trained the method `float` with these seeds. Writes a line for each file to
+results/TASK.whisper_cpp.jsonl, with its bytes. What is there is not run again.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List
+
+import torch
+from pywhispercpp.model import Model
+from rich.progress import track
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from lines import append, finished  # noqa: E402
+from own_rounding import F16, Q4_0, float_whisper, write_ggml  # noqa: E402
+from task import Sentence  # noqa: E402
+from tasks import TASKS  # noqa: E402
+from training import float_weights  # noqa: E402
+
+KINDS = {"q4_0": Q4_0, "f16": F16}
+HEADS = {"n_audio_head": 6, "n_text_head": 6}  # of tiny.en
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--task", choices=[name for name in TASKS if name.startswith(("queen", "prompts"))], required=True
+    )
+    parser.add_argument("--kinds", choices=list(KINDS), nargs="+", default=["q4_0"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    args = parser.parse_args()
+    task = TASKS[args.task]()
+    out = HERE / "results" / f"{args.task}.whisper_cpp.jsonl"
+    done = {(line["kind"], line["seed"]) for line in finished(out) if line["start"] == task.start}
+    for seed in args.seeds:
+        for kind in args.kinds:
+            if (kind, seed) in done:
+                continue
+            weights = float_weights(HERE / "exp", args.task, task, False, task.float_rate, seed)
+            if not weights.exists():
+                raise SystemExit(
+                    f"whisper_cpp.py: {weights} is not there. Fix: run grid.py, --methods float, --seeds {seed}"
+                )
+            line: Dict[str, Any] = {"task": args.task, "start": task.start, "kind": kind, "seed": seed}
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.bin"
+                write_ggml(float_whisper(torch.load(weights, weights_only=True), HEADS), path, KINDS[kind])
+                line["bytes"] = path.stat().st_size
+                line["test"] = task.errors(task.test, heard(path, task.test))
+            append(out, line)
+
+
+def heard(path: Path, sentences: List[Sentence]) -> List[str]:
+    """What whisper.cpp hears by a model's file: greedily, as decode.py of `espnet-rand ship` does, in 30 s."""
+    model = Model(
+        str(path),
+        redirect_whispercpp_logs_to=os.devnull,
+        n_threads=1,
+        language="en",
+        no_timestamps=True,
+        print_progress=False,
+    )
+    said = []
+    for sentence in track(sentences, path.name):
+        samples = sentence.features["speech"]
+        said.append(" ".join(segment.text for segment in model.transcribe(samples)))
+    return said
+
+
+if __name__ == "__main__":
+    main()
