@@ -135,7 +135,7 @@ def test_what_went_astray_is_heard_again_in_two_parts(tmp_path):
         "yes no yes no",
         "the decoder went astray: heard again in two parts",
     )
-    assert 4 <= heard.words[2].start <= 8 and heard.words[-1].end == pytest.approx(12)
+    assert heard.words[1].end <= heard.words[2].start and 4 <= heard.words[2].start < heard.words[-1].end <= 12
     unsure = speaking(tmp_path, "yes|", long="to|", sure=0.1, beam_size=1)
     assert hear(unsure, 12.0)[0] == "yes yes"
     assert hear(unsure, 12.0, guard=False) == ("to", "")

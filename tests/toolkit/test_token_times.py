@@ -1,10 +1,11 @@
 """Alignments against all paths of small lattices."""
 
 import itertools
+from types import SimpleNamespace
 
 import torch
 
-from espnet_rand.toolkit.recognition.token_times import ctc_best_path, ctc_frames, transducer_frames
+from espnet_rand.toolkit.recognition.token_times import ctc_best_path, ctc_frames, transducer_frames, whisper_frames
 
 
 def test_ctc_frames_are_those_of_the_best_path():
@@ -70,3 +71,27 @@ def test_transducer_frames_are_those_of_the_best_path():
 
 def test_a_lattice_that_is_too_large_has_no_times():
     assert transducer_frames(None, None, torch.zeros(1, 10_000, 4), [1] * 1000, 0) is None
+
+
+def whisper(tokens):
+    """A decoder of `tokens` tokens whose later half attends, when token t is the last, to frames that hold t + 1."""
+    attention = torch.nn.Module()
+    attention.n_head, attention.query = 1, torch.nn.Identity()
+    attention.key = lambda frames: 30 * torch.nn.functional.one_hot(frames[:, 0].long(), tokens + 1).float()
+    unused = SimpleNamespace(cross_attn=None)
+
+    class Text:
+        blocks = [unused, SimpleNamespace(cross_attn=attention)]
+
+        def __call__(self, ids, encoded):
+            attention.query(torch.nn.functional.one_hot(ids + 1, tokens + 1).float())
+
+    return SimpleNamespace(decoders=Text())
+
+
+def test_whispers_tokens_are_in_the_frames_that_its_decoder_attends_to():
+    lengths = {2: 10, 3: 25, 4: 15, 5: 30}  # of the tokens 2 to 5 in frames; 5 is the last of the text, 6 its end
+    frames = torch.cat([torch.full((n, 1), float(t)) for t, n in {**lengths, 6: 20}.items()])[None]
+    spans = whisper_frames(whisper(6), frames, [0, 1], [2, 3, 4, 5])
+    assert spans == [(0, 10), (10, 35), (35, 50), (50, 80)]
+    assert whisper_frames(whisper(6), frames[:, :3], [0, 1], [2, 3, 4, 5]) is None

@@ -9,11 +9,18 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
+from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import search
 from espnet_rand.toolkit.recognition.guard import guarding, guards, judge, quietest
-from espnet_rand.toolkit.recognition.token_times import Spans, ctc_best_path, ctc_frames, transducer_frames
+from espnet_rand.toolkit.recognition.token_times import (
+    Spans,
+    ctc_best_path,
+    ctc_frames,
+    transducer_frames,
+    whisper_frames,
+)
 from espnet_rand.toolkit.recognition.words import Heard, Word, word_tokens
 from espnet_rand.toolkit.trailing_silence import seconds_of_a_frame, silence_behind
 
@@ -28,8 +35,8 @@ _WHOLE = 10.0
 class Recognizer:
     """An ESPnet model with its search, asked for words.
 
-    Token times come from the best alignment of the hypothesis, by the model's CTC or by a transducer. A model without
-    either (attention alone, as Whisper) has no times: its words are spread evenly.
+    Token times come from the best alignment of the hypothesis, by the model's CTC, by a transducer, or by what
+    Whisper's decoder attends to. Another model with attention alone has no times: its words are spread evenly.
 
     Args:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference
@@ -137,7 +144,7 @@ class Recognizer:
         seconds = samples / self.rate
         phonemes = type(self.speech2text.tokenizer).__name__ == "PhonemeTokenizer"
         stretches = word_tokens(best.text, best.tokens, self._to_text, each=phonemes)
-        spans = best.spans or self._frames(best.frames, best.ids)
+        spans = best.spans or self._frames(best, samples)
         if spans is None:
             count = len(best.tokens)
             times = [(i * seconds / count, (i + 1) * seconds / count) for i in range(count)]
@@ -170,12 +177,18 @@ class Recognizer:
         tokenizer = self.speech2text.tokenizer
         return " ".join(tokens) if tokenizer is None else tokenizer.tokens2text(tokens)
 
-    def _frames(self, encoded: torch.Tensor, ids: List[int]) -> Optional[List[Tuple[int, int]]]:
+    def _frames(self, best: "_Best", samples: int) -> Optional[Spans]:
         """The first frame of each token, and the frame after its last; None: there is no alignment."""
-        if getattr(self.model, "ctc", None) is not None:
-            return ctc_frames(self.model.ctc.log_softmax(encoded)[0], ids, self._blank)
-        if getattr(self.model, "joint_network", None) is not None:
-            return transducer_frames(self.model.joint_network, self.model.decoder, encoded, ids, self._blank)
+        model, encoded, ids = self.model, best.frames, best.ids
+        if getattr(model, "ctc", None) is not None:
+            return ctc_frames(model.ctc.log_softmax(encoded)[0], ids, self._blank)
+        if getattr(model, "joint_network", None) is not None:
+            return transducer_frames(model.joint_network, model.decoder, encoded, ids, self._blank)
+        if isinstance(model.decoder, OpenAIWhisperDecoder) and best.hypothesis is not None:
+            said = [int(i) for i in best.hypothesis.yseq]
+            primer = said[: said.index(ids[0], 1)]  # the start, and special tokens that are no part of the text
+            spoken = math.ceil(samples / self.rate / self._frame_seconds(samples, encoded.size(1)))
+            return whisper_frames(model.decoder, encoded[:, :spoken], primer, ids)
         return None
 
     def _frame_seconds(self, samples: int, frames: int) -> float:

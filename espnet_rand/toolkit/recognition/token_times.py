@@ -1,6 +1,7 @@
 """Finds when the tokens of a hypothesis are said: the best path of a model through them."""
 
-from typing import Any, List, Optional, Tuple
+from contextlib import ExitStack
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ Spans = List[Tuple[int, int]]
 _LARGEST_LATTICE = 1_500_000
 # values of the joint network's output at a time
 _BLOCK = 10_000_000
+# frames of 20 ms that attention is smoothed over (medfilt_width of OpenAI's whisper/timing.py)
+_SMOOTHED = 7
+# the score of a frame without any token: no path takes one
+_NEVER = -1e4
 
 
 def ctc_frames(log_probs: Tensor, tokens: List[int], blank: int) -> Optional[Spans]:
@@ -91,3 +96,44 @@ def transducer_frames(joint: Any, decoder: Any, encoded: Tensor, tokens: List[in
         spans += [(t, t + 1)] * (u - int(came[t, u]))
         u = int(came[t, u])
     return spans[::-1]
+
+
+@torch.no_grad()
+def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: List[int]) -> Optional[Spans]:
+    """Find the frames that Whisper's decoder attends to when it says each token.
+
+    As OpenAI's whisper/timing.py does: the cross attention of the decoder's later half, over all heads (its choice for
+    models that it does not know), each frame relative to what the other tokens attend to. Then the best path through
+    it. Each token has one frame or more; a pause counts as part of the word before it.
+
+    Args:
+        decoder: ESPnet's OpenAIWhisperDecoder
+        encoded: (1, frames, values), those of the recording alone, without silence behind it
+        primer: what stands before the first token of the text
+
+    Returns:
+        None: the tokens do not fit into the frames
+    """
+    text = decoder.decoders
+    attended = [block.cross_attn for block in text.blocks[len(text.blocks) // 2 :]]
+    queries: Dict[Any, Tensor] = {}
+    with ExitStack() as hooks:
+        for attention in attended:
+            hook = attention.query.register_forward_hook(
+                lambda layer, inputs, output, key=attention: queries.__setitem__(key, output)
+            )
+            hooks.callback(hook.remove)
+        text(torch.tensor([[*primer, *tokens]], device=encoded.device), encoded)
+    scores = torch.cat([_attention(one, queries[one][0, len(primer) - 1 :], encoded[0]) for one in attended])
+    deviation, mean = torch.std_mean(scores, dim=1, keepdim=True, unbiased=False)
+    scores = torch.nn.functional.pad((scores - mean) / deviation, (_SMOOTHED // 2,) * 2, mode="replicate")
+    scores = scores.unfold(-1, _SMOOTHED, 1).median(-1).values.mean(0)  # (tokens and eos, frames)
+    path = torch.nn.functional.pad(scores, (0, 0, 0, 1), value=_NEVER).T.contiguous()
+    spans = ctc_frames(path, [*range(len(tokens) + 1)], blank=len(tokens) + 1)
+    return spans and spans[:-1]
+
+
+def _attention(attention: Any, queries: Tensor, encoded: Tensor) -> Tensor:
+    """The weights of a cross attention of openai-whisper, (heads, tokens, frames)."""
+    q, k = (x.float().view(len(x), attention.n_head, -1).transpose(0, 1) for x in (queries, attention.key(encoded)))
+    return (q @ k.transpose(1, 2) / q.size(-1) ** 0.5).softmax(-1)
