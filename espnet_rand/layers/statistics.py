@@ -3,8 +3,14 @@
 from typing import Dict
 
 import torch
+from torch import Tensor
 
 from espnet_rand.layers.weights import NamedWeight
+
+
+def relative_error(rounded: Tensor, weight: Tensor) -> Tensor:
+    """The squared error of a rounded weight, in parts of the weight's sum of squares, (); 0 for a weight of zeros."""
+    return (rounded - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
 
 
 @torch.no_grad()
@@ -20,7 +26,7 @@ def rounding_statistics(weight: NamedWeight) -> Dict[str, float]:
     wide = torch.promote_types(weight.source.dtype, torch.float32)
     quantizer, w = weight.quantizer, weight.channels_first.to(wide)
     codes, steps = weight.encode()
-    error = (quantizer.decode(codes, steps, wide) - w).square().sum() / w.square().sum().clamp(min=1e-30)
+    error = relative_error(quantizer.decode(codes, steps, wide), w)
     scales, zeros = steps.each(lambda one: quantizer.spread(one, w))
     in_steps = quantizer.rotation(w) / scales + (0 if zeros is None else zeros)
     low, high = weight.grid.rounding_bounds
