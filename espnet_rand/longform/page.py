@@ -129,8 +129,11 @@ def _not_played(entry: str) -> str:
     if not os.path.isfile(entry):
         archive = re.fullmatch(r"(.+):\d+", entry)
         return "in an archive, which a browser cannot play" if archive else "there is no such file"
-    with open(entry, "rb") as file:
-        return "" if _PLAYED.match(file.read(16)) else "browsers cannot play this kind of file, but can play FLAC"
+    try:
+        with open(entry, "rb") as file:
+            return "" if _PLAYED.match(file.read(16)) else "browsers cannot play this kind of file, but can play FLAC"
+    except OSError as e:
+        return f"not to be read: {e.strerror}"
 
 
 def _transcript(ours: Transcript, theirs: Optional[Transcript], compared: bool) -> Iterator[str]:
