@@ -60,7 +60,10 @@ _MODEL_OPTIONS = {
     "depthwise": boolean,
     "weight_norm": boolean,
     "eval_bits": _validations,
+    "histograms": one_of("none", "codes", "weights"),
 }
+# those that say what a training reports, and change nothing in it
+_REPORTED = ("eval_bits", "histograms")
 
 
 class QuantizerConfig:
@@ -81,6 +84,7 @@ class QuantizerConfig:
         depthwise: whether to quantize depthwise convolutions, too
         weight_norm: whether to quantize weights that weight norm computes, too
         validation_bits: numbers of bits and plan files at which a training is validated, besides the default
+        histograms: of what a training draws one for each weight in TensorBoard and wandb: none, codes or weights
 
     Raises:
         OptionError: unknown key, wrong type or value; the message names key, value, and what
@@ -103,6 +107,7 @@ class QuantizerConfig:
         self.depthwise: bool = model.get("depthwise", False)
         self.weight_norm: bool = model.get("weight_norm", False)
         self.validation_bits: Tuple[Union[int, str], ...] = tuple(model.get("eval_bits", ()))
+        self.histograms: str = model.get("histograms", "none")
         self.overrides: Dict[str, Dict[str, Any]] = {
             pattern: dict(options) for pattern, options in model.get("overrides", {}).items()
         }
@@ -137,6 +142,7 @@ class QuantizerConfig:
             depthwise=self.depthwise,
             weight_norm=self.weight_norm,
             eval_bits=list(self.validation_bits),
+            histograms=self.histograms,
             overrides={pattern: self._spelled(options) for pattern, options in self.overrides.items()},
         )
         return {"quantizer": quantizer, "quantizer_conf": conf}
@@ -168,8 +174,8 @@ class QuantizerConfig:
     def differing(self, other: "QuantizerConfig") -> Tuple[Dict[str, Any], Dict[str, Any]]:
         """The options by which another configuration trains or rounds otherwise: (here, there).
 
-        Those that change nothing, and `eval_bits`, are left out; of the other's, the defaults of a choice that is not
-        made here, too.
+        Those that change nothing, `eval_bits` and `histograms` are left out; of the other's, the defaults of a choice
+        that is not made here, too.
         """
         ours, theirs = self._effective(), other._effective()
         chosen = {option: theirs[option] for option in (*CHOICES, "bits")}
@@ -179,14 +185,14 @@ class QuantizerConfig:
         return here, there
 
     def _effective(self) -> Dict[str, Any]:
-        """The options but `eval_bits`, without those that change nothing."""
+        """The options but `eval_bits` and `histograms`, without those that change nothing."""
         options = self.to_dict()
         flat = {"quantizer": options["quantizer"], **options["quantizer_conf"]}
         flat["overrides"] = {
             pattern: _without(override, self._override(self._layer, pattern).scale.idle)
             for pattern, override in flat["overrides"].items()
         }
-        return _without(flat, ("eval_bits", *self._layer.scale.idle))
+        return _without(flat, (*_REPORTED, *self._layer.scale.idle))
 
 
 _FORMER_SCALES: Mapping[Type[Scale], Scale] = {

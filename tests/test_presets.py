@@ -40,7 +40,7 @@ def test_a_preset_names_every_option(path):
     """So that none changes where a default does."""
     given = yaml.safe_load(path.read_text())
     conf = QuantizerConfig.from_dict(given).to_dict()["quantizer_conf"]
-    of_the_model = ("include", "exclude", "depthwise", "weight_norm", "eval_bits", "overrides")
+    of_the_model = ("include", "exclude", "depthwise", "weight_norm", "eval_bits", "histograms", "overrides")
     assert given["quantizer_conf"] == {name: value for name, value in conf.items() if name not in of_the_model}
 
 

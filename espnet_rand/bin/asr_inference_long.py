@@ -11,6 +11,9 @@ recordings are decoded, it writes to --output_dir
 
 --nj 4 decodes four recordings at a time. The files are the same.
 
+--html adds transcripts.html: each recording to play, and its words, which play from where they are said. With --compare
+DIR, the --output_dir of another run, the words that differ are marked.
+
 Where there are several lists (--data_path_and_name_and_type more than once), each has a folder of its own in
 --output_dir, with the name of the folder that the list is in.
 """
@@ -21,7 +24,7 @@ import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ContextManager, Dict, List, Optional, Sequence, Tuple
+from typing import ContextManager, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -30,11 +33,11 @@ import espnet_rand
 from espnet_rand.bin.command import run
 from espnet_rand.errors import UserError
 from espnet_rand.kaldi import DataError
-from espnet_rand.longform import LongForm, decode_list
+from espnet_rand.longform import LongForm, comparison, decode_list, finished, page
 from espnet_rand.longform.decoding import MODES
 from espnet_rand.longform.jobs import Hearing, one_by_one
 from espnet_rand.longform.workers import Workers
-from espnet_rand.options import integer
+from espnet_rand.options import OptionError, integer
 from espnet_rand.toolkit import recognition
 
 
@@ -49,6 +52,8 @@ def get_parser(task: str = "asr") -> argparse.ArgumentParser:
     group.add_argument("--window", type=float, help="seconds; default: 30, or 20 of Whisper")
     group.add_argument("--overlap", type=float, help="seconds that two windows share; default: a fifth of a window")
     group.add_argument("--nj", type=int, default=1, help="processes, each with the model and its share of the threads")
+    group.add_argument("--html", action="store_true", help="write transcripts.html, too")
+    group.add_argument("--compare", type=Path, metavar="DIR", help="with --html: the --output_dir of another run")
     return parser
 
 
@@ -71,6 +76,7 @@ def asr_inference_long(args: argparse.Namespace) -> None:
         directory: decode_list.read_entries(data, args.key_file)
         for directory, data in _directories(args.output_dir, args.data_path_and_name_and_type).items()
     }
+    others = _others(args, {directory: entries for directory, (entries, _) in lists.items()})
     for directory in lists:
         with decode_list.locked(directory):
             pass  # another run at work there is noticed before the model is built
@@ -79,8 +85,30 @@ def asr_inference_long(args: argparse.Namespace) -> None:
         for directory, (entries, pipes) in lists.items():
             if number := decode_list.decode(hearing, entries, directory, pipes, console):
                 refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
+            if args.html:
+                page.write_page(directory, entries, others.get(directory))
     if refused:
         raise UserError("; ".join(refused))
+
+
+def _others(args: argparse.Namespace, keys: Mapping[Path, Iterable[str]]) -> Dict[Path, Path]:
+    """The directory of the run to compare with, for that of each list; empty: there is no such run.
+
+    Args:
+        keys: of each list, by its directory
+
+    Raises:
+        OptionError, NotInstalledError, FinishedError: a page that compares cannot be written
+    """
+    if args.compare is None:
+        return {}
+    if not args.html:
+        raise OptionError("--compare: the words that differ are marked in a page. Fix: add --html")
+    comparison.check()
+    others = {mine: args.compare / mine.relative_to(args.output_dir) for mine in keys}
+    for mine, other in others.items():
+        finished.check(other, keys[mine])
+    return others
 
 
 def _hearing(args: argparse.Namespace, recordings: int) -> ContextManager[Hearing]:

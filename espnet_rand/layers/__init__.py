@@ -18,6 +18,7 @@ from espnet_rand.layers.learned_scales import (
 )
 from espnet_rand.layers.quantize import believe, disabled, kinds_of, quantize, quantize_new_layers
 from espnet_rand.layers.report import Report
+from espnet_rand.layers.statistics import rounding_statistics
 from espnet_rand.layers.weights import NamedWeight, quantized_weights
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "quantized_layers",
     "quantized_weights",
     "quantizes",
+    "rounding_statistics",
     "scale_key",
     "set_eval_bits",
     "settle",

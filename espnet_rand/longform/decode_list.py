@@ -1,7 +1,6 @@
 """Decodes a list of recordings into a directory."""
 
 import argparse
-import hashlib
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from espnet_rand.environment import EVAL_BITS, TRAILING_SILENCE
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.audio import seconds_by_header
 from espnet_rand.longform.decoding import Transcript
+from espnet_rand.longform.finished import file_name
 from espnet_rand.longform.formats import as_json, ctm, srt, vtt
 from espnet_rand.longform.jobs import Hearing, Job, Outcome
 from espnet_rand.longform.journal import JournalError
@@ -27,10 +27,8 @@ _FILES = ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file", "n
 # options that do not change what is decoded
 _FREE = {"config", "output_dir", "log_level", "ngpu", "num_workers", "batch_size", "nbest", "nj"}
 _FREE |= {"key_file", "data_path_and_name_and_type"}
+_FREE |= {"html", "compare"}
 _FREE |= {"mode", "window", "overlap"}  # LongForm says which of these its mode depends on
-
-# bytes; a file's name has 255, and endings and numbers of processes take some
-_LONGEST_NAME = 200
 
 
 def read_entries(data: Tuple[str, str, str], key_file: Optional[str] = None) -> Tuple[Dict[str, str], bool]:
@@ -100,7 +98,7 @@ def decode(
         for directory in ("1best_recog", "windows", "srt", "vtt", "json"):
             (output_dir / directory).mkdir(parents=True, exist_ok=True)
         jobs = [
-            Job(key, entry, output_dir / "windows" / f"{_file_name(key)}.jsonl", pipes, seconds_by_header(entry))
+            Job(key, entry, output_dir / "windows" / f"{file_name(key)}.jsonl", pipes, seconds_by_header(entry))
             for key, entry in entries.items()
         ]
         outcomes: Dict[str, Outcome] = {}
@@ -152,15 +150,6 @@ def _write_list(output_dir: Path, outcomes: Sequence[Outcome]) -> int:
 
 def _write_transcript(output_dir: Path, key: str, transcript: Transcript) -> None:
     """Write the files of one recording: subtitles and JSON."""
-    name = _file_name(key)
+    name = file_name(key)
     for kind, content in (("srt", srt(transcript)), ("vtt", vtt(transcript)), ("json", as_json(key, transcript))):
         write_text(output_dir / kind / f"{name}.{kind}", content)
-
-
-def _file_name(key: str) -> str:
-    """The name of a key's files: one for each key, whatever is in it and however long it is."""
-    name = key.replace("%", "%25").replace("/", "%2F")
-    text = name.encode()
-    if len(text) <= _LONGEST_NAME:
-        return name
-    return f"{text[: _LONGEST_NAME // 2].decode(errors='ignore')}%_{hashlib.sha256(text).hexdigest()}"

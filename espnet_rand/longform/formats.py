@@ -1,7 +1,7 @@
 """Writes transcripts as CTM, SRT, WebVTT and JSON."""
 
 import json
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from espnet_rand.longform.decoding import Transcript
 from espnet_rand.toolkit.recognition import Word, join_text
@@ -25,14 +25,14 @@ def ctm(key: str, transcript: Transcript) -> str:
 
 def srt(transcript: Transcript) -> str:
     """Write SubRip's subtitles."""
-    return "".join(f"{i}\n{_times(cue, ',')}\n{_line(cue)}\n\n" for i, cue in enumerate(_cues(transcript.words), 1))
+    return "".join(f"{i}\n{_times(cue, ',')}\n{_line(cue)}\n\n" for i, cue in enumerate(cues(transcript.words), 1))
 
 
 def vtt(transcript: Transcript) -> str:
     """Write WebVTT (W3C)."""
     escaped = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
     return "WEBVTT\n\n" + "".join(
-        f"{_times(cue, '.')}\n{_line(cue).translate(escaped)}\n\n" for cue in _cues(transcript.words)
+        f"{_times(cue, '.')}\n{_line(cue).translate(escaped)}\n\n" for cue in cues(transcript.words)
     )
 
 
@@ -47,7 +47,7 @@ def as_json(key: str, transcript: Transcript) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
-def _cues(words: List[Word]) -> Iterator[List[Word]]:
+def cues(words: Sequence[Word]) -> Iterator[List[Word]]:
     """Yield the words of each subtitle."""
     cue: List[Word] = []
     for word in words:

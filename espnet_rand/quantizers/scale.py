@@ -64,6 +64,10 @@ class Scale(Options):
         """The learned parameter, (rows,), with which the weights have the step sizes `step`, (rows, 1)."""
         raise NotImplementedError
 
+    def shown(self, parameter: Tensor) -> Dict[str, Tensor]:
+        """The numbers beside the step sizes that a learned parameter stands for, each (rows,), by name, for curves."""
+        return {}
+
 
 @dataclass(frozen=True)
 class AbsMax(Scale):
@@ -140,6 +144,9 @@ class Rand(Scale):
         tiny, size = torch.finfo(w.dtype).tiny, norm(w, self._order())
         ratio = grid.span(step).clamp(min=tiny) / size.clamp(min=tiny)
         return ratio.where(size > 0, 1).clamp(max=1 / tiny).log().squeeze(1)
+
+    def shown(self, parameter):
+        return {"c": parameter.exp()}
 
 
 @dataclass(frozen=True)

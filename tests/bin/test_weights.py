@@ -1,12 +1,15 @@
 """From a checkpoint to a packed file to a transcript, by the commands."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 import yaml
+from matplotlib import image
+from matplotlib.figure import Figure
 
 from espnet_rand.bin import (
     allocate_bits,
@@ -19,6 +22,8 @@ from espnet_rand.bin import (
 from espnet_rand.layers import SCALE_SUFFIX
 from espnet_rand.packing import read_packed
 from espnet_rand.toolkit.commands import checkpoints, validation
+
+savefig = Figure.savefig
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,55 @@ def test_inspection_names_layers_and_sizes(experiments, capsys):
     assert "all parameters and buffers" in said and f" {tensors} after" in said, "the sizes that are printed agree"
     file, tensors, head = (int(size.replace(",", "")) for size in (file, tensors, head))
     assert file == tensors + head == (experiments / "rand.safetensors").stat().st_size
+
+
+def test_inspection_draws_two_files_side_by_side(experiments, tmp_path, capsys, monkeypatch):
+    float_model, packed = experiments / "float/valid.loss.best.pth", tmp_path / "$a_$%s.safetensors"
+    quantize_weights.main(_arguments(experiments / "float", packed, "--quantizer", "absmax"))
+    files, drawn = [str(experiments / "rand.safetensors"), str(packed)], []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: drawn.append(figure) or savefig(figure, *a, **k))
+    inspect_weights.main([*files, "--plot", str(tmp_path / "w.PNG"), "--float_model", str(float_model)])
+    assert image.imread(tmp_path / "w.PNG", format="png").shape[1] == 1760
+    bits, size, error = drawn[0].axes
+    names = [label.get_text() for label in bits.get_yticklabels()]
+    state = torch.load(float_model, weights_only=True)
+    for number, path in enumerate(files):
+        weights = read_packed(path).weights
+        assert sorted(names) == sorted(weights)
+        assert Path(path).name in drawn[0].legends[0].get_texts()[number].get_text()
+        found = [[bar.get_width() for bar in axes.containers[number]] for axes in (bits, size, error)]
+        assert found[0] == [weights[name].bits for name in names] and found[1] == [
+            weights[name].bytes for name in names
+        ]
+        for name, width in zip(names, found[2]):
+            wanted = (weights[name].values() - state[name]).square().sum() / state[name].square().sum()
+            assert width == pytest.approx(wanted.item(), rel=1e-4)
+    inspect_weights.main([files[0], "--plot", str(tmp_path / "bits.svg")])
+    assert len(drawn[1].axes) == 2 and "<svg" in (tmp_path / "bits.svg").read_text()
+    # of another model, and of a part of one
+    torch.save({"x": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(SystemExit, match="has none of the weights of .* Fix: "):
+        inspect_weights.main(
+            [files[0], "--plot", str(tmp_path / "w.png"), "--float_model", str(tmp_path / "other.pth")]
+        )
+    torch.save({name: tensor for name, tensor in state.items() if name != names[0]}, tmp_path / "other.pth")
+    inspect_weights.main([files[0], "--plot", str(tmp_path / "w.png"), "--float_model", str(tmp_path / "other.pth")])
+    assert f"no error is drawn for {names[0]}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--plot", "weights"], "a picture's name ends in png, pdf, svg"),
+        (["--plot", "weights.bmp"], "a picture's name ends in png, pdf, svg"),
+        (["--plot", "not_there/weights.png"], "cannot be written. Fix: "),
+        (["--float_model", "float.pth"], "Fix: add --plot FILE.png"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_work(options, reason, experiments, monkeypatch, capsys):
+    monkeypatch.setattr(inspect_weights, "read_packed", lambda path: 1 / 0)
+    with pytest.raises(SystemExit, match=f"^inspect_weights: error: .*{reason}"):
+        inspect_weights.main([str(experiments / "rand.safetensors"), *options])
 
 
 def test_any_float_checkpoint_is_quantized_without_training(experiments, tmp_path, capsys):

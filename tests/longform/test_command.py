@@ -184,6 +184,37 @@ def test_several_lists(model, tune, tmp_path):
     assert texts(tmp_path / "out/one") == {} and tune[0].startswith(texts(tmp_path / "out/two")["a"])
 
 
+def test_a_page_of_each_list_and_what_is_refused_before_work(model, tune, tmp_path):
+    lists = []
+    for name, first in (("one", 0), ("two", 60000)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / f"{name}.wav", tune[1][first : first + 100000], 16000)
+        (tmp_path / name / "wav.scp").write_text(f"a {tmp_path}/{name}.wav\n")
+        lists += ["--data_path_and_name_and_type", f"{tmp_path}/{name}/wav.scp,speech,sound"]
+    data, output = tmp_path / "one/wav.scp", tmp_path / "out"
+    assert decode(model, data, tmp_path / "other", *lists[2:]) is None
+    path = tmp_path / "other/two/json/a.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asr_inference_long, "_hearing", lambda *_: 1 / 0)
+        assert "Fix: add --html" in decode(model, data, output, *lists[2:], "--compare", tmp_path / "other")
+        error = decode(model, data, output, *lists[2:], "--html", "--compare", tmp_path / "others")
+        assert f"{tmp_path}/others/one/report.jsonl: not to be read: No such file" in error and "\n" not in error
+        path.write_text(changed := path.read_text().replace('"text": "do"', '"text": "<du>"'))
+        path.write_text("{")
+        error = decode(model, data, output, *lists[2:], "--html", "--compare", tmp_path / "other")
+        assert "other/two/json/a.json: damaged" in error and "\n" not in error
+    path.write_text(changed)
+    assert decode(model, data, output, *lists[2:], "--html", "--compare", tmp_path / "other") is None
+    one, two = ((output / name / "transcripts.html").read_text() for name in ("one", "two"))
+    assert "0 of " in one and "<del" not in one.partition("</h2>")[2] and 'src="../../one.wav"' in one
+    assert two.count(">&lt;du&gt;</del>") == len(re.findall(">do</ins>", two)) > 1
+    # the same command without a comparison decodes nothing anew
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LongForm, "_hear", lambda *_: 1 / 0)
+        assert decode(model, data, output, *lists[2:], "--html") is None
+    assert "<del" not in (output / "two/transcripts.html").read_text()
+
+
 def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tune[1][:32000], 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")

@@ -40,6 +40,7 @@ from espnet_rand.toolkit import (
 )
 from espnet_rand.toolkit.hooks import (
     cross_attention,
+    curves,
     espnet3,
     files,
     init_param,
@@ -82,6 +83,7 @@ def register() -> None:
     transducer_loss.stand_in()
     cross_attention.register()
     openai_whisper.register()
+    curves.register()
     search.register()
     files.register()
     second_programs.register()

@@ -114,7 +114,9 @@ def _name_scales(folder: Path, kinds: Kinds) -> None:
 
 
 def check_options(folder: Path, old: Optional[QuantizerConfig], new: Optional[QuantizerConfig]) -> None:
-    """Check that a training has the options of the one that left its config.yaml in the directory, but `eval_bits`.
+    """Check that a training has the options of the one that left its config.yaml in the directory.
+
+    `eval_bits` and `histograms` may be others.
 
     Raises:
         OptionError: it has others, or one of the two is in float
