@@ -79,6 +79,14 @@ class Entry:
         values, baseline = np.array(self.values)[mine], np.array(other.values)[others]
         return joined(values, drawn, self.sentences, baseline)
 
+    def beyond(self, other: "Entry") -> Optional[Estimate]:
+        """By how many percent of another method's measure it is above it, paired in the same way; None: as there."""
+        difference = self.difference(other)
+        if difference is None:
+            return None
+        factor = 100 / statistics.mean(value for value, seed in zip(other.values, other.seeds) if seed in self.seeds)
+        return difference._replace(value=difference.value * factor, error=difference.error * factor)
+
     def p_value(self, other: "Entry") -> Optional[float]:
         """The p of the difference to another method; None: no seed has both."""
         difference = self.difference(other)

@@ -1,6 +1,5 @@
 """The plots of README.md, one for each finding: results/finding.*.png. report.py draws them with its own."""
 
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence
@@ -119,15 +118,8 @@ def shown(finding: Finding, found: Mapping[str, Entry]) -> Dict[str, Estimate]:
     estimates = {method: found[method].estimate for method in finding.methods if method in found}
     if not finding.to_float:
         return estimates
-    reference = found[FLOAT]
-    of_seed = dict(zip(reference.seeds, reference.values))
-    differences = {}
-    for method in estimates:
-        difference = found[method].difference(reference)
-        if difference is not None:  # a seed has both
-            factor = 100 / statistics.mean(of_seed[seed] for seed in found[method].seeds if seed in of_seed)
-            differences[method] = difference._replace(value=difference.value * factor, error=difference.error * factor)
-    return differences
+    above = {method: found[method].beyond(found[FLOAT]) for method in estimates}
+    return {method: estimate for method, estimate in above.items() if estimate is not None}  # None: no seed has both
 
 
 def plot(finding: Finding, by_name: Mapping[str, List[Entry]], path: Path) -> None:

@@ -40,6 +40,12 @@ def _p(p: Optional[float]) -> str:
     return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
+def _above(entry: Entry, reference: Entry) -> str:
+    """By how many percent an entry is above float, with the 95% interval."""
+    above = entry.beyond(reference) if entry.method != reference.method == "float" else None
+    return "" if above is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(above.value, *above.interval)
+
+
 def table(cell: Cell, found: List[Entry]) -> str:
     """A section in Markdown. Its tests are against the main RAND method with the most seeds, then the best on dev."""
     rands = [e for e in found if e.method.startswith("rand") and e.method in MAIN]
@@ -56,6 +62,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
         measure,
         "lowest-highest",
         "95%",
+        "above float, %",
         "p against †",
         "Holm",
     ]
@@ -69,6 +76,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
                 f"{entry.value:.2f}",
                 f"{min(entry.values):.2f}-{max(entry.values):.2f}",
                 f"{max(low, 0):.2f}-{high:.2f}",
+                _above(entry, found[0]),
             ]
             + (["†", ""] if entry is rand else [_p(p), _p(corrected)])
         )

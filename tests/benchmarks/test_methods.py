@@ -476,6 +476,8 @@ def test_the_table_tests_pairs_of_sentences():
     assert low < worse.value < high
     text = " ".join(report.table(CELL, [same, worse, also]).split())
     assert "| `ste` | straight-through | 0.01 | 1 | 1.00 | 10.00 | 10.00 |" in text and "| † |" in text
+    above = "| 10.00 | 10.00-10.00 | 10.00-10.00 | +100.0 [+100.0, +100.0] |"
+    assert above in " ".join(report.table(CELL, [entry("float", [[0.5] * 40]), same, also]).split())
     assert "| `ste` | <0.001 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
     both = {CELL: [same, worse], ("mini", 2, "tensor", False): [also]}
     text = " ".join(report.overview(both).split())
