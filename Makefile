@@ -19,8 +19,8 @@ docs: venv
 
 # Runs docs/notebook.ipynb, and puts the new outputs in it; a minute.
 notebook: venv
-	.venv/bin/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
-		--ExecutePreprocessor.coalesce_streams=True docs/notebook.ipynb
+	.venv/bin/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False docs/notebook.ipynb
+	.venv/bin/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True docs/notebook.ipynb
 
 bench-packages: venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'
