@@ -1,4 +1,4 @@
-.PHONY: demo test docs bench bench-packages venv
+.PHONY: demo test docs notebook bench bench-packages venv
 
 venv:
 	./make_venv.sh
@@ -16,6 +16,11 @@ test: venv
 # Makes site/ of the Markdown pages; a link that leads nowhere is an error.
 docs: venv
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
+# Runs docs/notebook.ipynb, and puts the new outputs in it; a minute.
+notebook: venv
+	.venv/bin/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False docs/notebook.ipynb
+	.venv/bin/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True docs/notebook.ipynb
 
 bench-packages: venv
 	VIRTUAL_ENV=$(CURDIR)/.venv .venv-uv/bin/uv pip install --quiet --editable '.[bench]'

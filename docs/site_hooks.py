@@ -13,10 +13,26 @@ from pymdownx.slugs import slugify
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("*.md", "docs/*.md", "egs2/*/*/README.md", "benchmarks/**/*.md", "espnet_rand/**/*.md")
+NOTEBOOKS = ("docs/*.ipynb",)
 OTHERS = ("docs/site.css", "docs/drawings/*.svg", "egs2/*/*/images/*.png", "benchmarks/methods/results/*.png")
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+_INDENTED_TAG = re.compile(r"^ +(?=</?(?:audio|source)\b)", re.MULTILINE)
 _REFERENCE = re.compile(r"^<!-- (::: \S+) -->$", re.MULTILINE)
+
+
+class Notebook(File):
+    """An executed notebook as a page, with its outputs."""
+
+    def is_documentation_page(self) -> bool:
+        return True
+
+    @property
+    def content_string(self) -> str:
+        from nbconvert import MarkdownExporter
+
+        markdown, _ = MarkdownExporter().from_filename(self.abs_src_path)
+        return _INDENTED_TAG.sub("", markdown)  # what is indented would be a block of code
 
 
 def on_config(config: Any) -> Any:
@@ -29,9 +45,11 @@ def on_files(files: Files, config: Any) -> Files:
     """Take the pages and images of the repository in place of what lies in docs/."""
     for file in [file for file in files if file.src_dir == config.docs_dir]:
         files.remove(file)
-    for path in sorted({path for pattern in (*PAGES, *OTHERS) for path in ROOT.glob(pattern)}):
+    for path in sorted({path for pattern in (*PAGES, *NOTEBOOKS, *OTHERS) for path in ROOT.glob(pattern)}):
         name = path.relative_to(ROOT).as_posix()
-        file = File(name, str(ROOT), config.site_dir, config.use_directory_urls)
+        file = (Notebook if path.suffix == ".ipynb" else File)(
+            name, str(ROOT), config.site_dir, config.use_directory_urls
+        )
         # docs/ is the top of the site
         file.dest_uri = "readme.html" if name == "README.md" else file.dest_uri.removeprefix("docs/")
         files.append(file)

@@ -3,90 +3,26 @@
 python benchmarks/methods/report.py
 """
 
-import functools
-import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence
 
 import matplotlib
 import numpy as np
 
 from espnet_rand.atomic import write_text
-from espnet_rand.reporting import Estimate, joined, markdown
+from espnet_rand.reporting import markdown
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from grid import Lines, begun_at, best_rate, finished, float_cell  # noqa: E402
-from measures import measure_of  # noqa: E402
+import findings  # noqa: E402
+from entries import Cell, Entry, cells, entries, name  # noqa: E402
 from methods import MAIN, METHODS  # noqa: E402
 from training import EDGES  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
-
-Line = Dict[str, Any]
-Cell = Tuple[str, int, str, bool]
-
-
-class Entry:
-    """Holds the runs of a method in a cell, at its learning rate, one for each seed.
-
-    Attributes:
-        tried: the learning rates that it was chosen from
-    """
-
-    def __init__(self, method: str, lines: List[Line], tried: Sequence[float] = ()):
-        self.method = method
-        self.lines = lines
-        self.tried = sorted(tried)
-        self.measure = measure_of(lines[0]["test"])
-        self.dev = statistics.mean(self.measure.value(line["dev"]) for line in lines)
-        self.loss = statistics.mean(line["dev"]["loss"] for line in lines)
-        self.values = [self.measure.value(line["test"]) for line in lines]
-
-    @property
-    def value(self) -> float:
-        """The mean of the seeds on test."""
-        return statistics.mean(self.values)
-
-    @functools.cached_property
-    def drawn(self) -> np.ndarray:
-        """The measure on the draws of the bootstrap, (seeds, draws)."""
-        return np.stack([self.measure.drawn(line["test"]) for line in self.lines])
-
-    @property
-    def sentences(self) -> int:
-        """How many sentences test has."""
-        return self.measure.sentences(self.lines[0]["test"])
-
-    @property
-    def seeds(self) -> List[int]:
-        return [line["seed"] for line in self.lines]
-
-    @property
-    def rate(self) -> str:
-        """The learning rate, with a remark on how it was chosen."""
-        rate = self.lines[0]["rate"]
-        if len(self.tried) < 2:
-            return f"{rate:g} (no other tried)"
-        return f"{rate:g}" + {self.tried[0]: " (lowest tried)", self.tried[-1]: " (highest tried)"}.get(rate, "")
-
-    @functools.cached_property
-    def estimate(self) -> Estimate:
-        """The measure over sentences and seeds."""
-        return joined(np.array(self.values), self.drawn.mean(0), self.sentences)
-
-    def p_value(self, other: "Entry") -> Optional[float]:
-        """The p of the difference to another method, paired by sentence and seed; None: no seed has both."""
-        both = set(self.seeds) & set(other.seeds)
-        if not both:
-            return None
-        mine, others = ([seed in both for seed in e.seeds] for e in (self, other))
-        drawn = self.drawn[mine].mean(0) - other.drawn[others].mean(0)
-        values, baseline = np.array(self.values)[mine], np.array(other.values)[others]
-        return joined(values, drawn, self.sentences, baseline).p
 
 
 def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
@@ -100,49 +36,14 @@ def holm(p_values: Sequence[Optional[float]]) -> List[Optional[float]]:
     return corrected
 
 
-def cells(path: Path) -> Dict[Cell, Lines]:
-    """The cells of a file of results, each with the runs from the start that its last line has."""
-    found = finished(path)
-    latest = {
-        (line["task"], line["bits"], line["granularity"], line["scratch"]): line["start"]
-        for line in found
-        if line["bits"]
-    }
-    return {cell: begun_at(start, found) for cell, start in sorted(latest.items())}
-
-
-def entries(lines: Lines, cell: Cell) -> List[Entry]:
-    """The methods that have results in a cell; a method with several rates counts with its best on dev.
-
-    That is chosen by the seeds that all its rates have.
-    """
-    groups: Dict[str, Dict[float, List[Line]]] = {}
-    for run, line in lines.items():
-        mine = (run.task, run.bits, run.granularity, run.scratch)
-        if mine == cell or (run.method == "float" and mine == float_cell(cell)):
-            groups.setdefault(run.method, {}).setdefault(run.rate, []).append(line)
-    found = []
-    for method in METHODS:
-        rates = groups.get(method)
-        if rates:
-            where = float_cell(cell) if method == "float" else cell
-            seeds = {rate: {line["seed"] for line in runs} for rate, runs in rates.items()}
-            first = min(set.union(*seeds.values()))
-            tried = tuple(rate for rate in rates if first in seeds[rate])
-            shared = set.intersection(*(seeds[rate] for rate in tried))
-            best = best_rate(lines, where, method, tried, sorted(shared))
-            if found and found[0].method == "float" and not METHODS[method].trains:
-                tried = found[0].tried  # methods that only round have the rate of the float model
-            found.append(Entry(method, sorted(rates[best], key=lambda line: line["seed"]), tried))
-    return found
-
-
-def name(cell: Cell) -> str:
-    return f"{cell[0]}.w{cell[1]}.{cell[2]}" + ".scratch" * cell[3]
-
-
 def _p(p: Optional[float]) -> str:
     return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def _above(entry: Entry, reference: Entry) -> str:
+    """By how many percent an entry is above float, with the 95% interval."""
+    above = entry.beyond(reference) if entry.method != reference.method == "float" else None
+    return "" if above is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(above.value, *above.interval)
 
 
 def table(cell: Cell, found: List[Entry]) -> str:
@@ -161,6 +62,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
         measure,
         "lowest-highest",
         "95%",
+        "above float, %",
         "p against †",
         "Holm",
     ]
@@ -174,6 +76,7 @@ def table(cell: Cell, found: List[Entry]) -> str:
                 f"{entry.value:.2f}",
                 f"{min(entry.values):.2f}-{max(entry.values):.2f}",
                 f"{max(low, 0):.2f}-{high:.2f}",
+                _above(entry, found[0]),
             ]
             + (["†", ""] if entry is rand else [_p(p), _p(corrected)])
         )
@@ -244,6 +147,7 @@ def plot_weights(cell: Cell, found: List[Entry], path: Path) -> None:
 def main() -> None:
     text = "# Results\n\nMade by `python benchmarks/methods/report.py`; README.md says what they show.\n"
     details = ""
+    by_name: Dict[str, List[Entry]] = {}
     for results in sorted((HERE / "results").glob("*.jsonl")):
         by_cell = cells(results)
         counted = {(line["start"], run): line for lines in by_cell.values() for run, line in lines.items()}.values()
@@ -254,6 +158,7 @@ def main() -> None:
         text += f"\n{results.stem}: {len(counted)} runs, {hours:.1f} hours of them; {'; '.join(machines)}\n"
         found_by_cell = {cell: entries(lines, cell) for cell, lines in by_cell.items()}
         text += overview(found_by_cell)
+        by_name.update({name(cell): found for cell, found in found_by_cell.items()})
         for cell, found in found_by_cell.items():
             details += table(cell, found)
             details += pairs(found)
@@ -264,6 +169,7 @@ def main() -> None:
                 path = results.parent / f"{name(cell)}.{kind}.png"
                 plot(cell, main_ones, path)
                 details += f"\n![{kind}](results/{path.name})\n"
+    findings.draw(by_name, HERE / "results")
     write_text(HERE / "RESULTS.md", text + details)
     print(text + details)
 

@@ -20,9 +20,12 @@ from espnet_rand.quantizers import Grid
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "methods")]
-estimators, grid, measures, methods, report, speech, task, training, translation = (
+estimators, findings, grid, measures, methods, report, speech, task, training, translation = (
     importlib.import_module(name)
-    for name in ("estimators", "grid", "measures", "methods", "report", "speech", "task", "training", "translation")
+    for name in (
+        *("estimators", "findings", "grid", "measures", "methods"),
+        *("report", "speech", "task", "training", "translation"),
+    )
 )
 Run = training.Run
 
@@ -473,6 +476,8 @@ def test_the_table_tests_pairs_of_sentences():
     assert low < worse.value < high
     text = " ".join(report.table(CELL, [same, worse, also]).split())
     assert "| `ste` | straight-through | 0.01 | 1 | 1.00 | 10.00 | 10.00 |" in text and "| † |" in text
+    above = "| 10.00 | 10.00-10.00 | 10.00-10.00 | +100.0 [+100.0, +100.0] |"
+    assert above in " ".join(report.table(CELL, [entry("float", [[0.5] * 40]), same, also]).split())
     assert "| `ste` | <0.001 | 1.000 |" in " ".join(report.pairs([same, worse, also]).split())
     both = {CELL: [same, worse], ("mini", 2, "tensor", False): [also]}
     text = " ".join(report.overview(both).split())
@@ -490,6 +495,22 @@ def test_a_difference_that_the_seeds_do_not_bear_out_is_none():
     four = entry("clip", [[2] * 40] * 4)  # compared on the seeds that both have
     assert four.p_value(lucky) == lucky.p_value(four) == lucky.p_value(steady)
     assert lucky.p_value(report.Entry("clip", four.lines[3:])) is None
+
+
+def test_a_finding_shows_how_far_above_float_a_method_is_on_the_seeds_of_both(tmp_path):
+    finding = findings.Finding({"here": "row"}, ("clip", "pqn", "ste"), to_float=True)
+    reference, above = entry("float", [[1] * 40, [2] * 40]), entry("ste", [[3] * 40])
+    elsewhere = report.Entry("clip", entry("clip", [[1] * 40] * 3).lines[2:])
+    found = {e.method: e for e in (reference, above, elsewhere)}
+    (shown,) = findings.shown(finding, found).items()
+    assert shown[0] == "ste" and shown[1].value == pytest.approx(200)  # 3 beside 1, and not beside 1.5
+    findings.plot(finding, {"here": [*found.values()]}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_the_methods_has_every_finding():
+    page = (BENCHMARKS / "methods/README.md").read_text()
+    assert all(f"](results/finding.{name}.png)" in page for name in findings.FINDINGS) and len(findings.FINDINGS) == 8
 
 
 def test_whisper_decodes_the_same_with_its_keys_and_values_kept():

@@ -24,7 +24,8 @@ def pages(nav):
 
 
 def test_the_navigation_has_every_page_once():
-    assert sorted(pages(CONFIG["nav"])) == sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
+    found = [*PAGES, *ROOT.glob("docs/*.ipynb")]
+    assert sorted(pages(CONFIG["nav"])) == sorted(page.relative_to(ROOT).as_posix() for page in found)
 
 
 def test_every_drawing_is_on_a_page_and_can_be_drawn():
@@ -41,6 +42,7 @@ def test_every_drawing_is_on_a_page_and_can_be_drawn():
 def test_the_site_is_made_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("material", reason="mkdocs-material is not installed (the extra docs)")
     pytest.importorskip("mkdocstrings_handlers.python", reason="mkdocstrings is not installed (the extra docs)")
+    pytest.importorskip("nbconvert", reason="nbconvert is not installed (the extra docs)")
     made = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--site-dir", tmp_path],
         cwd=ROOT,
@@ -52,6 +54,8 @@ def test_the_site_is_made_and_loads_nothing_from_elsewhere(tmp_path):
     home, api = ((tmp_path / name).read_text(encoding="utf-8") for name in ("index.html", "api.html"))
     assert "Nearly all tasks of ESPnet" in home and 'href="python.html"' in home
     assert "what was quantized and what was left in float" in api  # of a docstring
+    notebook = (tmp_path / "notebook.html").read_text(encoding="utf-8")
+    assert notebook.count("<audio") == 2 and "8 of 8 recordings are right" in notebook
     for page in tmp_path.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//", text), page

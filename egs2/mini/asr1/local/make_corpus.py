@@ -41,6 +41,7 @@ SIZES = {
     "long": {"train": 1000, "dev": 120, "test": 800},  # for egs2/mini_long
     "bench": {"train": 1000, "dev": 500, "test": 2000},  # for benchmarks/methods, which tells small differences apart
 }
+NOISE = (-5, 10)  # decibels of the speech above white noise, drawn between these
 # Seconds before and after the speech of an utterance, drawn between these: noise alone.
 EDGES = {"long": (0.1, 0.5)}
 
@@ -87,11 +88,11 @@ class Espeak:
         return np.concatenate(self.pieces)
 
 
-def make_utterance(espeak: Espeak, rng, digits, edges=None) -> np.ndarray:
-    """Speak the digits at a random speed and pitch, in white noise of -5 to 10 dB, with edges of noise alone."""
+def make_utterance(espeak: Espeak, rng, digits, edges=None, noise=NOISE) -> np.ndarray:
+    """Speak the digits at a random speed and pitch, in white noise, with edges of noise alone."""
     speech = espeak.say(" ".join(digits), int(rng.integers(110, 190)), int(rng.integers(25, 75)))
     speech = resample_poly(speech / 2.0**15, SAMPLE_RATE, espeak.rate)
-    level = np.sqrt(np.mean(speech**2)) * 10 ** (-rng.uniform(-5, 10) / 20)
+    level = np.sqrt(np.mean(speech**2)) * 10 ** (-rng.uniform(*noise) / 20)
     if edges:
         speech = np.pad(speech, [round(seconds * SAMPLE_RATE) for seconds in rng.uniform(*edges, 2)])
     speech = speech + level * rng.standard_normal(len(speech))
