@@ -3,7 +3,7 @@
     python benchmarks/methods/whisper_cpp.py --task queen_bf16 --seeds 1 2 3
 
 The grid must have trained the method `float` with these seeds. Writes a line for each file to
-results/TASK.whisper_cpp.jsonl, with its bytes. What is there is not run again.
+results/whisper_cpp/TASK.jsonl, with its bytes. What is there is not run again.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     args = parser.parse_args()
     task = TASKS[args.task]()
-    out = HERE / "results" / f"{args.task}.whisper_cpp.jsonl"
+    out = HERE / "results" / "whisper_cpp" / f"{args.task}.jsonl"
+    out.parent.mkdir(exist_ok=True)
     done = {(line["kind"], line["seed"]) for line in finished(out) if line["start"] == task.start}
     for seed in args.seeds:
         for kind in args.kinds:
