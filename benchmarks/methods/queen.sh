@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What queen is still to say about few bits: grids, rotation and calibration at 4, 3 and 2 bits, three seeds each.
-# For a machine with ESPnet and the recipe's data (see README.md, "queen"), best with a GPU:
+# For a machine with ESPnet and the recipe's data (see NOTES.md, "queen"), best with a GPU:
 #
 #   benchmarks/methods/queen.sh [--device cuda] [--jobs 4]
 #
