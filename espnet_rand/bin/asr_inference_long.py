@@ -85,8 +85,11 @@ def asr_inference_long(args: argparse.Namespace) -> None:
         for directory, (entries, pipes) in lists.items():
             if number := decode_list.decode(hearing, entries, directory, pipes, console):
                 refused.append(f"{number} recordings were refused: see {directory}/report.jsonl")
-            if args.html:
-                page.write_page(directory, entries, others.get(directory))
+    for directory, (entries, _) in lists.items() if args.html else ():
+        try:
+            page.write_page(directory, entries, others.get(directory))
+        except OSError as e:
+            refused.append(f"{e.filename}: not to be written: {e.strerror}. Fix: mend that, and give the same command")
     if refused:
         raise UserError("; ".join(refused))
 
@@ -107,7 +110,10 @@ def _others(args: argparse.Namespace, keys: Mapping[Path, Iterable[str]]) -> Dic
     comparison.check()
     others = {mine: args.compare / mine.relative_to(args.output_dir) for mine in keys}
     for mine, other in others.items():
-        finished.check(other, keys[mine])
+        if other.resolve() == mine.resolve():
+            raise OptionError(f"--compare: {other} is this run's own. Fix: name the --output_dir of another run")
+        if not finished.check(other, keys[mine]):
+            raise OptionError(f"--compare: {other} has none of these recordings. Fix: name a run on the same list")
     return others
 
 

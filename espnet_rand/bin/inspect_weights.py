@@ -38,6 +38,12 @@ def inspect_weights(args: argparse.Namespace) -> None:
     models = {}
     for path in args.packed_file:
         models[path] = packed = read_packed(path)
+        if args.plot is not None and args.plot.resolve() == path.resolve():
+            raise OptionError(
+                f"--plot: {path} is a packed file, which the picture would replace. Fix: name another file"
+            )
+        if len(args.packed_file) > 1:
+            print(f"{path}:")
         for line in (f"{name}: {value}" for name, value in packed.info.items()):
             print(line if line.isprintable() else ascii(line))  # the file may be from anybody
         say(packed, path)
@@ -72,11 +78,12 @@ def _errors(float_model: str, models: Dict[Path, PackedModel]) -> Dict[Path, Dic
         missing: List[str] = [name for name in packed.weights if name not in found[path]]
         if len(missing) == len(packed.weights):
             raise OptionError(
-                f"--float_model: {float_model} has none of the weights of {path}. Fix: give the float model that it "
-                "was made of"
+                f"--float_model: {float_model} has none of the weights of {path}, or of other shapes, or not finite. "
+                "Fix: give the float model that it was made of"
             )
         if missing:
-            print(f"{path}: no error is drawn for {few(missing, _SHOWN)}: {float_model} has no such weights")
+            shown = few(missing, _SHOWN)
+            print(f"{path}: no error is drawn for {shown}: not in {float_model}, or of another shape, or not finite")
     return found
 
 

@@ -9,8 +9,10 @@ from espnet_rand.layers.weights import NamedWeight
 
 
 def relative_error(rounded: Tensor, weight: Tensor) -> Tensor:
-    """The squared error of a rounded weight, in parts of the weight's sum of squares, (); 0 for a weight of zeros."""
-    return (rounded - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
+    """The squared error of a rounded weight, in parts of the weight's sum of squares, (), in float64; 0 for zeros."""
+    rounded, weight = rounded.double(), weight.double()
+    whole = weight.square().sum()
+    return torch.where(whole == 0, 0.0, (rounded - weight).square().sum() / whole)
 
 
 @torch.no_grad()

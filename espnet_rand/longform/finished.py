@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import stat
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping
 
@@ -12,8 +13,8 @@ from espnet_rand.toolkit.recognition import Word
 
 # bytes; a file's name has 255, and endings and numbers of processes take some
 _LONGEST_NAME = 200
-# bytes; of a transcript in JSON, 1000 hours of speech or so
-_LARGEST = 2**30
+# bytes; of a transcript in JSON, 250 hours of speech or so
+_LARGEST = 2**28
 
 
 class FinishedError(UserError):
@@ -37,7 +38,7 @@ def read_report(directory: Path) -> Dict[str, Dict[str, Any]]:
     """
     path, lines = directory / "report.jsonl", {}
     try:
-        for text in _read(path).splitlines():
+        for text in filter(None, _read(path).split("\n")):  # in JSON other line breaks may stand in a text
             line = json.loads(text)
             lines[line["key"]] = {"decoded": line["decoded"] is True, "reason": str(line.get("reason", ""))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
@@ -63,29 +64,39 @@ def read_transcript(directory: Path, key: str) -> Transcript:
         raise _damaged(path, e) from None
 
 
-def check(directory: Path, keys: Iterable[str]) -> None:
-    """See that what a run has of some recordings can be read. Raises FinishedError: some of it is damaged."""
+def check(directory: Path, keys: Iterable[str]) -> int:
+    """See that what a run has of some recordings can be read; return how many it has.
+
+    Raises:
+        FinishedError: some of it is damaged
+    """
     report = read_report(directory)
-    for key in keys:
-        if report.get(key, {}).get("decoded"):
-            read_transcript(directory, key)
+    decoded = [key for key in keys if report.get(key, {}).get("decoded")]
+    for key in decoded:
+        read_transcript(directory, key)
+    return len(decoded)
 
 
 def _read(path: Path) -> str:
     """Read a file in UTF-8."""
     try:
-        if path.stat().st_size > _LARGEST:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no file")
+        if found.st_size > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
         return path.read_text(encoding="utf-8")
     except OSError as e:
         raise FinishedError(
-            f"{path}: not to be read: {e.strerror}. Fix: name the --output_dir of a run of asr_inference_long"
+            f"{path}: not to be read: {e.strerror}. Fix: name the --output_dir of a finished run of asr_inference_long"
         ) from None
 
 
 def _word(given: Mapping[str, Any]) -> Word:
     """A word, checked."""
     text, space = _text(given["text"]), _text(given.get("space_before", " "))
+    if not text.strip():
+        raise ValueError("a word without a character")
     return Word(text, _seconds(given["start"]), _seconds(given["end"]), space)
 
 

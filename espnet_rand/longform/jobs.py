@@ -69,7 +69,7 @@ def hear(long_form: LongForm, job: Job, belongs_to: Optional[Dict[str, Any]], fo
     except JournalError:  # the run is at fault, not the recording
         raise
     except Exception as e:  # whatever a model raises: the other recordings go on
-        reason = (str(e) or type(e).__name__).splitlines()[0]
+        reason = (str(e) or type(e).__name__).split("\n")[0]
         if isinstance(e, CommandError):
             reason += ". Fix: data of type kaldi_ark may have commands: wav.scp,speech,kaldi_ark"
         return refuse(job.key, reason, trace=not isinstance(e, AudioError))

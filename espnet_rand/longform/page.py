@@ -119,7 +119,7 @@ def _player(directory: Path, entry: str) -> str:
     relative = os.path.relpath(entry, directory)
     source = escape(quote(os.fsencode(relative.replace(os.sep, "/"))))
     failed = _note(f"{entry}: this browser cannot play it, or it is not there any more", hidden=True)
-    return f'<audio controls preload="metadata" src="{source}"></audio>\n{failed}'
+    return f'<audio controls preload="none" src="{source}"></audio>\n{failed}'
 
 
 def _not_played(entry: str) -> str:

@@ -203,10 +203,10 @@ class PackedModel:
     version: int = FORMAT_VERSION
 
     def average_bits(self, plan: Optional[Mapping[str, int]] = None) -> float:
-        """The mean number of bits over all quantized weights, as they are or by a plan that names all."""
+        """The mean number of bits over all quantized weights, as they are or by a plan that names all; 0: of none."""
         numbers = {name: math.prod(weight.shape) for name, weight in self.weights.items()}
         bits = plan or {name: weight.bits for name, weight in self.weights.items()}
-        return sum(bits[name] * number for name, number in numbers.items()) / sum(numbers.values())
+        return sum(bits[name] * number for name, number in numbers.items()) / max(sum(numbers.values()), 1)
 
     def state_dict(self) -> Dict[str, Tensor]:
         """The state_dict of the float model, with decoded weights, which lie on the integer grid."""

@@ -18,6 +18,10 @@ from espnet_rand.packing.file import PackedModel
 _KINDS = ("png", "pdf", "svg")
 # inches, and dots an inch: an image has 2^16 dots at most
 _WIDTH, _ROW, _HIGHEST, _DOTS = 16.0, 0.2, 400.0, 110
+# weights; more take minutes to draw, and nobody reads them
+_MOST = 2000
+# errors below it have a bar of this length: the axis is logarithmic
+_LEAST = 1e-8
 
 
 class PictureError(UserError):
@@ -36,7 +40,7 @@ def check(path: Path) -> str:
     kind = path.suffix[1:].lower()
     if kind not in _KINDS:
         raise PictureError(f"--plot: {path}: a picture's name ends in {', '.join(_KINDS)}. Fix: name it FILE.png")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise PictureError(f"--plot: {path} is a directory, or cannot be written. Fix: name a file in another folder")
     return kind
 
@@ -44,12 +48,12 @@ def check(path: Path) -> str:
 def errors(packed: PackedModel, floats: Mapping[str, Tensor]) -> Dict[str, float]:
     """The squared errors of packed weights against float ones, in parts of their sums of squares, by name.
 
-    Weights that `floats` has not, or of another shape, or with numbers that are not finite, are left out.
+    Weights that `floats` has not, or of another shape, or with numbers that are not finite or not float, are left out.
     """
     found = {}
     for name, weight in packed.weights.items():
-        if name in floats and tuple(floats[name].shape) == weight.shape:
-            found[name] = relative_error(weight.values().float(), floats[name].float()).item()
+        if name in floats and tuple(floats[name].shape) == weight.shape and floats[name].is_floating_point():
+            found[name] = relative_error(weight.values(), floats[name]).item()
     return {name: error for name, error in found.items() if np.isfinite(error)}
 
 
@@ -65,18 +69,23 @@ def draw(
         title: says what the errors are measured against
 
     Raises:
+        PictureError: there is no weight to draw, or there are too many
         OSError: the file cannot be written
     """
     from matplotlib.figure import Figure
 
     kind = check(path)
     names = sorted({name for packed in models.values() for name in packed.weights}, key=_in_order)
+    if not 0 < len(names) <= _MOST:
+        raise PictureError(
+            f"--plot: {len(names):,} quantized weights: a picture has 1 to {_MOST:,}. Fix: leave --plot out"
+        )
     columns: Dict[str, List[Mapping[str, float]]] = {
         "bits": [{name: weight.bits for name, weight in packed.weights.items()} for packed in models.values()],
         "bytes": [{name: weight.bytes for name, weight in packed.weights.items()} for packed in models.values()],
     }
     if rounding:
-        columns[title] = [rounding[label] for label in models]
+        columns[title] = [{name: max(e, _LEAST) for name, e in rounding[label].items()} for label in models]
     height = min(_ROW * len(names) * (0.5 + 0.5 * len(models)) + 1.5, _HIGHEST)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True)

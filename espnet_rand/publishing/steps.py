@@ -22,7 +22,8 @@ _MODEL, _FLOAT = "model.safetensors", "float.pth"
 #: stands for the name of a folder that is not uploaded
 _NO_TAG = "USER/NAME"
 #: what builds these parts of a model, beside ESPnet: the kind of a part, and the package that pip installs
-_PARTS, _PACKAGES = ("frontend", "encoder"), {"whisper": "openai-whisper"}
+_PARTS = ("frontend", "encoder", "decoder", "token_type")
+_PACKAGES = dict.fromkeys(("whisper", "whisper_en", "whisper_multilingual"), "openai-whisper")
 #: ends of options whose value is a file, or a list of tokens; the end of one that is a file for some types of tokens
 _FILES, _BPE = ("token_list", "stats_file"), "bpemodel"
 

@@ -2,6 +2,8 @@
 
 from typing import Any, Dict, List, Union
 
+from espnet_rand.options import OptionError
+
 # GPT-2 writes any byte as one printable character: itself, or one from 256 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _BYTE_TO_CHAR = {b: chr(b) for b in _PRINTABLE}
@@ -64,4 +66,7 @@ class HuggingFaceView:
     def _id(self, token: str) -> int:
         if token in self.special_tokens:
             return self.special_tokens[token]
-        return self.encoding.encode_single_token(bytes(_CHAR_TO_BYTE[c] for c in token))
+        try:
+            return self.encoding.encode_single_token(bytes(_CHAR_TO_BYTE[c] for c in token))
+        except KeyError:
+            raise OptionError(f"token_list: Whisper's vocabulary has no token {token!r}. Fix: take it out") from None

@@ -62,3 +62,12 @@ def test_a_weight_of_zeros_has_no_error():
     layer = nn.Linear(4, 4)
     nn.init.zeros_(layer.weight)
     assert statistics(layer, "absmax")[1]["rounding_error"] == 0
+
+
+@pytest.mark.parametrize("size", [1e-18, 1.0, 1e20])
+def test_the_error_does_not_depend_on_the_size_of_the_weights(size):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 8, bias=False)
+    layer.weight.data.mul_(size)
+    _, found = statistics(layer, "absmax", bits=4)
+    assert 0.002 < found["rounding_error"] < 0.05

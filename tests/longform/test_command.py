@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,10 @@ def test_a_page_of_each_list_and_what_is_refused_before_work(model, tune, tmp_pa
         assert "Fix: add --html" in decode(model, data, output, *lists[2:], "--compare", tmp_path / "other")
         error = decode(model, data, output, *lists[2:], "--html", "--compare", tmp_path / "others")
         assert f"{tmp_path}/others/one/report.jsonl: not to be read: No such file" in error and "\n" not in error
+        error = decode(model, data, tmp_path / "other", *lists[2:], "--html", "--compare", tmp_path / "other")
+        assert "other/one is this run's own. Fix: name" in error
+        error = decode(model, data, output, *lists[2:], "--html", "--compare", swapped(tmp_path / "other", "one"))
+        assert "swapped/one has none of these recordings. Fix: name" in error
         path.write_text(changed := path.read_text().replace('"text": "do"', '"text": "<du>"'))
         path.write_text("{")
         error = decode(model, data, output, *lists[2:], "--html", "--compare", tmp_path / "other")
@@ -213,6 +218,23 @@ def test_a_page_of_each_list_and_what_is_refused_before_work(model, tune, tmp_pa
         patch.setattr(LongForm, "_hear", lambda *_: 1 / 0)
         assert decode(model, data, output, *lists[2:], "--html") is None
     assert "<del" not in (output / "two/transcripts.html").read_text()
+    # a page that cannot be written keeps no list from its own
+    (output / "one/transcripts.html").unlink()
+    (output / "one/transcripts.html").mkdir()
+    (output / "two/transcripts.html").unlink()
+    assert "one/transcripts.html: not to be written: Is a directory. Fix: " in decode(
+        model, data, output, *lists[2:], "--html"
+    )
+    assert (output / "two/transcripts.html").is_file()
+
+
+def swapped(directory, name):
+    """A directory whose list `name` has other recordings."""
+    made = directory.parent / "swapped"
+    shutil.copytree(directory, made)
+    report = made / name / "report.jsonl"
+    report.write_text(report.read_text().replace('"key": "a"', '"key": "z"'))
+    return made
 
 
 def test_at_other_bits_it_is_another_decoding(model, tune, tmp_path, monkeypatch):

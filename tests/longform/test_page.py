@@ -1,6 +1,7 @@
 """transcripts.html, in a browser, and what is refused before it is written."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -120,7 +121,8 @@ def test_in_a_browser_a_click_plays_from_the_word_and_hostile_text_does_nothing(
         shown = "[...document.querySelectorAll('section:first-of-type :is(span, ins)')].map(one => one.textContent)"
         assert page.evaluate(shown) == text.split()
         audio = "document.querySelectorAll('audio')[{}]".format
-        page.wait_for(f"{audio(0)}.readyState > 0 && {audio(1)}.readyState > 0 && {audio(2)}.error !== null")
+        page.click("section:nth-of-type(3) button")
+        page.wait_for(f"{audio(2)}.error !== null")
         notes = page.evaluate("[...document.querySelectorAll('audio + p')].map(one => one.hidden)")
         assert notes == [True, True, False]
         number = text.split().index("seven")
@@ -149,6 +151,7 @@ def test_in_a_browser_a_click_plays_from_the_word_and_hostile_text_does_nothing(
         ("[" * 100000, "recursion"),
         (b"\xff", "utf-8"),
         (None, "not to be read: No such file"),
+        ('{"key": "a", "words": [{"text": " ", "start": 0, "end": 1}]}', "a word without a character"),
     ],
     ids=lambda given: str(given)[:20],
 )
@@ -163,6 +166,10 @@ def test_damaged_results_are_refused_in_a_line(tmp_path, content, reason):
         read_transcript(tmp_path, "a")
     (tmp_path / "report.jsonl").write_text("[]\n")
     with pytest.raises(FinishedError, match="report.jsonl: damaged"):
+        read_report(tmp_path)
+    (tmp_path / "report.jsonl").unlink()
+    os.mkfifo(tmp_path / "report.jsonl")  # who reads it waits for ever
+    with pytest.raises(FinishedError, match="report.jsonl: damaged.*it is no file"):
         read_report(tmp_path)
 
 

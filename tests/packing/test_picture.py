@@ -27,3 +27,11 @@ def test_errors_leave_out_what_cannot_be_compared():
     model = PackedModel(dict.fromkeys("abcd", weight), {})
     floats = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.ones(2), "c": torch.tensor([[1.0, torch.nan]])}
     assert picture.errors(model, floats) == pytest.approx({"a": 0.2})
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    with pytest.raises(picture.PictureError, match="0 quantized weights"):
+        picture.draw(tmp_path / "a.png", {"none": PackedModel({}, {})}, {}, "")
+    for path in (tmp_path, tmp_path / "no" / "a.png", tmp_path / "a.jpeg"):
+        with pytest.raises(picture.PictureError, match="Fix: "):
+            picture.check(path)

@@ -3,6 +3,7 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -81,3 +82,11 @@ def test_wandb_gets_them_in_the_step_of_espnets_own(corpus, train, tmp_path, mon
     counts, edges = ours[f"weights/{name}"]
     assert counts.sum() == state[name].numel()
     assert (edges[0], edges[-1]) == pytest.approx(tuple(map(float, state[name].aminmax())))
+
+
+def test_numbers_that_are_nearly_equal_have_a_histogram():
+    layer = torch.nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 1.000001]])
+    espnet_rand.quantize(layer, espnet_rand.QuantizerConfig("absmax"))
+    ((_, numbers, edges),) = curves._Curves(layer, "weights").histograms()
+    assert sum(np.histogram(numbers, edges)[0]) == 2

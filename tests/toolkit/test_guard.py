@@ -10,7 +10,7 @@ import espnet_rand
 espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
-from espnet_rand.toolkit.recognition import Recognizer, join_text  # noqa: E402
+from espnet_rand.toolkit.recognition import Recognizer, join_text, recognizer  # noqa: E402
 from espnet_rand.toolkit.recognition.guard import quietest  # noqa: E402
 from espnet_rand.toolkit.recognition.loops import find_loop, without_loops  # noqa: E402
 
@@ -167,3 +167,24 @@ def test_threads_share_a_search(tmp_path):
     for thread in threads:
         thread.join()
     assert heard == [("yes no", LOOP)] * 4
+
+
+def test_words_have_the_times_of_whispers_attention(tmp_path, monkeypatch):
+    """Its rows begin behind special tokens, which are no part of the text; its columns end with the recording."""
+    speech2text = speaking(tmp_path, "yes no|", beam_size=1)
+    speech2text.beam_search.set_hyp_primer([0, 2, 2])
+    ids2tokens = speech2text.converter.ids2tokens
+    speech2text.converter.ids2tokens = lambda ids: ids2tokens([i for i in ids if i > 2])  # as Whisper's
+    asked = []
+
+    def whisper_frames(decoder, encoded, primer, tokens):
+        asked.append((encoded.size(1), primer, tokens))
+        return [(10 * n, 10 * n + 10) for n in range(len(tokens))]
+
+    monkeypatch.setattr(recognizer, "whisper_frames", whisper_frames)
+    heard = Recognizer(speech2text)(noise(1.5)[0][0].numpy())
+    # the decoder says its letters by the place: two of them are the primer's
+    assert join_text(heard.words) == "s no" and heard.timed
+    ((frames, primer, tokens),) = asked
+    assert (frames, primer, tokens) == (75, [0, 2, 2], ids("s no"))
+    assert [(w.start, w.end) for w in heard.words] == [(0.0, 0.2), (0.4, 0.8)]

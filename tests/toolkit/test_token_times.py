@@ -82,6 +82,7 @@ def whisper(tokens):
 
     class Text:
         blocks = [unused, SimpleNamespace(cross_attn=attention)]
+        positional_embedding = range(8)
 
         def __call__(self, ids, encoded):
             attention.query(torch.nn.functional.one_hot(ids + 1, tokens + 1).float())
@@ -95,3 +96,9 @@ def test_whispers_tokens_are_in_the_frames_that_its_decoder_attends_to():
     spans = whisper_frames(whisper(6), frames, [0, 1], [2, 3, 4, 5])
     assert spans == [(0, 10), (10, 35), (35, 50), (50, 80)]
     assert whisper_frames(whisper(6), frames[:, :3], [0, 1], [2, 3, 4, 5]) is None
+    assert whisper_frames(whisper(6), frames, [0, 1], [2] * 7) is None  # more than there are positions
+
+
+def test_attention_that_is_the_same_for_all_tokens_gives_some_times():
+    spans = whisper_frames(whisper(6), torch.full((1, 40, 1), 6.0), [0, 1], [2, 3])
+    assert len(spans) == 2 and all(0 <= start < end <= 40 for start, end in spans)

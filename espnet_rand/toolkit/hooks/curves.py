@@ -54,7 +54,7 @@ def _codes(weight: NamedWeight) -> Tuple[np.ndarray, np.ndarray]:
 
 def _floats(weight: NamedWeight) -> Tuple[np.ndarray, np.ndarray]:
     """The finite numbers of a float weight, and bars over their range."""
-    numbers = weight.channels_first.float().flatten().cpu().numpy()
+    numbers = weight.channels_first.double().flatten().cpu().numpy()  # float32 has no bars between equal numbers
     numbers = numbers[np.isfinite(numbers)]
     return numbers, np.histogram_bin_edges(numbers, _BARS)
 

@@ -112,9 +112,11 @@ def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: Lis
         primer: what stands before the first token of the text
 
     Returns:
-        None: the tokens do not fit into the frames
+        None: the tokens do not fit into the frames, or into the decoder
     """
     text = decoder.decoders
+    if len(primer) + len(tokens) > len(text.positional_embedding):
+        return None
     attended = [block.cross_attn for block in text.blocks[len(text.blocks) // 2 :]]
     queries: Dict[Any, Tensor] = {}
     with ExitStack() as hooks:
@@ -126,11 +128,12 @@ def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: Lis
         text(torch.tensor([[*primer, *tokens]], device=encoded.device), encoded)
     scores = torch.cat([_attention(one, queries[one][0, len(primer) - 1 :], encoded[0]) for one in attended])
     deviation, mean = torch.std_mean(scores, dim=1, keepdim=True, unbiased=False)
-    scores = torch.nn.functional.pad((scores - mean) / deviation, (_SMOOTHED // 2,) * 2, mode="replicate")
+    scores = (scores - mean) / deviation.clamp(min=torch.finfo(torch.float32).tiny)  # 0: where all tokens attend alike
+    scores = torch.nn.functional.pad(scores, (_SMOOTHED // 2,) * 2, mode="replicate")
     scores = scores.unfold(-1, _SMOOTHED, 1).median(-1).values.mean(0)  # (tokens and eos, frames)
     path = torch.nn.functional.pad(scores, (0, 0, 0, 1), value=_NEVER).T.contiguous()
     spans = ctc_frames(path, [*range(len(tokens) + 1)], blank=len(tokens) + 1)
-    return spans and spans[:-1]
+    return spans[:-1] if spans is not None and len(spans) == len(tokens) + 1 else None
 
 
 def _attention(attention: Any, queries: Tensor, encoded: Tensor) -> Tensor:
