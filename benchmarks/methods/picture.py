@@ -41,13 +41,17 @@ CURVES = (
         "calibrated, no training",
         "calibrated",
         "tab:olive",
-        {"w4.group32_asymmetric": "4", "w3.group32_asymmetric_rotated": "3"},
+        {"w4.group32_asymmetric": "4 bits", "w3.group32_asymmetric_rotated": "3 bits ¹"},
     ),
     Curve(
         "RAND, calibrated, then taught by float",
         "rand_m3_ste_taught_calibrated",
         "tab:red",
-        {"w4.group32_asymmetric": "4", "w3.group32_asymmetric": "3", "w2.group32_asymmetric_rotated": "2"},
+        {
+            "w4.group32_asymmetric": "4 bits",
+            "w3.group32_asymmetric": "3 bits",
+            "w2.group32_asymmetric_rotated": "2 bits ¹",
+        },
     ),
 )
 
@@ -74,15 +78,20 @@ def draw(by_cell: Dict[str, Dict[str, Entry]], size: Dict[str, int]) -> None:
     for curve in CURVES:
         there = {cell: by_cell[cell][curve.method] for cell in curve.cells if curve.method in by_cell.get(cell, {})}
         labels = [curve.cells[cell] for cell in there]
+        if not there:
+            continue
         _plot(axes, curve.text, curve.colour, [(size[cell], entry) for cell, entry in there.items()], labels)
-    for kind, text in (("q4_0", "whisper.cpp, its own q4_0"),):
-        lines = [line for line in finished(HERE / "results" / "whisper_cpp" / f"{TASK}.jsonl") if line["kind"] == kind]
-        if lines:
-            errors = statistics.mean(WordErrors.value(line["test"]) for line in lines)
-            filling = "tab:blue" if len(lines) >= SEEDS else "white"
-            axes.plot(lines[0]["bytes"] / 1e6, errors, "s", color="tab:blue", mfc=filling, label=text)
-            axes.annotate("4", (lines[0]["bytes"] / 1e6, errors), (6, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="size of the file, MB", ylabel=f"word errors, % (hollow: fewer than {SEEDS} seeds)")
+    runtime = [line for line in finished(HERE / "results" / "whisper_cpp" / f"{TASK}.jsonl") if line["kind"] == "q4_0"]
+    if runtime:
+        place = runtime[0]["bytes"] / 1e6, statistics.mean(WordErrors.value(line["test"]) for line in runtime)
+        filling = "tab:blue" if len(runtime) >= SEEDS else "white"
+        axes.plot(*place, "s", color="tab:blue", mfc=filling, label="whisper.cpp, its own q4_0")
+        axes.annotate("4 bits", place, (6, 4), textcoords="offset points", fontsize=8)
+    axes.set(
+        xscale="log",
+        xlabel=f"size of the file, MB (bars: 95%; hollow: fewer than {SEEDS} seeds; ¹ rotated)",
+        ylabel="word errors, %",
+    )
     axes.set_xticks([15, 20, 25, 30, 50, 100, 150], [15, 20, 25, 30, 50, 100, 150])
     axes.minorticks_off()
     axes.axhline(model.value, color="black", linewidth=0.5, linestyle=":")
