@@ -14,7 +14,13 @@ from pymdownx.slugs import slugify
 ROOT = Path(__file__).parents[1]
 PAGES = ("*.md", "docs/*.md", "egs2/*/*/README.md", "benchmarks/**/*.md", "espnet_rand/**/*.md")
 NOTEBOOKS = ("docs/*.ipynb",)
-OTHERS = ("docs/site.css", "docs/drawings/*.svg", "egs2/*/*/images/*.png", "benchmarks/methods/results/*.png")
+OTHERS = (
+    "docs/site.css",
+    "docs/drawings/*.svg",
+    "docs/drawings/*.png",
+    "egs2/*/*/images/*.png",
+    "benchmarks/methods/results/*.png",
+)
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 _INDENTED_TAG = re.compile(r"^ +(?=</?(?:audio|source)\b)", re.MULTILINE)
