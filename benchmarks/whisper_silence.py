@@ -87,7 +87,8 @@ def build(args):
     from espnet2.bin.asr_inference import Speech2Text
 
     os.chdir(args.recipe)
-    return Speech2Text(args.config, args.model, beam_size=1, ctc_weight=0.0, maxlenratio=args.maxlenratio)
+    config = args.config or Path(args.model or "exp/float/x").parent / "config.yaml"
+    return Speech2Text(config, args.model, beam_size=1, ctc_weight=0.0, maxlenratio=args.maxlenratio)
 
 
 def sounds(args):
@@ -101,20 +102,24 @@ def sounds(args):
     return [(f"{args.set}, alone", [(key, alone(samples, rng), text) for key, samples, text in entries])]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
+def parser_of(description):
+    """A parser of a recipe's model and test set."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=lambda text: Path(text).resolve())
     parser.add_argument("--config", help="default: config.yaml beside the model, or of exp/float")
     parser.add_argument("--model", help="default: Whisper as OpenAI made it")
     parser.add_argument("--set", default="test")
+    return parser
+
+
+def main():
+    parser = parser_of(__doc__)
     parser.add_argument("--limit", type=int, help="recordings")
     parser.add_argument("--maxlenratio", type=float, default=-40, help="below 0: tokens")
     parser.add_argument("--trailing_silence", nargs="+", default=["full"])
     parser.add_argument("--alone", action="store_true", help="each recording in 20 s of a quiet room")
     parser.add_argument("--noise", type=float, metavar="MINUTES", help="noise in place of speech")
     args = parser.parse_args()
-    args.config = args.config or str(Path(args.model or "exp/float/x").parent / "config.yaml")
-    args.recipe = args.recipe.resolve()
     torch.set_num_threads(1)
     from espnet_rand.environment import TRAILING_SILENCE
     from espnet_rand.toolkit.recognition import Recognizer, join_text

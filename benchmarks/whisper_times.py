@@ -10,14 +10,13 @@ said. The second has the word errors on all recordings joined to one, with these
 One thread; beam 1, the decoder alone.
 """
 
-import argparse
 import unittest.mock
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import torch
-from whisper_silence import RATE, WINDOW, build, recordings
+from whisper_silence import RATE, WINDOW, build, parser_of, recordings
 
 LOUD = 0.02
 
@@ -50,16 +49,10 @@ def errors(recognizer, entries):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--config", help="default: config.yaml beside the model, or of exp/float")
-    parser.add_argument("--model", help="default: Whisper as OpenAI made it")
-    parser.add_argument("--set", default="test")
+    parser = parser_of(__doc__)
     parser.add_argument("--windows", nargs="+", default=["20,4", "10,2"], help="seconds, and those of the overlap")
     args = parser.parse_args()
     args.maxlenratio = -400
-    args.config = args.config or str(Path(args.model or "exp/float/x").parent / "config.yaml")
-    args.recipe = args.recipe.resolve()
     torch.set_num_threads(1)
     speech2text = build(args)
     from whisper.normalizers import EnglishTextNormalizer
