@@ -27,6 +27,7 @@ from tasks import TASKS  # noqa: E402
 from training import float_weights  # noqa: E402
 
 KINDS = {"q4_0": Q4_0, "f16": F16}
+AUDIO_CTX = 600  # frames of 20 ms
 HEADS = {"n_audio_head": 6, "n_text_head": 6}  # of tiny.en
 
 
@@ -61,12 +62,16 @@ def main() -> None:
 
 
 def heard(path: Path, sentences: List[Sentence]) -> List[str]:
-    """What whisper.cpp hears by a model's file: greedily, as decode.py of `espnet-rand ship` does, in 30 s."""
+    """What whisper.cpp hears by a model's file: greedily, as decode.py of `espnet-rand ship` does.
+
+    It hears as much silence as the model was trained with: recordings were filled up to 12 s.
+    """
     model = Model(
         str(path),
         redirect_whispercpp_logs_to=os.devnull,
         n_threads=1,
         language="en",
+        audio_ctx=AUDIO_CTX,
         no_timestamps=True,
         print_progress=False,
     )
