@@ -32,6 +32,7 @@ STYLES = {
     "rand_m1_pqn": ("RAND mode 1, noise", "gold"),
     "rand_m3_pqn": ("RAND mode 3, noise", "tab:pink"),
     "rand_m3_ste_taught_calibrated": ("RAND mode 3, calibrated, then taught by float", "tab:red"),
+    "lsc_clip_taught_calibrated": ("learnable scale, calibrated, then taught by float", "tab:green"),
     "rand_m3_ste_taught_drawn3": ("one RAND model for 8, 4 and 3 bits, taught by float", "tab:blue"),
 }
 
@@ -103,7 +104,7 @@ FINDINGS = {
         _cells(
             "queen_bf16.w8.group32_asymmetric", "queen_bf16.w4.group32_asymmetric", "queen_bf16.w3.group32_asymmetric"
         ),
-        ("calibrated", "rand_m3_ste_taught_calibrated", "rand_m3_ste_taught_drawn3"),
+        ("calibrated", "rand_m3_ste_taught_calibrated", "lsc_clip_taught_calibrated", "rand_m3_ste_taught_drawn3"),
         to_float=True,
     ),
     "translation": Finding(
