@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+import espnet_rand
 from espnet_rand.kaldi import read_lines
 from tests.egs2.recipe import EGS2, run
 
@@ -33,6 +34,7 @@ DIMS = {
 
 @pytest.fixture(autouse=True)
 def local_path(monkeypatch):
+    espnet_rand.register()  # which ESPnet's Whisper needs with the current openai-whisper
     monkeypatch.syspath_prepend(str(LOCAL))
     # what whisper_local changes in openai-whisper is undone afterwards
     monkeypatch.setattr(whisper, "load_model", whisper.load_model)
@@ -290,12 +292,9 @@ def test_too_few_recordings_are_said_in_one_line(tmp_path):
 def test_a_packed_model_needs_no_float_weights(model, tmp_path, monkeypatch):
     import whisper_local  # noqa: F401
     import yaml
-
-    import espnet_rand
-    from espnet_rand.packing import pack_model, write_packed
-
-    espnet_rand.register()
     from espnet2.tasks.asr import ASRTask
+
+    from espnet_rand.packing import pack_model, write_packed
 
     path = tmp_path / "whisper.pt"
     torch.save({"dims": DIMS, "model_state_dict": model.state_dict()}, path)

@@ -32,7 +32,6 @@ def tiny(monkeypatch):
 
     monkeypatch.setattr(whisper, "load_model", load_model)
     monkeypatch.setitem(whisper._MODELS, "local", "")
-    monkeypatch.setattr(whisper.audio, "N_MELS", 80, raising=False)
 
 
 def write(folder, encoder_conf=(), **more):
