@@ -33,15 +33,15 @@ def inspect_weights(args: argparse.Namespace) -> None:
     """
     if args.plot is not None:
         picture.check(args.plot)
+        if args.plot.resolve() in {path.resolve() for path in args.packed_file}:
+            raise OptionError(
+                f"--plot: {args.plot} is a packed file, which the picture would replace. Fix: name another file"
+            )
     elif args.float_model is not None:
         raise OptionError("--float_model: errors are drawn, not printed. Fix: add --plot FILE.png")
     models = {}
     for path in args.packed_file:
         models[path] = packed = read_packed(path)
-        if args.plot is not None and args.plot.resolve() == path.resolve():
-            raise OptionError(
-                f"--plot: {path} is a packed file, which the picture would replace. Fix: name another file"
-            )
         if len(args.packed_file) > 1:
             print(f"{path}:")
         for line in (f"{name}: {value}" for name, value in packed.info.items()):

@@ -21,9 +21,11 @@ from espnet_rand.toolkit.zoo import Loader, decoding_options, find_loader, meta
 _MODEL, _FLOAT = "model.safetensors", "float.pth"
 #: stands for the name of a folder that is not uploaded
 _NO_TAG = "USER/NAME"
-#: what builds these parts of a model, beside ESPnet: the kind of a part, and the package that pip installs
-_PARTS = ("frontend", "encoder", "decoder", "token_type")
-_PACKAGES = dict.fromkeys(("whisper", "whisper_en", "whisper_multilingual"), "openai-whisper")
+#: options with the kind of a part, and the kinds that need openai-whisper beside ESPnet
+_PARTS, _OF_WHISPER = (
+    ("frontend", "encoder", "decoder", "token_type"),
+    ("whisper", "whisper_en", "whisper_multilingual"),
+)
 #: ends of options whose value is a file, or a list of tokens; the end of one that is a file for some types of tokens
 _FILES, _BPE = ("token_list", "stats_file"), "bpemodel"
 
@@ -139,7 +141,7 @@ def _write(what: Publication, loader: Loader, options: Dict[str, Any], folder: P
         exported=exported.copy(what.exported, folder),
         float_file=_FLOAT if what.with_float else None,
         search=what.search,
-        packages=[_PACKAGES[kind] for kind in map(options.get, _PARTS) if kind in _PACKAGES][:1],
+        packages=["openai-whisper"] if any(options.get(part) in _OF_WHISPER for part in _PARTS) else [],
     )
     (folder / "README.md").write_text(card.text(), encoding="utf-8")
     held = {

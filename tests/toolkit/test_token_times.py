@@ -76,8 +76,7 @@ def test_a_lattice_that_is_too_large_has_no_times():
 def whisper(tokens):
     """A decoder of `tokens` tokens whose later half attends, when token t is the last, to frames that hold t + 1."""
     attention = torch.nn.Module()
-    attention.n_head, attention.query = 1, torch.nn.Identity()
-    attention.key = lambda frames: 30 * torch.nn.functional.one_hot(frames[:, 0].long(), tokens + 1).float()
+    attention.n_head, attention.query, attention.key = 1, torch.nn.Identity(), torch.nn.Identity()
     unused = SimpleNamespace(cross_attn=None)
 
     class Text:
@@ -86,6 +85,7 @@ def whisper(tokens):
 
         def __call__(self, ids, encoded):
             attention.query(torch.nn.functional.one_hot(ids + 1, tokens + 1).float())
+            attention.key(30 * torch.nn.functional.one_hot(encoded[..., 0].long(), tokens + 1).float())
 
     return SimpleNamespace(decoders=Text())
 

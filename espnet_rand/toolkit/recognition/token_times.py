@@ -118,15 +118,15 @@ def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: Lis
     if len(primer) + len(tokens) > len(text.positional_embedding):
         return None
     attended = [block.cross_attn for block in text.blocks[len(text.blocks) // 2 :]]
-    queries: Dict[Any, Tensor] = {}
+    outputs: Dict[Any, Tensor] = {}
     with ExitStack() as hooks:
-        for attention in attended:
-            hook = attention.query.register_forward_hook(
-                lambda layer, inputs, output, key=attention: queries.__setitem__(key, output)
-            )
+        for layer in (layer for attention in attended for layer in (attention.query, attention.key)):
+            hook = layer.register_forward_hook(lambda layer, inputs, output: outputs.__setitem__(layer, output[0]))
             hooks.callback(hook.remove)
         text(torch.tensor([[*primer, *tokens]], device=encoded.device), encoded)
-    scores = torch.cat([_attention(one, queries[one][0, len(primer) - 1 :], encoded[0]) for one in attended])
+    scores = torch.cat(
+        [_attention(outputs[one.query][len(primer) - 1 :], outputs[one.key], one.n_head) for one in attended]
+    )
     deviation, mean = torch.std_mean(scores, dim=1, keepdim=True, unbiased=False)
     scores = (scores - mean) / deviation.clamp(min=torch.finfo(torch.float32).tiny)  # 0: where all tokens attend alike
     scores = torch.nn.functional.pad(scores, (_SMOOTHED // 2,) * 2, mode="replicate")
@@ -136,7 +136,7 @@ def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: Lis
     return spans[:-1] if spans is not None and len(spans) == len(tokens) + 1 else None
 
 
-def _attention(attention: Any, queries: Tensor, encoded: Tensor) -> Tensor:
-    """The weights of a cross attention of openai-whisper, (heads, tokens, frames)."""
-    q, k = (x.float().view(len(x), attention.n_head, -1).transpose(0, 1) for x in (queries, attention.key(encoded)))
+def _attention(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """The weights of an attention, (heads, tokens, frames), of (tokens, values) and (frames, values)."""
+    q, k = (x.float().view(len(x), heads, -1).transpose(0, 1) for x in (queries, keys))
     return (q @ k.transpose(1, 2) / q.size(-1) ** 0.5).softmax(-1)
