@@ -51,8 +51,8 @@ def errors(recognizer, entries):
 def main():
     parser = parser_of(__doc__)
     parser.add_argument("--windows", nargs="+", default=["20,4", "10,2"], help="seconds, and those of the overlap")
+    parser.set_defaults(maxlenratio=-400)
     args = parser.parse_args()
-    args.maxlenratio = -400
     torch.set_num_threads(1)
     speech2text = build(args)
     from whisper.normalizers import EnglishTextNormalizer

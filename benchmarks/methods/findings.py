@@ -114,6 +114,11 @@ FINDINGS = {
 }
 
 
+def filling(colour: str, seeds: int) -> str:
+    """What a mark is filled with: nothing, where there are too few seeds."""
+    return colour if seeds >= SEEDS else "white"
+
+
 def shown(finding: Finding, found: Mapping[str, Entry]) -> Dict[str, Estimate]:
     """What a plot has of a cell: of each method its measure, or by how many percent it is above float."""
     estimates = {method: found[method].estimate for method in finding.methods if method in found}
@@ -134,8 +139,7 @@ def plot(finding: Finding, by_name: Mapping[str, List[Entry]], path: Path) -> No
             colour, (low, high) = STYLES[method][1], estimate.interval
             low = low if finding.to_float else max(low, estimate.value / 10)  # above 0, as the axis has a logarithm
             axes.plot([low, high], [y, y], color=colour, linewidth=1.5)
-            filling = colour if len(found[method].lines) >= SEEDS else "white"
-            axes.plot(estimate.value, y, "o", color=colour, mfc=filling, markersize=5)
+            axes.plot(estimate.value, y, "o", color=colour, mfc=filling(colour, len(found[method].lines)), markersize=5)
             y += 1
         middles.append(y - (len(estimates) + 1) / 2)
         y += 1

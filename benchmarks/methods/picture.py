@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
 from entries import HERE, Entry, cells, entries, name
-from findings import FLOAT, SEEDS, pyplot
+from findings import FLOAT, SEEDS, filling, pyplot
 from lines import finished
 from measures import WordErrors
 from methods import METHODS
@@ -84,8 +84,8 @@ def draw(by_cell: Dict[str, Dict[str, Entry]], size: Dict[str, int]) -> None:
     runtime = [line for line in finished(HERE / "results" / "whisper_cpp" / f"{TASK}.jsonl") if line["kind"] == "q4_0"]
     if runtime:
         place = runtime[0]["bytes"] / 1e6, statistics.mean(WordErrors.value(line["test"]) for line in runtime)
-        filling = "tab:blue" if len(runtime) >= SEEDS else "white"
-        axes.plot(*place, "s", color="tab:blue", mfc=filling, label="whisper.cpp, its own q4_0")
+        colour = "tab:blue"
+        axes.plot(*place, "s", color=colour, mfc=filling(colour, len(runtime)), label="whisper.cpp, its own q4_0")
         axes.annotate("4 bits", place, (6, 4), textcoords="offset points", fontsize=8)
     axes.set(
         xscale="log",
@@ -108,7 +108,7 @@ def _plot(axes: pyplot.Axes, text: str, colour: str, points: List[Tuple[int, Ent
     for x, (_, entry), label in zip(megabytes, points, labels):
         low, high = entry.estimate.interval
         axes.plot([x, x], [max(low, 0), high], color=colour, linewidth=1, alpha=0.5)
-        axes.plot(x, entry.value, "o", color=colour, mfc=colour if len(entry.lines) >= SEEDS else "white")
+        axes.plot(x, entry.value, "o", color=colour, mfc=filling(colour, len(entry.lines)))
         axes.annotate(label, (x, entry.value), (6, 4), textcoords="offset points", fontsize=8)
 
 

@@ -7,27 +7,27 @@ results/whisper_cpp/TASK.jsonl, with its bytes. What is there is not run again.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import torch
-from pywhispercpp.model import Model
-from rich.progress import track
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from lines import append, finished  # noqa: E402
 from own_rounding import F16, Q4_0, float_whisper, write_ggml  # noqa: E402
-from task import Sentence  # noqa: E402
 from tasks import TASKS  # noqa: E402
 from training import float_weights  # noqa: E402
 
+from espnet_rand.export.examples import write_example  # noqa: E402
+from espnet_rand.kaldi import read_lines  # noqa: E402
+from espnet_rand.shipping import example  # noqa: E402
+
 KINDS = {"q4_0": Q4_0, "f16": F16}
-AUDIO_CTX = 600  # frames of 20 ms
+AUDIO_CTX = 600  # frames of 20 ms: as much silence as the models were trained with, 12 s in all
 HEADS = {"n_audio_head": 6, "n_text_head": 6}  # of tiny.en
 
 
@@ -43,6 +43,8 @@ def main() -> None:
     out = HERE / "results" / "whisper_cpp" / f"{args.task}.jsonl"
     out.parent.mkdir(exist_ok=True)
     done = {(line["kind"], line["seed"]) for line in finished(out) if line["start"] == task.start}
+    listed = read_lines(task.directory / task.data / "test" / "wav.scp")
+    files = {key: Path(path) for key, path in listed.items()}
     for seed in args.seeds:
         for kind in args.kinds:
             if (kind, seed) in done:
@@ -53,33 +55,16 @@ def main() -> None:
                     f"whisper_cpp.py: {weights} is not there. Fix: run grid.py, --methods float, --seeds {seed}"
                 )
             line: Dict[str, Any] = {"task": args.task, "start": task.start, "kind": kind, "seed": seed}
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.bin"
-                write_ggml(float_whisper(torch.load(weights, weights_only=True), HEADS), path, KINDS[kind])
-                line["bytes"] = path.stat().st_size
-                line["test"] = task.errors(task.test, heard(path, task.test))
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                write_ggml(
+                    float_whisper(torch.load(weights, weights_only=True), HEADS), folder / "model.bin", KINDS[kind]
+                )
+                write_example("whisper_cpp", folder, AUDIO_CTX=AUDIO_CTX)
+                line["bytes"] = (folder / "model.bin").stat().st_size
+                texts = example.decode(folder, files, f"{kind}, seed {seed}").texts
+            line["test"] = task.errors(task.test, [texts[sentence.key] for sentence in task.test])
             append(out, line)
-
-
-def heard(path: Path, sentences: List[Sentence]) -> List[str]:
-    """What whisper.cpp hears by a model's file: greedily, as decode.py of `espnet-rand ship` does.
-
-    It hears as much silence as the model was trained with: recordings were filled up to 12 s.
-    """
-    model = Model(
-        str(path),
-        redirect_whispercpp_logs_to=os.devnull,
-        n_threads=1,
-        language="en",
-        audio_ctx=AUDIO_CTX,
-        no_timestamps=True,
-        print_progress=False,
-    )
-    said = []
-    for sentence in track(sentences, path.name):
-        samples = sentence.features["speech"]
-        said.append(" ".join(segment.text for segment in model.transcribe(samples)))
-    return said
 
 
 if __name__ == "__main__":
