@@ -139,6 +139,11 @@ def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
             info = soundfile.info(path)
             assert info.samplerate == 16000 and info.duration == pytest.approx(seconds, abs=0.2)
 
+    # what is said in test, in the script's order, without the silence behind
+    spoken = read_lines(tmp_path / "data/test_spoken/text")
+    assert [name.partition("-")[2] for name in spoken] == sorted(read_lines(tmp_path / "data/test/text"))
+    for line in read_lines(tmp_path / "data/test_spoken/segments").values():
+        assert 0.4 < float(line.split()[2]) < 0.7
     (tmp_path / "game/deep/queen.1c").write_bytes(data[:40])
     done = run(LOCAL / "data.sh", "--source_dir", tmp_path / "game", "--datadir", tmp_path / "data", cwd=LOCAL.parent)
     assert done.returncode != 0 and "queen.1c" in done.stderr and "Traceback" not in done.stderr

@@ -34,6 +34,9 @@ inference_config=conf/decode_asr.yaml
 inference_model=valid.loss.ave.pth
 inference_args=      # more options for decoding
 
+# Scoring
+score_cleaner=none   # text cleaner for reference and hypothesis, e.g. whisper_en
+
 template=$(cd "$(dirname "$0")" && pwd)
 task=asr
 modules=jiwer
@@ -110,5 +113,6 @@ decoded() {  # <mode> <set> <length> ...
 
 if selected 10; then
     python3 "${template}/score_long.py" --expdir "${expdir}" --datadir "${datadir}" \
-        --systems $(for_systems model_name) --decoded $(for_sets decoded) --baseline "${baseline}"
+        --systems $(for_systems model_name) --decoded $(for_sets decoded) --baseline "${baseline}" \
+        --cleaner "${score_cleaner}"
 fi

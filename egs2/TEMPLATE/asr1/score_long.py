@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from espnet2.text.cleaner import TextCleaner
+
 from espnet_rand.atomic import replacing, write_text
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.scoring import ScoringError, differences, plot, score, tables
@@ -30,27 +32,34 @@ def read_stage(reader, path: Path, stage: int) -> dict:
         sys.exit(f"score_long.py: {e}. Fix: run stage {stage} first")
 
 
+def read_texts(path: Path, stage: int, cleaner: TextCleaner) -> dict:
+    """Read the cleaned text of each recording, or exit."""
+    return {key: cleaner(text) for key, text in read_stage(read_lines, path, stage).items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--expdir", type=Path, required=True, help="has SYSTEM/MODE_SET/1best_recog/text")
     parser.add_argument("--datadir", type=Path, required=True, help="has SET/manifest.jsonl and SET/text")
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--decoded", nargs="+", required=True, metavar="MODE:SET", help="e.g. windows:long_test/30s")
+    parser.add_argument("--cleaner", default="none", help="of the words that are compared, e.g. whisper_en")
     parser.add_argument("--baseline", default="", metavar="SYSTEM", help="what the others are compared with")
     args = parser.parse_args()
     named = runs_of(args.systems)
     if args.baseline and args.baseline not in named:
         sys.exit(f"score_long.py: --baseline: {args.baseline} is not one of {', '.join(named)}")
+    cleaner = TextCleaner(None if args.cleaner == "none" else args.cleaner)
     scores = []
     for name, systems in named.items():
         for mode, _, test_set in (pair.partition(":") for pair in args.decoded):
             test_set = os.path.normpath(test_set)  # the name of a further set ends in /.
             data = args.datadir / test_set
             seconds = read_stage(read_seconds, data / "manifest.jsonl", 8)
-            references = read_stage(read_lines, data / "text", 8)
+            references = read_texts(data / "text", 8, cleaner)
             hypotheses = {
-                system.removeprefix(name): read_stage(
-                    read_lines, args.expdir / system / f"{mode}_{test_set}/1best_recog/text", 9
+                system.removeprefix(name): read_texts(
+                    args.expdir / system / f"{mode}_{test_set}/1best_recog/text", 9, cleaner
                 )
                 for system in systems
             }

@@ -12,6 +12,9 @@
 #   --taught "..."             likewise, the 4-bit systems that are distilled (their names end in _taught)
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --untrained "8 4 3 2"      instead: no training; the model as it is, rounded and calibrated to these bits
+#   --long "60 180 600"        besides: what is said in test, joined into recordings of up to so many seconds, decoded by
+#                              asr_inference_long; not what is rounded. Stages 8 to 10: --long_args has further options
+#                              of asr_long.sh
 #   --calibrate_args "..."     more options for what is calibrated in that, e.g. "--quantizer_conf mode=2"
 #   --asr_args "..."           training options for all systems
 #   --datadir DIR, --expdir DIR  default: data and exp here; of another model or languages with their names behind
@@ -30,10 +33,18 @@ taught="rand_m3_ste_w4_column"
 curve=false
 untrained=
 calibrate_args=
+long=
+long_args=
+stage=1
+stop_stage=10
+nj=2
+ngpu=0
+python="espnet-rand --import whisper_local"
 asr_args=
 datadir=
 expdir=
-own="whisper_model languages seeds presets taught curve untrained calibrate_args asr_args"
+own="whisper_model languages seeds presets taught curve untrained calibrate_args long long_args asr_args"
+own+=" stage stop_stage nj ngpu python"
 paths="whisper_checkpoint source_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
 
@@ -137,6 +148,11 @@ calibrated${calibrate_tag}_w${bits}:
     done
 fi
 
+if [ -n "${long}" ] && { [ "${languages}" != en ] || [ "${curve}" = true ]; }; then
+    echo "$0: --long is for English, and not for --curve" >&2
+    exit 1
+fi
+
 stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}" ${untrained:+--table UNTRAINED})
 if [ "${curve}" = true ]; then
     data="--data_path_and_name_and_type ${datadir}/train"
@@ -148,16 +164,26 @@ if [ "${curve}" = true ]; then
         --quantizer_args "--quantizer_conf granularity=group --quantizer_conf group_size=32"
         --plan_args "${plan_data} --num_utterances 12 --bits 3 4 5 6 8")
 fi
-"${stages[@]}" \
-    --python "espnet-rand --import whisper_local" \
+common=(--datadir "${datadir}" --expdir "${expdir}" --python "${python}" --nj "${nj}"
+    --ngpu "${ngpu}" --stage "${stage}" --inference_config "${inference_config}"
+    --inference_model valid.acc.best.pth)
+"${stages[@]}" "${common[@]}" \
+    --stop_stage $((stop_stage < 7 ? stop_stage : 7)) \
     --local_data_opts "--datadir ${datadir} ${data_opts}" \
-    --datadir "${datadir}" \
-    --expdir "${expdir}" \
     "${tokens[@]}" \
     --test_sets "${test_sets}" \
     --feats_normalize none \
     --asr_args "${asr_args}" \
-    --inference_config "${inference_config}" \
-    --inference_model valid.acc.best.pth \
     --score_cleaner "${score_cleaner}" \
     "${options[@]}"
+[ -n "${long}" ] || exit 0
+../../TEMPLATE/asr1/asr_long.sh "${common[@]}" \
+    --systems "$(grep -v '{round:' <<< "${systems}")" \
+    --stop_stage "${stop_stage}" \
+    --test_sets test_spoken \
+    --by all \
+    --durations "${long}" \
+    --inference_args "--maxlenratio 0" \
+    --baseline "$([ -n "${untrained}" ] && echo untrained || echo float)" \
+    --score_cleaner "${score_cleaner}" \
+    ${long_args}

@@ -12,6 +12,7 @@ import soundfile
 from pywhispercpp.model import Model
 
 LANGUAGE = "en"
+TIMESTAMPS = False  # ESPnet trains without
 AUDIO_CTX = 0  # frames of 20 ms that are heard; 0: 30 s, fewer are faster
 
 model = Model(
@@ -20,7 +21,7 @@ model = Model(
     n_threads=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
     language=LANGUAGE,
     audio_ctx=AUDIO_CTX,
-    no_timestamps=True,  # ESPnet trains without
+    no_timestamps=not TIMESTAMPS,
     print_progress=False,
 )
 for path in sys.argv[1:]:

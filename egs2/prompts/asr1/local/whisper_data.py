@@ -49,7 +49,9 @@ def write_sets(data_dir: Path, utterances: Dict[str, List[Utterance]], shares: D
     """Write the directories of `train` and of each set of `shares`, and the recordings up to MAX_SECONDS.
 
     Each language is split by itself. Of several languages, `test` is one directory each, such as `test_fr`. Where
-    there are others than English, the file `prompt` has Whisper's tokens for the language of each utterance.
+    there are others than English, the file `prompt` has Whisper's tokens for the language of each utterance. Beside
+    each `test` there is `test_spoken`, of which long recordings are joined: the same in the order of `utterances`,
+    with `segments` that leave out the silence behind.
 
     Args:
         utterances: by Whisper's name of their language, such as en
@@ -65,6 +67,8 @@ def write_sets(data_dir: Path, utterances: Dict[str, List[Utterance]], shares: D
             sets.setdefault(name, []).extend(chosen)
     for name, chosen in sets.items():
         write_set(data_dir / name, chosen, data_dir / "flac", prompts=list(utterances) != ["en"])
+        if name.startswith("test"):
+            write_spoken(data_dir / f"{name}_spoken", chosen, data_dir / "flac")
 
 
 def write_set(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path, prompts: bool) -> None:
@@ -87,3 +91,13 @@ def write_set(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path, p
     minutes = sum(len(u[3]) for _, u in chosen) / RATE / 60
     words = sum(len(normalizer(language)(u[2]).split()) for language, u in chosen)
     print(f"{folder}: {len(chosen)} utterances, {words} words, {minutes:.1f} minutes")
+
+
+def write_spoken(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path) -> None:
+    """Write a directory with what is spoken in the recordings of a set, in its order. Each is its own speaker's."""
+    spoken = [(f"{number:05d}-{u[0]}", u) for number, (_, u) in enumerate(chosen)]
+    with replacing_directory(folder) as temporary:
+        rows = ((key, key, f"{(sounds / u[0]).resolve()}.flac", u[2]) for key, u in spoken)
+        write_data_dir(temporary, rows)
+        lines = (f"{key} {key} 0 {len(u[3]) / RATE:.4f}\n" for key, u in spoken)
+        (temporary / "segments").write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,168 @@
+"""Long recordings by Whisper, in ESPnet and in what users would take instead, in one run.
+
+Each system is a folder with a decode.py, which hears each recording as a whole file: ESPnet by asr_inference_long's
+windows (float and packed) and by its own asr_inference; whisper.cpp and faster-whisper by their own long form, with
+their defaults: timestamps, fallback on temperature, the text before as a prompt. The weights are the same, as near in
+precision as the runtime comes. Errors are counted as asr_long.sh does.
+
+    python benchmarks/long_runtimes.py --float untrained.pth --packed PACKED.safetensors --config config.yaml \\
+        --data data/long_test_spoken/180s --name queen
+
+Writes long_runtimes_NAME.md beside this file.
+"""
+
+import argparse
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+from own_rounding import F16, float_whisper, write_ctranslate2, write_ggml
+from table import circumstances
+
+import espnet_rand
+from espnet_rand.atomic import write_text
+from espnet_rand.export import ggml
+from espnet_rand.export.examples import write_example
+from espnet_rand.kaldi import read_lines
+from espnet_rand.longform.scoring import Score, score
+from espnet_rand.packing import read_packed
+from espnet_rand.reporting import markdown
+
+espnet_rand.register()
+from espnet2.text.cleaner import TextCleaner  # noqa: E402
+
+from espnet_rand.longform.audio import Recording  # noqa: E402
+from espnet_rand.shipping import example  # noqa: E402
+from espnet_rand.shipping.espnet_folder import write_espnet  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+# espnet2.bin.asr_inference: the same decode.py, without windows
+_WHOLE = """\
+class LongForm(NamedTuple):
+    speech2text: object
+
+    def __call__(self, path):
+        samples, _ = soundfile.read(path, dtype="float32")
+        return Said(self.speech2text(samples)[0][0])
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--float", type=Path, required=True, help="a checkpoint of ESPnet, or openai-whisper's file")
+    parser.add_argument("--packed", type=Path, required=True, help="packed, 4 bits, a scale for each 32 weights")
+    parser.add_argument("--config", type=Path, required=True, help="config.yaml of both")
+    parser.add_argument("--data", type=Path, required=True, help="a long test set: wav.scp, text")
+    parser.add_argument("--name", required=True, help="of the table")
+    parser.add_argument("--language", default="en")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--systems", nargs="+", default=[""], help="parts of the names of those that are run")
+    args = parser.parse_args()
+    files = {key: Path(path) for key, path in read_lines(args.data / "wav.scp").items()}
+    clean = TextCleaner("whisper_en" if args.language == "en" else "whisper_basic")
+    references = {key: clean(text) for key, text in read_lines(args.data / "text").items()}
+    seconds = {key: _seconds(path) for key, path in files.items()}
+    rows: List[List[str]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = _write_systems(args, Path(temporary))
+        for name, folder in folders.items():
+            if not any(part in name for part in args.systems):
+                continue
+            try:
+                decoded = example.decode(folder, files, name, args.threads)
+            except example.ExampleError as e:
+                rows.append([name, f"fails: {e}"])
+                continue
+            texts = {key: clean(text) for key, text in decoded.texts.items()}
+            found = score(name, args.name, seconds, references, {"": texts})
+            rows.append([name, *_row(found, decoded, sum(seconds.values()))])
+            print(rows[-1], flush=True)
+    header = ["", "WER %", "ins %", "del %", "sub %", "dropped stretches", "repeated phrases", "CPU s per s"]
+    header += ["load, CPU s", "peak MB"]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("pywhispercpp", "faster-whisper", "ctranslate2"))
+    text = (
+        f"# Long recordings, {args.name}\n\n{circumstances(' '.join(['python', *sys.argv]))}, {versions}; "
+        f"{len(files)} recordings, {sum(seconds.values()):.0f} s, one run.\n\n"
+        f"{markdown(header, [row + [''] * (len(header) - len(row)) for row in rows])}"
+    )
+    write_text(HERE / f"long_runtimes_{args.name}.md", text)
+    print(text)
+
+
+def _seconds(path: Path) -> float:
+    with Recording(path) as recording:
+        return recording.seconds
+
+
+def _row(found: Score, decoded: example.Decoded, seconds: float) -> List[str]:
+    """The cells of a system."""
+    (counts,) = found.runs.values()
+    parts = (counts.insertions, counts.deletions, counts.substitutions)
+    speed: Optional[float] = None if decoded.cpu_seconds is None else decoded.cpu_seconds / seconds
+    return [
+        f"{found.rates[0]:.2f}",
+        *(f"{100 * part / counts.words:.2f}" for part in parts),
+        str(counts.dropped),
+        str(counts.repeated),
+        "-" if speed is None else f"{speed:.3f}",
+        f"{decoded.load_seconds:.1f}",
+        f"{decoded.peak_bytes / 1e6:.0f}",
+    ]
+
+
+def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
+    """Write a folder for each system; returns them by the systems' names."""
+    packed = read_packed(args.packed)
+    state = _espnet_state(torch.load(args.float, map_location="cpu", weights_only=True))
+    torch.save(state, folder / "float.pth")
+    systems: Dict[str, Path] = {}
+
+    def system(name: str) -> Path:
+        systems[name] = folder / str(len(systems))
+        systems[name].mkdir()
+        return systems[name]
+
+    for name, file in (("float", folder / "float.pth"), ("packed, 4 bits", args.packed)):
+        made = system(f"ESPnet, windows, {name}")
+        write_espnet(file, args.config, "asr", made)
+        write_example("espnet", made, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
+    made = system("ESPnet, asr_inference on the whole, float")
+    write_espnet(folder / "float.pth", args.config, "asr", made)
+    write_example("espnet", made, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
+    text = (made / "decode.py").read_text()
+    text = text.replace(
+        "from espnet_rand.longform import LongForm  # noqa: E402\n",
+        "from collections import namedtuple\nfrom typing import NamedTuple\n\nimport soundfile\n\n"
+        f'Said = namedtuple("Said", "text")\n\n\n{_WHOLE}\n',
+    )
+    (made / "decode.py").write_text(text)
+    constants: Dict[str, Any] = {"LANGUAGE": args.language, "TIMESTAMPS": True}
+    for name, write in (
+        ("4 bits, exported", lambda path: ggml.export(packed, path)),
+        ("f16", lambda path: write_ggml(float_whisper(state, packed.info.get("whisper", {})), path, F16)),
+    ):
+        made = system(f"whisper.cpp, {name}")
+        write_example("whisper_cpp", made, **constants)
+        write(made / "model.bin")
+    search = {"beam_size": 5}
+    for name, kind in (("int8 of its own", "int8"), ("float", "float32")):
+        made = system(f"faster-whisper, {name}")
+        write_example("ctranslate2", made, LANGUAGE=args.language, COMPUTE_TYPE=kind, SEARCH=search)
+        write_ctranslate2(float_whisper(state, packed.info.get("whisper", {})), made / "model")
+    return systems
+
+
+def _espnet_state(saved: Dict[str, Any]) -> Dict[str, torch.Tensor]:
+    """The weights under ESPnet's names."""
+    if "model_state_dict" not in saved:
+        return saved
+    tensors = saved["model_state_dict"]
+    return {f"{name.partition('.')[0]}.{name.partition('.')[0]}s.{name.partition('.')[2]}": tensor.float()
+            for name, tensor in tensors.items()}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
