@@ -13,8 +13,8 @@
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --untrained "8 4 3 2"      instead: no training; the model as it is, rounded and calibrated to these bits
 #   --long "60 180 600"        besides: what is said in test, joined into recordings of up to so many seconds, decoded by
-#                              asr_inference_long; not what is rounded. Stages 8 to 10: --long_args has further options
-#                              of asr_long.sh
+#                              asr_inference_long (stages 8 to 10). What is rounded is left out
+#   --modes "windows vad"      how these are cut; vad needs silero-vad. Default: windows
 #   --calibrate_args "..."     more options for what is calibrated in that, e.g. "--quantizer_conf mode=2"
 #   --asr_args "..."           training options for all systems
 #   --datadir DIR, --expdir DIR  default: data and exp here; of another model or languages with their names behind
@@ -34,7 +34,7 @@ curve=false
 untrained=
 calibrate_args=
 long=
-long_args=
+modes=windows
 stage=1
 stop_stage=10
 nj=2
@@ -43,7 +43,7 @@ python="espnet-rand --import whisper_local"
 asr_args=
 datadir=
 expdir=
-own="whisper_model languages seeds presets taught curve untrained calibrate_args long long_args asr_args"
+own="whisper_model languages seeds presets taught curve untrained calibrate_args long modes asr_args"
 own+=" stage stop_stage nj ngpu python"
 paths="whisper_checkpoint source_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
@@ -185,5 +185,5 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --python "${python}" --nj "$
     --durations "${long}" \
     --inference_args "--maxlenratio 0" \
     --baseline "$([ -n "${untrained}" ] && echo untrained || echo float)" \
-    --score_cleaner "${score_cleaner}" \
-    ${long_args}
+    --modes "${modes}" \
+    --score_cleaner "${score_cleaner}"
