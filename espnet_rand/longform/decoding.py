@@ -17,6 +17,7 @@ from espnet_rand.longform.pieces import Piece, packed, windows
 from espnet_rand.longform.sound import AudioError
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
+from espnet_rand.toolkit.recognition.loudness import quietest
 
 MODES = ("windows", "whole", "vad")
 # no sample above the smallest step of 16 bits: digital silence, which models have not seen
@@ -174,7 +175,17 @@ class LongForm:
             return [Piece(0, recording.length)]
         if self.mode == "vad":
             return packed(vad.speech(recording), self.window, self.overlap)
-        return windows(0, recording.length, self.window, self.overlap)
+        pieces = windows(0, recording.length, self.window, self.overlap)
+        if not getattr(self.recognizer, "guard", False):
+            return pieces
+        return [pieces[0], *(self._from_pause(recording, piece) for piece in pieces[1:])]
+
+    def _from_pause(self, recording: Recording, piece: Piece) -> Piece:
+        """Let a piece begin where the first half of its overlap is quietest: not within a word."""
+        samples = recording.read(piece.start, piece.start + self.overlap // 2)
+        if len(samples) < _SHORTEST * 2 * recording.rate:
+            return piece
+        return piece._replace(start=piece.start + quietest(samples, recording.rate))
 
     def _hear(self, recording: Recording, piece: Piece) -> Heard:
         """Recognize the words of a piece, unless it is silent or too short."""

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from espnet_rand.longform import LongForm
-from espnet_rand.longform.audio import AudioError
+from espnet_rand.longform.audio import AudioError, Recording
 from espnet_rand.longform.journal import JournalError
 from espnet_rand.toolkit.recognition import Heard, Word
 
@@ -105,6 +105,20 @@ def test_silence_is_not_decoded():
     found = LongForm(stub, window=10, overlap=3)(audio)
     assert 1400 not in stub.calls and "silent (1 of" in found.notes[0]
     assert LongForm(stub)(np.zeros(700, np.float32)).text == ""
+
+
+def test_windows_of_a_decoder_with_a_guard_begin_in_pauses():
+    """Whisper loses what follows a word that a window cuts."""
+    audio = np.random.default_rng(0).uniform(-1, 1, 30 * RATE).astype(np.float32)
+    audio[850:880] *= 0.01  # windows of 10 s would begin at 7.5, 15 ...
+    stub = Stub([])
+    with Recording(audio, RATE) as recording:
+        plain = LongForm(stub, window=10, overlap=2.5).pieces(recording)
+        stub.guard = True
+        moved = LongForm(stub, window=10, overlap=2.5).pieces(recording)
+    assert [piece.start for piece in plain] == [0, 750, 1500, 2250]
+    assert moved[0].start == 0 and 850 <= moved[1].start <= 875 and 1500 <= moved[2].start <= 1625
+    assert [piece.stop for piece in moved] == [piece.stop for piece in plain] == [1000, 1750, 2500, 3000]
 
 
 def test_whole_is_one_piece():

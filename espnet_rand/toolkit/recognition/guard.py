@@ -8,7 +8,6 @@ import threading
 from contextlib import contextmanager
 from typing import Any, Iterator, List, NamedTuple, Tuple
 
-import numpy as np
 import torch
 from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 from torch import Tensor
@@ -176,11 +175,3 @@ def guarding(speech2text: Any) -> Iterator[None]:
             if not search._guards:
                 for scorers in places:
                     scorers["decoder"] = scorers["decoder"].decoder
-
-
-def quietest(samples: np.ndarray, rate: int) -> int:
-    """Find the middle of the quietest fifth of a second in the middle third of a recording, (samples,)."""
-    frame, third = rate // 10, len(samples) // 3
-    count = third // frame
-    energy = np.square(samples[third : third + count * frame], dtype=np.float64).reshape(count, frame).sum(1)
-    return third + frame * (1 + int(np.argmin(energy[:-1] + energy[1:])))

@@ -13,7 +13,8 @@ from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import search
-from espnet_rand.toolkit.recognition.guard import guarding, guards, judge, quietest
+from espnet_rand.toolkit.recognition.guard import guarding, guards, judge
+from espnet_rand.toolkit.recognition.loudness import quietest
 from espnet_rand.toolkit.recognition.token_times import (
     Spans,
     ctc_best_path,
@@ -104,7 +105,8 @@ class Recognizer:
 
     def _in_parts(self, samples: np.ndarray) -> Heard:
         """Recognize samples in two parts, cut where they are quietest."""
-        cut = quietest(samples, self.rate)
+        third = len(samples) // 3
+        cut = third + quietest(samples[third : 2 * third], self.rate)
         first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
         notes = {first.note, second.note}
         if notes != {_NO_SPEECH}:
