@@ -5,7 +5,8 @@ windows (float and packed) and by its own asr_inference; whisper.cpp and faster-
 their defaults: timestamps, fallback on temperature, the text before as a prompt. The weights are the same, as near in
 precision as the runtime comes. Errors are counted as asr_long.sh does.
 
-    python benchmarks/long_runtimes.py --float untrained.pth --packed PACKED.safetensors --config config.yaml \\
+    export WHISPER_CHECKPOINT=tiny.en.pt   # where config.yaml has whisper_model: local
+    python benchmarks/long_runtimes.py --float tiny.en.pt --packed PACKED.safetensors --config config.yaml \\
         --data data/long_test_spoken/180s --name queen
 
 Writes long_runtimes_NAME.md beside this file.
@@ -40,7 +41,17 @@ from espnet_rand.shipping.espnet_folder import write_espnet  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 # espnet2.bin.asr_inference: the same decode.py, without windows
+_IMPORT = "from espnet_rand.longform import LongForm  # noqa: E402\n"
+_LOCAL = str(HERE.parent / "egs2/prompts/asr1/local")
 _WHOLE = """\
+from collections import namedtuple
+from typing import NamedTuple
+
+import soundfile
+
+Said = namedtuple("Said", "text")
+
+
 class LongForm(NamedTuple):
     speech2text: object
 
@@ -127,18 +138,8 @@ def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
 
     for name, file in (("float", folder / "float.pth"), ("packed, 4 bits", args.packed)):
         made = system(f"ESPnet, windows, {name}")
-        write_espnet(file, args.config, "asr", made)
-        write_example("espnet", made, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
-    made = system("ESPnet, asr_inference on the whole, float")
-    write_espnet(folder / "float.pth", args.config, "asr", made)
-    write_example("espnet", made, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
-    text = (made / "decode.py").read_text()
-    text = text.replace(
-        "from espnet_rand.longform import LongForm  # noqa: E402\n",
-        "from collections import namedtuple\nfrom typing import NamedTuple\n\nimport soundfile\n\n"
-        f'Said = namedtuple("Said", "text")\n\n\n{_WHOLE}\n',
-    )
-    (made / "decode.py").write_text(text)
+        _write_espnet(args, file, made)
+    _write_espnet(args, folder / "float.pth", system("ESPnet, asr_inference on the whole, float"), _WHOLE)
     constants: Dict[str, Any] = {"LANGUAGE": args.language, "TIMESTAMPS": True}
     for name, write in (
         ("4 bits, exported", lambda path: ggml.export(packed, path)),
@@ -153,6 +154,15 @@ def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
         write_example("ctranslate2", made, LANGUAGE=args.language, COMPUTE_TYPE=kind, SEARCH=search)
         write_ctranslate2(float_whisper(state, packed.info.get("whisper", {})), made / "model")
     return systems
+
+
+def _write_espnet(args: argparse.Namespace, file: Path, folder: Path, instead: str = "") -> None:
+    """Write a folder of ESPnet's, whose decode.py knows `whisper_model: local`; `instead`: what LongForm is there."""
+    write_espnet(file, args.config, "asr", folder)
+    write_example("espnet", folder, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
+    text = (folder / "decode.py").read_text()
+    text = text.replace(_IMPORT, f"sys.path.insert(0, {_LOCAL!r})\nimport whisper_local\n{instead or _IMPORT}")
+    (folder / "decode.py").write_text(text)
 
 
 def _espnet_state(saved: Dict[str, Any]) -> Dict[str, torch.Tensor]:
