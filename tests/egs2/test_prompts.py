@@ -256,7 +256,7 @@ def test_the_data_stage_writes_where_it_is_told_to(tmp_path):
     write_source(tmp_path / "source", "en_US_f_Allison", prompts)
     done = prepare(tmp_path / "source", tmp_path / "data")
     assert done.returncode == 0 and "en: 1 prompts of the list have no recording" in done.stdout, done.stderr
-    assert sizes(tmp_path / "data") == {"dev": 2, "test": 4, "train": 7}
+    assert sizes(tmp_path / "data") == {"dev": 2, "test": 4, "test_spoken": 4, "train": 7}
     assert all(Path(path).is_file() for path in read_lines(tmp_path / "data/train/wav.scp").values())
     texts = read_lines(tmp_path / "data/train/text")
     assert texts["allison-agent-pass"] == "1" and any("first pound button" in text for text in texts.values())

@@ -49,9 +49,9 @@ def write_sets(data_dir: Path, utterances: Dict[str, List[Utterance]], shares: D
     """Write the directories of `train` and of each set of `shares`, and the recordings up to MAX_SECONDS.
 
     Each language is split by itself. Of several languages, `test` is one directory each, such as `test_fr`. Where
-    there are others than English, the file `prompt` has Whisper's tokens for the language of each utterance. Beside
-    each `test` there is `test_spoken`, of which long recordings are joined: the same in the order of `utterances`,
-    with `segments` that leave out the silence behind.
+    there are others than English, the file `prompt` has Whisper's tokens for the language of each utterance. Of
+    English alone long recordings are joined from `test_spoken`: test in the order of `utterances`, with `segments` that
+    leave out the silence behind.
 
     Args:
         utterances: by Whisper's name of their language, such as en
@@ -67,8 +67,8 @@ def write_sets(data_dir: Path, utterances: Dict[str, List[Utterance]], shares: D
             sets.setdefault(name, []).extend(chosen)
     for name, chosen in sets.items():
         write_set(data_dir / name, chosen, data_dir / "flac", prompts=list(utterances) != ["en"])
-        if name.startswith("test"):
-            write_spoken(data_dir / f"{name}_spoken", chosen, data_dir / "flac")
+    if list(utterances) == ["en"]:
+        write_spoken(data_dir / "test_spoken", sets["test"], data_dir / "flac")
 
 
 def write_set(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path, prompts: bool) -> None:
