@@ -66,6 +66,7 @@ _LONG = {
     "queen_bf16.w4.group32_asymmetric": "Whisper, queen, 4 bits,\ngroups of 32, zero points",
     "queen_bf16.w3.group32_asymmetric": "Whisper, queen, 3 bits,\ngroups of 32, zero points",
     "help.w4.channel": "translation, 4 bits,\na scale a channel",
+    "help.w4.tensor": "translation, 4 bits,\na scale a tensor",
     "help.w2.channel": "translation, 2 bits,\na scale a channel",
     "help.w2.tensor": "translation, 2 bits,\na scale a tensor",
 }
@@ -108,7 +109,7 @@ FINDINGS = {
         to_float=True,
     ),
     "translation": Finding(
-        _cells("help.w4.channel", "help.w2.channel", "help.w2.tensor"),
+        _cells("help.w4.channel", "help.w4.tensor", "help.w2.channel", "help.w2.tensor"),
         (FLOAT, "calibrated", "ste", "rand_m1_ste", "rand_m2_ste", "rand_m3_ste", "lsc_clip"),
     ),
 }
