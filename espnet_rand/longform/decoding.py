@@ -174,16 +174,17 @@ class LongForm:
         if self.mode == "whole":
             return [Piece(0, recording.length)]
         if self.mode == "vad":
-            return packed(vad.speech(recording), self.window, self.overlap)
-        pieces = windows(0, recording.length, self.window, self.overlap)
+            pieces = packed(vad.speech(recording), self.window, self.overlap)
+        else:
+            pieces = windows(0, recording.length, self.window, self.overlap)
         if not getattr(self.recognizer, "guard", False):
             return pieces
-        return [pieces[0], *(self._from_pause(recording, piece) for piece in pieces[1:])]
+        return [*pieces[:1], *(self._from_pause(recording, *pair) for pair in zip(pieces, pieces[1:]))]
 
-    def _from_pause(self, recording: Recording, piece: Piece) -> Piece:
-        """Let a piece begin where the first half of its overlap is quietest: not within a word."""
-        samples = recording.read(piece.start, piece.start + self.overlap // 2)
-        if len(samples) < _SHORTEST * 2 * recording.rate:
+    def _from_pause(self, recording: Recording, before: Piece, piece: Piece) -> Piece:
+        """Let a piece begin where the first half of its overlap is quietest: Whisper loses what follows half a word."""
+        samples = recording.read(piece.start, piece.start + (before.stop - piece.start) // 2)
+        if len(samples) < 2 * _SHORTEST * recording.rate:
             return piece
         return piece._replace(start=piece.start + quietest(samples, recording.rate))
 
