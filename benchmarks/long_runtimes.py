@@ -161,6 +161,7 @@ def _write_espnet(args: argparse.Namespace, file: Path, folder: Path, instead: s
     write_espnet(file, args.config, "asr", folder)
     write_example("espnet", folder, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
     text = (folder / "decode.py").read_text()
+    assert _IMPORT in text
     text = text.replace(_IMPORT, f"sys.path.insert(0, {_LOCAL!r})\nimport whisper_local\n{instead or _IMPORT}")
     (folder / "decode.py").write_text(text)
 

@@ -17,7 +17,7 @@ from espnet_rand.longform.pieces import Piece, packed, windows
 from espnet_rand.longform.sound import AudioError
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit.recognition import Heard, Recognizer, Word, join_text
-from espnet_rand.toolkit.recognition.loudness import quietest
+from espnet_rand.toolkit.recognition.loudness import QUIET_SECONDS, quietest
 
 MODES = ("windows", "whole", "vad")
 # no sample above the smallest step of 16 bits: digital silence, which models have not seen
@@ -60,8 +60,9 @@ class LongForm:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference: float, quantized or packed;
             or a Recognizer of one, or anything else with a `rate` (and a `longest`, as a Recognizer's) that is
             called with samples and returns Heard
-        mode: windows: pieces of the same length, with an overlap, joined on what both saw; memory does not grow with
-            the recording. vad: windows within the stretches with speech that silero-vad finds. whole: the recording at
+        mode: windows: pieces of a length, with an overlap, joined on what both saw; memory does not grow with the
+            recording. A guarded Recognizer's begin where the first half of the overlap is quietest, which leaves half
+            of it or more. vad: windows within the stretches with speech that silero-vad finds. whole: the recording at
             once
         window: seconds; no more than a few times what the model was trained on. Default: 30, or two thirds of what the
             model hears at once: Whisper wants silence behind what it hears. Mode whole leaves it out
@@ -142,6 +143,8 @@ class LongForm:
         how: Dict[str, Any] = {"mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)
+            if getattr(self.recognizer, "guard", False):
+                how["from_pauses"] = True
         if self.mode == "vad":
             how["vad"] = {"pause": vad.PAUSE, "margin": vad.MARGIN, "silero_vad": _silero_version()}
         return how
@@ -183,9 +186,10 @@ class LongForm:
 
     def _from_pause(self, recording: Recording, before: Piece, piece: Piece) -> Piece:
         """Let a piece begin where the first half of its overlap is quietest: Whisper loses what follows half a word."""
-        samples = recording.read(piece.start, piece.start + (before.stop - piece.start) // 2)
-        if len(samples) < 2 * _SHORTEST * recording.rate:
+        shared = max(0, before.stop - piece.start)  # pieces of speech may have none
+        if shared // 2 < QUIET_SECONDS * recording.rate:
             return piece
+        samples = recording.read(piece.start, piece.start + shared // 2)
         return piece._replace(start=piece.start + quietest(samples, recording.rate))
 
     def _hear(self, recording: Recording, piece: Piece) -> Heard:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_rand.longform import LongForm
+from espnet_rand.longform import LongForm, decoding
 from espnet_rand.longform.audio import AudioError, Recording
 from espnet_rand.longform.journal import JournalError
 from espnet_rand.toolkit.recognition import Heard, Word
@@ -31,7 +31,7 @@ def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
                 file.write(minute)
     script = f"""
 import resource
-from espnet_rand.longform import LongForm
+from espnet_rand.longform import LongForm, decoding
 from espnet_rand.toolkit.recognition import Heard, Word
 class Hears:
     rate = 16000
@@ -119,6 +119,22 @@ def test_windows_of_a_decoder_with_a_guard_begin_in_pauses():
     assert [piece.start for piece in plain] == [0, 750, 1500, 2250]
     assert moved[0].start == 0 and 850 <= moved[1].start <= 875 and 1500 <= moved[2].start <= 1625
     assert [piece.stop for piece in moved] == [piece.stop for piece in plain] == [1000, 1750, 2500, 3000]
+
+
+def test_pieces_of_speech_with_pauses_between_them_stay_as_they_are(tmp_path, monkeypatch):
+    """Only what a piece shares with the one before is looked at."""
+    rate = 16000
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 60 * rate), rate)
+    stub = Stub([])
+    stub.guard, stub.rate = True, rate
+    spoken_in = [(0, 9 * rate), (10 * rate, 19 * rate), (30 * rate, 55 * rate)]
+    monkeypatch.setattr(decoding.vad, "check", lambda rate: None)
+    monkeypatch.setattr(decoding.vad, "speech", lambda recording: spoken_in)
+    with Recording(tmp_path / "a.wav", rate) as recording:
+        pieces = LongForm(stub, mode="vad", window=10, overlap=2).pieces(recording)
+    starts = [piece.start / rate for piece in pieces]
+    assert starts[:3] == [0, 10, 30] and 38 < starts[3] < 39 and 46 < starts[4] < 47
+    assert [piece.stop / rate for piece in pieces] == [9, 19, 40, 48, 55]
 
 
 def test_whole_is_one_piece():

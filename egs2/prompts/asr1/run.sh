@@ -13,8 +13,10 @@
 #   --curve true               instead: size against word error rate, one model at many precisions beside models of one
 #   --untrained "8 4 3 2"      instead: no training; the model as it is, rounded and calibrated to these bits
 #   --long "60 180 600"        besides: what is said in test, joined into recordings of up to so many seconds, decoded by
-#                              asr_inference_long (stages 8 to 10). What is rounded is left out
+#                              asr_inference_long (stages 8 to 10). Systems that are only rounded are left out
 #   --modes "windows vad"      how these are cut; vad needs silero-vad. Default: windows
+#   --window 20, --overlap 4   of asr_long.sh, for these
+#   --inference_config FILE, --inference_model NAME  for both ways of decoding
 #   --calibrate_args "..."     more options for what is calibrated in that, e.g. "--quantizer_conf mode=2"
 #   --asr_args "..."           training options for all systems
 #   --datadir DIR, --expdir DIR  default: data and exp here; of another model or languages with their names behind
@@ -35,6 +37,10 @@ untrained=
 calibrate_args=
 long=
 modes=windows
+window=
+overlap=
+inference_config=
+inference_model=valid.acc.best.pth
 stage=1
 stop_stage=10
 nj=2
@@ -44,9 +50,14 @@ asr_args=
 datadir=
 expdir=
 own="whisper_model languages seeds presets taught curve untrained calibrate_args long modes asr_args"
-own+=" stage stop_stage nj ngpu python"
-paths="whisper_checkpoint source_dir datadir expdir"
+own+=" window overlap stage stop_stage nj ngpu python inference_model"
+paths="inference_config whisper_checkpoint source_dir datadir expdir"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
+
+fail() {
+    echo "$0: $*" >&2
+    exit 1
+}
 
 for path in whisper_checkpoint source_dir; do
     if [ -n "${!path}" ] && [ ! -e "${!path}" ]; then
@@ -83,7 +94,7 @@ asr_args="--encoder_conf whisper_model=${weights} --decoder_conf whisper_model=$
 tokens=(--token_type whisper_multilingual)
 case ${whisper_model} in *.en) tokens=(--token_type whisper_en) ;; esac
 data_opts=${source_dir:+--source_dir ${source_dir}}
-inference_config=conf/decode.yaml
+default_config=conf/decode.yaml
 test_sets=test
 score_cleaner=whisper_en
 if [ "${languages}" != en ]; then
@@ -96,7 +107,7 @@ if [ "${languages}" != en ]; then
     score_cleaner=$(printf '%s\n' ${languages} | sed 's/^en$/whisper_en/; t; s/.*/whisper_basic/' | paste -sd ' ')
     language_tag=_${languages// /_}
     data_opts+=" --languages ${languages// /,}"
-    inference_config=conf/decode_languages.yaml
+    default_config=conf/decode_languages.yaml
 fi
 model_tag=_${whisper_model}${language_tag:=}
 datadir=${datadir:-data${language_tag}}
@@ -148,9 +159,21 @@ calibrated${calibrate_tag}_w${bits}:
     done
 fi
 
-if [ -n "${long}" ] && { [ "${languages}" != en ] || [ "${curve}" = true ]; }; then
-    echo "$0: --long is for English, and not for --curve" >&2
-    exit 1
+for number in "${stage}" "${stop_stage}"; do
+    [[ ${number} =~ ^[1-9][0-9]*$ ]] || fail "--stage and --stop_stage must be numbers: ${number}"
+done
+if [ -n "${long}" ]; then
+    [ "${languages}" = en ] && [ "${curve}" = false ] || fail "--long is for English, and not for --curve"
+    for duration in ${long}; do
+        [[ ${duration} =~ ^([1-9][0-9]*|utterance|whole)$ ]] || fail "--long must have seconds: ${duration}"
+    done
+    for mode in ${modes}; do
+        [[ ${mode} =~ ^(windows|vad)$ ]] || fail "--modes must be of windows and vad: Whisper hears 30 s: ${mode}"
+    done
+    [[ " ${modes} " != *" vad "* ]] || python -c "import silero_vad" 2>/dev/null \
+        || fail "--modes vad needs one more package: pip install silero-vad"
+    [ ! -e "${datadir}/data.done" ] || [ -e "${datadir}/test_spoken" ] \
+        || fail "${datadir} is of an older version, without test_spoken. Fix: remove ${datadir}/data.done"
 fi
 
 stages=(../../TEMPLATE/asr1/asr.sh --systems "${systems}" ${untrained:+--table UNTRAINED})
@@ -165,8 +188,8 @@ if [ "${curve}" = true ]; then
         --plan_args "${plan_data} --num_utterances 12 --bits 3 4 5 6 8")
 fi
 common=(--datadir "${datadir}" --expdir "${expdir}" --python "${python}" --nj "${nj}"
-    --ngpu "${ngpu}" --stage "${stage}" --inference_config "${inference_config}"
-    --inference_model valid.acc.best.pth)
+    --ngpu "${ngpu}" --stage "${stage}" --inference_config "${inference_config:-${default_config}}"
+    --inference_model "${inference_model}")
 "${stages[@]}" "${common[@]}" \
     --stop_stage $((stop_stage < 7 ? stop_stage : 7)) \
     --local_data_opts "--datadir ${datadir} ${data_opts}" \
@@ -186,4 +209,6 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --python "${python}" --nj "$
     --inference_args "--maxlenratio 0" \
     --baseline "$([ -n "${untrained}" ] && echo untrained || echo float)" \
     --modes "${modes}" \
+    --window "${window}" \
+    --overlap "${overlap}" \
     --score_cleaner "${score_cleaner}"
