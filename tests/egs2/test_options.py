@@ -149,10 +149,12 @@ def test_a_checkpoint_says_which_whisper_it_is_and_each_language_has_a_test_set(
     "options, reason",
     [
         (["--languages", "en fr"], "tiny.en knows English only. Fix: give --whisper_model base"),
+        (["--long", "1m"], "--long must have seconds: 1m"),
+        (["--long", "60", "--modes", "whole"], "--modes must be of windows and vad: Whisper hears 30 s: whole"),
         (["--whisper_model", "base"], "whisper.pt holds tiny.en, not base. Fix: leave out --whisper_model"),
     ],
 )
-def test_a_whisper_that_does_not_fit_is_refused(options, reason, tmp_path):
+def test_options_of_whisper_that_do_not_fit_are_refused(options, reason, tmp_path):
     pytest.importorskip("av")
     write_sizes(tmp_path / "whisper.pt")
     done = run_sh("prompts", tmp_path, "--whisper_checkpoint", "whisper.pt", *options)
