@@ -94,7 +94,7 @@ def write_set(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path, p
 
 
 def write_spoken(folder: Path, chosen: List[Tuple[str, Utterance]], sounds: Path) -> None:
-    """Write a directory with what is spoken in the recordings of a set, in its order. Each counts as a speaker of its own."""
+    """Write a directory with what is spoken in a set, in its order; each utterance counts as a speaker of its own."""
     spoken = [(f"{number:05d}-{u[0]}", u) for number, (_, u) in enumerate(chosen)]
     with replacing_directory(folder) as temporary:
         rows = ((key, key, f"{(sounds / u[0]).resolve()}.flac", u[2]) for key, u in spoken)
