@@ -85,6 +85,7 @@ class LongForm:
         self.recognizer = Recognizer(speech2text) if hasattr(speech2text, "asr_model") else speech2text
         rate = self.recognizer.rate
         self.longest = getattr(self.recognizer, "longest", math.inf)
+        self.guarded = getattr(self.recognizer, "guard", False)
         if window is None:
             window = min(_WINDOW, self.longest / rate * 2 / 3)
         if not _SHORTEST <= window < math.inf:
@@ -136,25 +137,29 @@ class LongForm:
         # with vad they take a pass over the whole recording: there the journal's own are trusted
         pieces = None if self.mode == "vad" else self.pieces(audio)
         with Journal(journal, {**(of or {}), "recording": audio.identity(), **self._how()}, pieces) as kept:
-            return self._transcript(audio, kept, progress)
+            return self._transcript(audio, kept, progress, pieces)
 
     def _how(self) -> Dict[str, Any]:
         """Describe what the pieces of a recording depend on."""
         how: Dict[str, Any] = {"mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)
-            if getattr(self.recognizer, "guard", False):
+            if self.guarded:
                 how["from_pauses"] = True
         if self.mode == "vad":
             how["vad"] = {"pause": vad.PAUSE, "margin": vad.MARGIN, "silero_vad": _silero_version()}
         return how
 
     def _transcript(
-        self, audio: Recording, kept: Journal, progress: Optional[Callable[[float, float], None]]
+        self,
+        audio: Recording,
+        kept: Journal,
+        progress: Optional[Callable[[float, float], None]],
+        pieces: Optional[List[Piece]] = None,
     ) -> Transcript:
-        """Hear the pieces that are not in the journal, and join all."""
+        """Hear the pieces that are not in the journal, and join all; `pieces`: where they are known already."""
         if kept.pieces is None:
-            kept.begin(self.pieces(audio))
+            kept.begin(pieces or self.pieces(audio))
         words: List[Word] = []
         timed = True
         if progress is not None:
@@ -180,13 +185,13 @@ class LongForm:
             pieces = packed(vad.speech(recording), self.window, self.overlap)
         else:
             pieces = windows(0, recording.length, self.window, self.overlap)
-        if not getattr(self.recognizer, "guard", False):
+        if not self.guarded:
             return pieces
         return [*pieces[:1], *(self._from_pause(recording, *pair) for pair in zip(pieces, pieces[1:]))]
 
     def _from_pause(self, recording: Recording, before: Piece, piece: Piece) -> Piece:
         """Let a piece begin where the first half of its overlap is quietest: Whisper loses what follows half a word."""
-        shared = max(0, before.stop - piece.start)  # pieces of speech may have none
+        shared = before.stop - piece.start  # below 0 where there is a pause between pieces of speech
         if shared // 2 < QUIET_SECONDS * recording.rate:
             return piece
         samples = recording.read(piece.start, piece.start + shared // 2)

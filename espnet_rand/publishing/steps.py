@@ -22,10 +22,8 @@ _MODEL, _FLOAT = "model.safetensors", "float.pth"
 #: stands for the name of a folder that is not uploaded
 _NO_TAG = "USER/NAME"
 #: options with the kind of a part, and the kinds that need openai-whisper beside ESPnet
-_PARTS, _OF_WHISPER = (
-    ("frontend", "encoder", "decoder", "token_type"),
-    ("whisper", "whisper_en", "whisper_multilingual"),
-)
+_PARTS = ("frontend", "encoder", "decoder", "token_type")
+_OF_WHISPER = ("whisper", "whisper_en", "whisper_multilingual")
 #: ends of options whose value is a file, or a list of tokens; the end of one that is a file for some types of tokens
 _FILES, _BPE = ("token_list", "stats_file"), "bpemodel"
 

@@ -31,7 +31,7 @@ def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path):
                 file.write(minute)
     script = f"""
 import resource
-from espnet_rand.longform import LongForm, decoding
+from espnet_rand.longform import LongForm
 from espnet_rand.toolkit.recognition import Heard, Word
 class Hears:
     rate = 16000
