@@ -13,6 +13,7 @@ Writes long_runtimes_NAME.md beside this file.
 """
 
 import argparse
+import re
 import sys
 import tempfile
 from importlib.metadata import version
@@ -129,6 +130,7 @@ def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
     packed = read_packed(args.packed)
     state = _espnet_state(torch.load(args.float, map_location="cpu", weights_only=True))
     torch.save(state, folder / "float.pth")
+    floats = float_whisper(state, packed.info.get("whisper", {}))
     systems: Dict[str, Path] = {}
 
     def system(name: str) -> Path:
@@ -143,7 +145,7 @@ def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
     constants: Dict[str, Any] = {"LANGUAGE": args.language, "TIMESTAMPS": True}
     for name, write in (
         ("4 bits, exported", lambda path: ggml.export(packed, path)),
-        ("f16", lambda path: write_ggml(float_whisper(state, packed.info.get("whisper", {})), path, F16)),
+        ("f16", lambda path: write_ggml(floats, path, F16)),
     ):
         made = system(f"whisper.cpp, {name}")
         write_example("whisper_cpp", made, **constants)
@@ -152,7 +154,7 @@ def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
     for name, kind in (("int8 of its own", "int8"), ("float", "float32")):
         made = system(f"faster-whisper, {name}")
         write_example("ctranslate2", made, LANGUAGE=args.language, COMPUTE_TYPE=kind, SEARCH=search)
-        write_ctranslate2(float_whisper(state, packed.info.get("whisper", {})), made / "model")
+        write_ctranslate2(floats, made / "model")
     return systems
 
 
@@ -170,9 +172,8 @@ def _espnet_state(saved: Dict[str, Any]) -> Dict[str, torch.Tensor]:
     """The weights under ESPnet's names."""
     if "model_state_dict" not in saved:
         return saved
-    tensors = saved["model_state_dict"]
-    return {f"{name.partition('.')[0]}.{name.partition('.')[0]}s.{name.partition('.')[2]}": tensor.float()
-            for name, tensor in tensors.items()}  # fmt: skip
+    parts = re.compile(r"^(encoder|decoder)\.")
+    return {parts.sub(r"\1.\1s.", name): tensor.float() for name, tensor in saved["model_state_dict"].items()}
 
 
 if __name__ == "__main__":

@@ -61,23 +61,20 @@ fail() {
 
 for path in whisper_checkpoint source_dir; do
     if [ -n "${!path}" ] && [ ! -e "${!path}" ]; then
-        echo "$0: --${path}: there is no ${!path}" >&2
-        exit 1
+        fail "--${path}: there is no ${!path}"
     fi
 done
 
 cd "$(dirname "$0")"
 . ./path.sh
 if ! python -c 'import sys, importlib.util as i; sys.exit(not all(map(i.find_spec, ("whisper", "av"))))'; then
-    echo "$0: this recipe needs two more packages: pip install openai-whisper==20250625 av" >&2
-    exit 1
+    fail "this recipe needs two more packages: pip install openai-whisper==20250625 av"
 fi
 if [ -n "${whisper_checkpoint}" ]; then
     export WHISPER_CHECKPOINT=${whisper_checkpoint}
     name=$(python local/which_whisper.py "${whisper_checkpoint}")
     if [ "${whisper_model:-${name}}" != "${name}" ]; then
-        echo "$0: ${whisper_checkpoint} holds ${name}, not ${whisper_model}. Fix: leave out --whisper_model" >&2
-        exit 1
+        fail "${whisper_checkpoint} holds ${name}, not ${whisper_model}. Fix: leave out --whisper_model"
     fi
     whisper_model=${name}
     weights=local
@@ -99,8 +96,7 @@ test_sets=test
 score_cleaner=whisper_en
 if [ "${languages}" != en ]; then
     if [[ ${whisper_model} == *.en ]]; then
-        echo "$0: ${whisper_model} knows English only. Fix: give --whisper_model base with --languages ${languages}" >&2
-        exit 1
+        fail "${whisper_model} knows English only. Fix: give --whisper_model base with --languages ${languages}"
     fi
     tokens+=(--use_lang_prompt true)
     [[ ${languages} != *\ * ]] || test_sets=$(printf 'test_%s ' ${languages})
