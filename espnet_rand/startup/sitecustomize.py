@@ -13,13 +13,33 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-# the second: ESPnet3's trainer, which calls the tasks
-_WATCHED = {"espnet2.tasks.abs_task", "espnet3.systems.base.training"}
 _HERE = Path(__file__).resolve().parent
 
 
-class _RegisterAfterImport:
-    """Finds the modules of _WATCHED as usual, and calls `espnet_rand.register()` after they have run."""
+def _register() -> None:
+    # which registers by itself; espnet_rand must not be the one that imports it
+    importlib.import_module("espnet2.tasks.abs_task")
+    import espnet_rand
+
+    espnet_rand.register()
+
+
+def _prepare_whisper() -> None:
+    from espnet_rand.whisper_tokens import prepare
+
+    prepare()
+
+
+# what is done once a module has run
+_WATCHED = {
+    "espnet2.tasks.abs_task": _register,
+    "espnet3.systems.base.training": _register,  # ESPnet3's trainer, which calls the tasks
+    "whisper": _prepare_whisper,  # which a program of ESPnet's uses without any task
+}
+
+
+class _ActAfterImport:
+    """Finds the modules of _WATCHED as usual, and does what is there after they have run."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -29,15 +49,11 @@ class _RegisterAfterImport:
         if spec is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_register(module):
+            def execute_and_act(module):
                 execute(module)
-                # which registers by itself; espnet_rand must not be the one that imports it
-                importlib.import_module("espnet2.tasks.abs_task")
-                import espnet_rand
+                _WATCHED[name]()
 
-                espnet_rand.register()
-
-            spec.loader.exec_module = execute_and_register
+            spec.loader.exec_module = execute_and_act
         return spec
 
 
@@ -67,7 +83,7 @@ def _say(original, kind, error, trace):
     errors.say("espnet-rand", original, kind, error, trace)
 
 
-sys.meta_path.insert(0, _RegisterAfterImport)
+sys.meta_path.insert(0, _ActAfterImport)
 sys.meta_path.append(_FindPackage)
 _run_shadowed()
 sys.excepthook = functools.partial(_say, sys.excepthook)

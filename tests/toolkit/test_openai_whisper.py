@@ -32,6 +32,15 @@ def test_espnet_tokenizes_with_the_current_openai_whisper():
     assert converter.ids2tokens([no_timestamps, *ids, 50256]) == tokens
 
 
+def test_espnets_program_lists_whispers_tokens_below_the_launcher(run, tmp_path):
+    output = tmp_path / "tokens.txt"
+    options = ["--whisper_model", "whisper_en", "--output", output]
+    done = run("espnet-rand", "-m", "espnet2.bin.whisper_export_vocabulary", *options)
+    assert done.returncode == 0, done.stderr
+    tokens = output.read_text().splitlines()
+    assert (tokens[50256], tokens[50362], tokens[-1]) == ("<|endoftext|>", "<|notimestamps|>", "<|30.00|>")
+
+
 def test_the_multilingual_tokens_are_those_of_openai_and_prompts_name_the_language():
     from espnet2.train.preprocessor import CommonPreprocessor
 

@@ -92,10 +92,8 @@ asr_token_job() {
         char | bpe)
             token_job "${token_type}" "${text}" "${token_dir}" "${nbpe}" "${bpemode}" ;;
         whisper_*)
-            # espnet-rand --import acts when the tasks are imported, which this program does not do
-            job "${tokens%.txt}.log" 0 - \
-                "${python} -c 'import espnet2.tasks.asr, espnet2.bin.whisper_export_vocabulary as v; v.main()' \
---whisper_model ${token_type} --output ${tokens}" ;;
+            job "${tokens%.txt}.log" 0 - "${python} -m espnet2.bin.whisper_export_vocabulary --whisper_model ${token_type} \
+--output ${tokens}" ;;
         *)
             die "--token_type must be char, bpe, whisper_en or whisper_multilingual: ${token_type}" ;;
     esac

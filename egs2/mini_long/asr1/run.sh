@@ -48,12 +48,15 @@ datadir=${datadir:-data/${corpus_size}}
 network=
 case ${model} in
     ctc)
+        epochs=8
         search="--ctc_greedy true" ;;
     transducer)
+        epochs=20
         network="--decoder transducer --decoder_conf rnn_type=lstm --decoder_conf num_layers=1"
         network+=" --decoder_conf hidden_size=96 --joint_net_conf joint_space_size=128"
         search="--beam_size 1" ;;
     attention)
+        epochs=30
         network="--decoder transformer --decoder_conf num_blocks=2 --decoder_conf linear_units=384"
         search="--beam_size 1 --ctc_weight 0.0" ;;
     *)
@@ -89,7 +92,7 @@ $1.${seed}: {train: ${config}, from: float.${seed}, options: --seed ${seed} ${tu
 systems=
 for seed in ${seeds}; do
     systems+="
-float.${seed}: {train: ${config}, options: --seed ${seed}}"
+float.${seed}: {train: ${config}, options: --seed ${seed} --max_epoch ${epochs}}"
     tuned float_tuned
     for method in ${methods}; do
         case ${method} in

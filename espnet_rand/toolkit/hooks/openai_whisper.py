@@ -20,7 +20,7 @@ from espnet_rand.context import patching
 from espnet_rand.export.codes import ExportError
 from espnet_rand.export.whisper import dims
 from espnet_rand.packing import PackedModel
-from espnet_rand.toolkit.whisper_tokens import HuggingFaceView
+from espnet_rand.whisper_tokens import prepare
 
 # tokens that a decoder may look back on; ten times as many as OpenAI's models have. It holds a matrix of their square
 _LONGEST = 4480
@@ -43,24 +43,10 @@ def _prepare_before(cls: Type) -> None:
 
     @functools.wraps(original)
     def made(self, *args, **kwargs):
-        _prepare()
+        prepare()
         original(self, *args, **kwargs)
 
     cls.__init__ = made
-
-
-def _prepare() -> None:
-    """Give openai-whisper what ESPnet asks for. Idempotent; without the package ESPnet says what is missing."""
-    try:
-        import whisper.audio
-        import whisper.tokenizer
-    except ImportError:
-        return
-    if not hasattr(whisper.audio, "N_MELS"):
-        whisper.audio.N_MELS = 80
-    tokenizer = whisper.tokenizer.Tokenizer
-    if not hasattr(tokenizer, "tokenizer"):
-        tokenizer.tokenizer = property(lambda self: HuggingFaceView(self.encoding, self.special_tokens))
 
 
 def without_openai(packed: PackedModel) -> ContextManager[None]:

@@ -1,4 +1,4 @@
-"""openai-whisper's tokenizer, as ESPnet asks for it."""
+"""Gives the current openai-whisper what ESPnet asks it for. Imports nothing big: the launcher's processes load it."""
 
 from typing import Any, Dict, List, Union
 
@@ -70,3 +70,17 @@ class HuggingFaceView:
             return self.encoding.encode_single_token(bytes(_CHAR_TO_BYTE[c] for c in token))
         except KeyError:
             raise OptionError(f"token_list: Whisper's vocabulary has no token {token!r}. Fix: take it out") from None
+
+
+def prepare() -> None:
+    """Give openai-whisper what ESPnet asks for. Idempotent; without the package ESPnet says what is missing."""
+    try:
+        import whisper.audio
+        import whisper.tokenizer
+    except ImportError:
+        return
+    if not hasattr(whisper.audio, "N_MELS"):
+        whisper.audio.N_MELS = 80
+    tokenizer = whisper.tokenizer.Tokenizer
+    if not hasattr(tokenizer, "tokenizer"):
+        tokenizer.tokenizer = property(lambda self: HuggingFaceView(self.encoding, self.special_tokens))
