@@ -116,7 +116,10 @@ class Recording:
 
         Raises:
             AudioError: the file is damaged there, or has values that are no numbers
+            ValueError: they are not within the recording, or end before they begin
         """
+        if not 0 <= start <= stop <= self.length:
+            raise ValueError(f"{self.name}: has {self.length} samples, and none from {start} to {stop}")
         down, up = self._down, self._up
         margin = math.ceil(_REACH * max(1.0, down / up) / down) + 1 if down != up else 0
         first = max(0, start // up - margin)

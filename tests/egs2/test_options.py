@@ -64,7 +64,8 @@ def test_statistics_are_collected_in_no_more_parts_than_there_are_utterances(tmp
     "recipe, options, reason",
     [
         ("mini", ["--asr_args", "--max_epoch", "1"], "1 is no option: quote a value that has spaces"),
-        ("mini", ["--stage", "x"], "--stage and --stop_stage must be numbers: x, 7"),
+        ("mini", ["--stage", "x"], "--stage must be a number, not x"),
+        ("mini_long", ["--stop_stage", "six"], "--stop_stage must be a number, not six"),
         ("mini", ["--use_lm", "yes"], "--use_lm must be true or false, not yes"),
         ("mini", ["--curve", "1"], "--curve must be true or false, not 1"),
     ],

@@ -451,3 +451,10 @@ def test_archives_without_sound_are_refused_and_not_unpickled(tmp_path):
         with pytest.raises(AudioError, match=reason), open_entry(f"{tmp_path}/{entry}", True, 16000):
             pass
     assert not marked.exists()
+
+
+@pytest.mark.parametrize("start, stop", [(5, 3), (-1, 3), (0, 101)])
+def test_what_is_not_within_a_recording_is_not_read(start, stop):
+    recording = Recording(np.zeros(100, np.float32), 16000)
+    with pytest.raises(ValueError, match=f"has 100 samples, and none from {start} to {stop}"):
+        recording.read(start, stop)

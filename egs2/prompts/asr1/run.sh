@@ -155,9 +155,6 @@ calibrated${calibrate_tag}_w${bits}:
     done
 fi
 
-for number in "${stage}" "${stop_stage}"; do
-    [[ ${number} =~ ^[1-9][0-9]*$ ]] || fail "--stage and --stop_stage must be numbers: ${number}"
-done
 if [ -n "${long}" ]; then
     [ "${languages}" = en ] && [ "${curve}" = false ] || fail "--long is for English, and not for --curve"
     for duration in ${long}; do

@@ -83,6 +83,4 @@ if missing:
 EOF
 command -v "${python%% *}" > /dev/null \
     || die "${python%% *} is not there. Fix: run \`make demo\` in the repository, or give --python"
-[[ ${stage} =~ ^[0-9]+$ && ${stop_stage} =~ ^[0-9]+$ ]] \
-    || die "--stage and --stop_stage must be numbers: ${stage}, ${stop_stage}"
 system_list=$(python3 "${template}/pyscripts/systems.py" <<< "${systems}") || exit 1
