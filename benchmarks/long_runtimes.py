@@ -18,7 +18,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from own_rounding import F16, float_whisper, write_ctranslate2, write_ggml
@@ -79,10 +79,12 @@ def main() -> None:
     seconds = {key: _seconds(path) for key, path in files.items()}
     rows: List[List[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        folders = _write_systems(args, Path(temporary))
-        for name, folder in folders.items():
+        for name, write in _systems(args, Path(temporary)).items():
             if not any(part in name for part in args.systems):
                 continue
+            folder = Path(temporary, name)
+            folder.mkdir()
+            write(folder)
             try:
                 decoded = example.decode(folder, files, name, args.threads)
             except example.ExampleError as e:
@@ -125,37 +127,38 @@ def _row(found: Score, decoded: example.Decoded, seconds: float) -> List[str]:
     ]
 
 
-def _write_systems(args: argparse.Namespace, folder: Path) -> Dict[str, Path]:
-    """Write a folder for each system; returns them by the systems' names."""
+def _systems(args: argparse.Namespace, temporary: Path) -> Dict[str, Callable[[Path], None]]:
+    """What writes the folder of each system, by the systems' names."""
     packed = read_packed(args.packed)
     state = _espnet_state(torch.load(args.float, map_location="cpu", weights_only=True))
-    torch.save(state, folder / "float.pth")
-    floats = float_whisper(state, packed.info.get("whisper", {}))
-    systems: Dict[str, Path] = {}
+    floats = temporary / "float.pth"
+    torch.save(state, floats)
+    whisper = float_whisper(state, packed.info.get("whisper", {}))
 
-    def system(name: str) -> Path:
-        systems[name] = folder / str(len(systems))
-        systems[name].mkdir()
-        return systems[name]
+    def whisper_cpp(write: Callable[[Path], None]) -> Callable[[Path], None]:
+        def write_both(folder: Path) -> None:
+            write_example("whisper_cpp", folder, LANGUAGE=args.language, TIMESTAMPS=True)
+            write(folder / "model.bin")
 
-    for name, file in (("float", folder / "float.pth"), ("packed, 4 bits", args.packed)):
-        made = system(f"ESPnet, windows, {name}")
-        _write_espnet(args, file, made)
-    _write_espnet(args, folder / "float.pth", system("ESPnet, asr_inference on the whole, float"), _WHOLE)
-    constants: Dict[str, Any] = {"LANGUAGE": args.language, "TIMESTAMPS": True}
-    for name, write in (
-        ("4 bits, exported", lambda path: ggml.export(packed, path)),
-        ("f16", lambda path: write_ggml(floats, path, F16)),
-    ):
-        made = system(f"whisper.cpp, {name}")
-        write_example("whisper_cpp", made, **constants)
-        write(made / "model.bin")
-    search = {"beam_size": 5}
-    for name, kind in (("int8 of its own", "int8"), ("float", "float32")):
-        made = system(f"faster-whisper, {name}")
-        write_example("ctranslate2", made, LANGUAGE=args.language, COMPUTE_TYPE=kind, SEARCH=search)
-        write_ctranslate2(floats, made / "model")
-    return systems
+        return write_both
+
+    def faster_whisper(kind: str) -> Callable[[Path], None]:
+        def write_both(folder: Path) -> None:
+            search = {"beam_size": 5}
+            write_example("ctranslate2", folder, LANGUAGE=args.language, COMPUTE_TYPE=kind, SEARCH=search)
+            write_ctranslate2(whisper, folder / "model")
+
+        return write_both
+
+    return {
+        "ESPnet, windows, float": lambda folder: _write_espnet(args, floats, folder),
+        "ESPnet, windows, packed, 4 bits": lambda folder: _write_espnet(args, args.packed, folder),
+        "ESPnet, asr_inference on the whole, float": lambda folder: _write_espnet(args, floats, folder, _WHOLE),
+        "whisper.cpp, 4 bits, exported": whisper_cpp(lambda path: ggml.export(packed, path)),
+        "whisper.cpp, f16": whisper_cpp(lambda path: write_ggml(whisper, path, F16)),
+        "faster-whisper, int8 of its own": faster_whisper("int8"),
+        "faster-whisper, float": faster_whisper("float32"),
+    }
 
 
 def _write_espnet(args: argparse.Namespace, file: Path, folder: Path, instead: str = "") -> None:

@@ -56,9 +56,9 @@ case ${model} in
         network+=" --decoder_conf hidden_size=96 --joint_net_conf joint_space_size=128"
         search="--beam_size 1" ;;
     attention)
-        epochs=30
+        epochs=60
         network="--decoder transformer --decoder_conf num_blocks=2 --decoder_conf linear_units=384"
-        search="--beam_size 1 --ctc_weight 0.0" ;;
+        search="--beam_size 1 --ctc_weight 0.0 --guard false" ;;  # what the model itself says
     *)
         echo "$0: --model must be ctc, transducer or attention: ${model}" >&2
         exit 1 ;;
