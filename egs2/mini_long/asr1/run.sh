@@ -48,15 +48,15 @@ datadir=${datadir:-data/${corpus_size}}
 network=
 case ${model} in
     ctc)
-        epochs=8
+        epochs=8 rate=0.001
         search="--ctc_greedy true" ;;
     transducer)
-        epochs=20
+        epochs=20 rate=0.0005
         network="--decoder transducer --decoder_conf rnn_type=lstm --decoder_conf num_layers=1"
         network+=" --decoder_conf hidden_size=96 --joint_net_conf joint_space_size=128"
         search="--beam_size 1" ;;
     attention)
-        epochs=60
+        epochs=60 rate=0.001
         network="--decoder transformer --decoder_conf num_blocks=2 --decoder_conf linear_units=384"
         search="--beam_size 1 --ctc_weight 0.0 --guard false" ;;  # what the model itself says
     *)
@@ -83,7 +83,7 @@ precisions=${precisions:-4 8}
 durations=${durations:-utterance 30 60 120 300 600}
 
 config=../../mini/asr1/conf/train_asr.yaml
-tune="--max_epoch 3 --optim_conf lr=0.001 --scheduler_conf warmup_steps=50"
+tune="--max_epoch 3 --optim_conf lr=${rate} --scheduler_conf warmup_steps=50"
 tuned() {  # <name> <options>: adds a system of one seed, which begins with the float model
     systems+="
 $1.${seed}: {train: ${config}, from: float.${seed}, options: --seed ${seed} ${tune} ${*:2}}"
