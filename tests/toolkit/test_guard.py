@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
 
 from espnet_rand.toolkit.recognition import Recognizer, join_text, recognizer  # noqa: E402
 from espnet_rand.toolkit.recognition.loops import find_loop, without_loops  # noqa: E402
-from espnet_rand.toolkit.recognition.loudness import quietest  # noqa: E402
+from espnet_rand.toolkit.recognition.loudness import moves, quietest  # noqa: E402
 
 from .tiny_whisper import RATE, TOKENS, noise, tiny, write  # noqa: E402, F401
 
@@ -54,8 +55,15 @@ def speaking(folder, text, nospeech=0.0, sure=0.99, long=None, **search):
     return speech2text
 
 
-def hear(speech2text, seconds=1.0, **options):
-    heard = Recognizer(speech2text, **options)(noise(seconds)[0][0].numpy())
+def speech(seconds):
+    """Noise with a pause in each half second, as loud as speech is."""
+    samples = noise(seconds)[0][0].numpy()
+    samples[np.arange(len(samples)) % (RATE // 2) > 0.35 * RATE] *= 0.01
+    return samples
+
+
+def hear(speech2text, seconds=1.0, made=lambda seconds: noise(seconds)[0][0].numpy(), **options):
+    heard = Recognizer(speech2text, **options)(made(seconds))
     return join_text(heard.words), heard.note
 
 
@@ -150,6 +158,29 @@ def test_speech_is_judged_with_silence_behind(tmp_path):
     for seconds, times in ((8.0, 1), (20.0, 1), (30.0, 3)):
         heard.clear()
         assert (hear(speech2text, seconds), len(heard)) == (("", note), times)
+    heard.clear()  # what is as loud as speech is heard again before it is left out
+    assert (hear(speech2text, 20.0, speech), len(heard)) == (("", note), 3)
+
+
+def test_speech_without_words_is_heard_again(tmp_path, monkeypatch):
+    """A word of four seconds with loudness as of speech is one behind which others were left out."""
+    monkeypatch.setattr(recognizer, "whisper_frames", lambda *_: [(n, n + 1) for n in range(9)])
+    skips = speaking(tmp_path, "yes no|", long="go|", beam_size=1)
+    assert hear(skips, 12.0) == ("go", "")
+    text, note = hear(skips, 12.0, speech)
+    assert text == "yes no yes no" and "heard again in two parts" in note
+    silent = speaking(tmp_path, "yes no|", long="|", beam_size=1)
+    assert hear(silent, 12.0, speech)[0] == "yes no yes no"
+    assert hear(silent, 12.0, speech, guard=False) == ("", "")
+    none = speaking(tmp_path, "|", long="go|", beam_size=1)
+    assert hear(none, 12.0, speech) == ("go", "no words in some seconds in which somebody may speak")
+
+
+def test_noise_and_a_word_with_silence_behind_are_not_loud_as_speech_is():
+    samples = speech(4.0)
+    assert moves(samples, RATE) and not moves(noise(4.0)[0][0].numpy(), RATE) and not moves(samples[:10], RATE)
+    samples[RATE:] *= 0.01
+    assert not moves(samples * (np.arange(len(samples)) < RATE) + 1e-5 * noise(4.0)[0][0].numpy(), RATE)
 
 
 def test_parts_are_cut_where_it_is_quiet():

@@ -14,7 +14,7 @@ from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import search
 from espnet_rand.toolkit.recognition.guard import guarding, guards, judge
-from espnet_rand.toolkit.recognition.loudness import quietest
+from espnet_rand.toolkit.recognition.loudness import moves, quietest
 from espnet_rand.toolkit.recognition.token_times import (
     Spans,
     ctc_best_path,
@@ -29,8 +29,12 @@ _NO_SPEECH = "no speech by the model's own account: its text is left out"
 _LOOP = "the decoder said the same over and over: it is kept once, and what follows may be missing"
 _FULL = "the decoder had no more room: what follows may be missing"
 _ASTRAY = "the decoder went astray: heard again in two parts"
+_SILENT = "no words in some seconds in which somebody may speak"
 # seconds; recordings as long as this are worth to be heard again in two parts
 _WHOLE = 10.0
+# seconds from the beginning of a word to that of the next. In speech with pauses of half a second there were 3.4 at
+# most, and 4.5 or more where a decoder left out what was said
+_SKIPPED = 4.0
 
 
 class Recognizer:
@@ -44,8 +48,9 @@ class Recognizer:
         ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. Its time
             grows with a recording's length, the time of the search with CTC with the square of the length
         guard: leave out what attention decoders without CTC say that nobody said. Words over and over are kept once;
-            words are left out where Whisper itself takes a recording for no speech; what went astray is heard again in
-            two parts. The notes say so. Other decoders and searches have no guard
+            words are left out where Whisper itself takes a recording for no speech; what went astray, and where its
+            words' times show that some were left out, is heard again in two parts. The notes say so. Other decoders and
+            searches have no guard
 
     Attributes:
         rate: the rate of the samples that it wants, in Hz
@@ -89,8 +94,8 @@ class Recognizer:
         notes = []
         if self.guard and best.hypothesis is not None:
             verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
-            certain = not whole or silence_behind(self.model.encoder, len(samples)) >= self.rate
-            if verdict.no_speech and certain:
+            certain = silence_behind(self.model.encoder, len(samples)) >= self.rate and not moves(samples, self.rate)
+            if verdict.no_speech and (certain or not whole):
                 logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
                 return Heard([], note=_NO_SPEECH if best.tokens else "")
             if whole and (verdict.astray or verdict.no_speech):
@@ -101,7 +106,20 @@ class Recognizer:
                 best = best._replace(text=self._to_text(tokens), tokens=tokens, ids=verdict.ids)
             notes = [note for note, holds in ((_LOOP, verdict.looped), (_FULL, verdict.full)) if holds]
         words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
+        if whole and self.guard and timed and self._skipped(samples, words):
+            again = self._in_parts(samples)
+            if len(again.words) > len(words):
+                return again
+            notes.append(_SILENT)
         return Heard(words, timed, "; ".join(notes))
+
+    def _skipped(self, samples: np.ndarray, words: List[Word]) -> bool:
+        """Whether somebody speaks on within a word, before the first or behind the last: some of it is left out."""
+        begins = [0.0, *(word.start for word in words), len(samples) / self.rate]
+        return any(
+            end - begin >= _SKIPPED and moves(samples[int(begin * self.rate) : int(end * self.rate)], self.rate)
+            for begin, end in zip(begins, begins[1:])
+        )
 
     def _in_parts(self, samples: np.ndarray) -> Heard:
         """Recognize samples in two parts, cut where they are quietest."""
