@@ -82,5 +82,6 @@ def prepare() -> None:
     if not hasattr(whisper.audio, "N_MELS"):
         whisper.audio.N_MELS = 80
     tokenizer = whisper.tokenizer.Tokenizer
-    if not hasattr(tokenizer, "tokenizer"):
+    older = "tokenizer" in getattr(tokenizer, "__dataclass_fields__", ())  # a Hugging Face tokenizer, a field
+    if not older and not hasattr(tokenizer, "tokenizer"):
         tokenizer.tokenizer = property(lambda self: HuggingFaceView(self.encoding, self.special_tokens))

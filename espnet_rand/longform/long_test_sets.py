@@ -216,7 +216,7 @@ def _write(
             begun = file.frames
             sources.append({"utterance": utterance.name, "text": utterance.text, "start": begun / rate})
             recording = recordings.open(utterance.recording)
-            if stop > recording.length + 0.1 * rate:
+            if start >= recording.length or stop > recording.length + 0.1 * rate:
                 raise DataError(f"{utterance.name} ends at {utterance.end} s; {recording.name} is shorter")
             stop = min(stop, recording.length)
             following = part[i + 1] if i + 1 < len(part) else None

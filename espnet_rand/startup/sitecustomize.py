@@ -46,7 +46,7 @@ class _ActAfterImport:
         if name not in _WATCHED:
             return None
         spec = PathFinder.find_spec(name, path)
-        if spec is not None:
+        if spec is not None and spec.loader is not None:  # a folder of this name has none
             execute = spec.loader.exec_module
 
             def execute_and_act(module):

@@ -25,6 +25,14 @@ def test_module_command_and_script(run, tmp_path):
     assert run("espnet-rand", "-", "--b").stdout == ""  # a script from stdin, which is empty
 
 
+def test_a_folder_that_is_called_as_a_watched_module(run, tmp_path):
+    (tmp_path / "whisper").mkdir()
+    probe = (
+        f"import sys, importlib; sys.path[:] = [{str(tmp_path)!r}]; print(importlib.import_module('whisper').__path__)"
+    )
+    assert str(tmp_path) in run("espnet-rand", "-c", probe).stdout
+
+
 def test_every_python_below_is_registered(run):
     assert said(run("espnet-rand", "-c", PROBE)) == ["True"]
     below = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PROBE!r}])"

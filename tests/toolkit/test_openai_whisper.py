@@ -1,10 +1,13 @@
 """ESPnet's Whisper classes with the current openai-whisper, and packed models without OpenAI's file."""
 
+import dataclasses
+
 import pytest
 import torch
 import yaml
 
 import espnet_rand
+from espnet_rand import whisper_tokens
 
 whisper = pytest.importorskip("whisper")
 espnet_rand.register()
@@ -85,3 +88,13 @@ def test_a_packed_model_is_built_without_openais_file_and_under_any_name(tmp_pat
     with torch.no_grad():
         said = [m.decoder.decoders(torch.arange(9).view(1, 9), m.encode(speech, lengths)[0]) for m in (packed, trained)]
     torch.testing.assert_close(*said)
+
+
+def test_a_tokenizer_of_hugging_face_stays(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Tokenizer:  # as in openai-whisper's versions that ESPnet's installer takes
+        tokenizer: object
+
+    monkeypatch.setattr(whisper.tokenizer, "Tokenizer", Tokenizer)
+    whisper_tokens.prepare()
+    assert Tokenizer("of Hugging Face").tokenizer == "of Hugging Face"

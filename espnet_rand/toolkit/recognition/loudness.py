@@ -18,13 +18,13 @@ def quietest(samples: np.ndarray, rate: int) -> int:
 def moves(samples: np.ndarray, rate: int) -> bool:
     """Whether a stretch, (samples,), is as loud as speech is: mostly far above its quietest moments.
 
-    Noise that goes on is not, nor is a word with silence behind.
+    Noise that goes on is not, nor is a word with silence behind. Samples that are zero tell nothing of what is quiet.
     """
     energy = _energy(samples, rate)
-    if not len(energy):
+    sound = energy[energy > 0]
+    if not len(sound):
         return False
-    quiet, usual = np.quantile(energy, (0.1, 0.5))
-    return bool(usual > quiet * 10 ** (_MOVES / 10))
+    return bool(np.quantile(energy, 0.5) > np.quantile(sound, 0.1) * 10 ** (_MOVES / 10))
 
 
 def _frame(rate: int) -> int:

@@ -28,7 +28,7 @@ from espnet_rand.toolkit.trailing_silence import seconds_of_a_frame, silence_beh
 _NO_SPEECH = "no speech by the model's own account: its text is left out"
 _LOOP = "the decoder said the same over and over: it is kept once, and what follows may be missing"
 _FULL = "the decoder had no more room: what follows may be missing"
-_ASTRAY = "the decoder went astray: heard again in two parts"
+_AGAIN = "the decoder went astray, or left out what is said: heard again in two parts"
 _SILENT = "no words in some seconds in which somebody may speak"
 # seconds; recordings as long as this are worth to be heard again in two parts
 _WHOLE = 10.0
@@ -108,7 +108,7 @@ class Recognizer:
         words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
         if whole and self.guard and timed and self._skipped(samples, words):
             again = self._in_parts(samples)
-            if len(again.words) > len(words):
+            if again.timed and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.note.split("; ")}:
                 return again
             notes.append(_SILENT)
         return Heard(words, timed, "; ".join(notes))
@@ -128,7 +128,7 @@ class Recognizer:
         first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
         notes = {first.note, second.note}
         if notes != {_NO_SPEECH}:
-            notes = {_ASTRAY, *notes} - {""}
+            notes = {_AGAIN, *notes} - {""}
         words = [*first.words, *second.moved(cut / self.rate).words]
         return Heard(words, first.timed and second.timed, "; ".join(sorted(notes)))
 
