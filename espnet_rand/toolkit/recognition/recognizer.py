@@ -94,8 +94,7 @@ class Recognizer:
         notes = []
         if self.guard and best.hypothesis is not None:
             verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
-            certain = silence_behind(self.model.encoder, len(samples)) >= self.rate and not moves(samples, self.rate)
-            if verdict.no_speech and (certain or not whole):
+            if verdict.no_speech and not (whole and self._may_be_speech(samples)):
                 logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
                 return Heard([], note=_NO_SPEECH if best.tokens else "")
             if whole and (verdict.astray or verdict.no_speech):
@@ -112,6 +111,10 @@ class Recognizer:
                 return again
             notes.append(_SILENT)
         return Heard(words, timed, "; ".join(notes))
+
+    def _may_be_speech(self, samples: np.ndarray) -> bool:
+        """Whether "no speech" may be wrong: there is no silence behind, or samples are as loud as speech."""
+        return silence_behind(self.model.encoder, len(samples)) < self.rate or moves(samples, self.rate)
 
     def _skipped(self, samples: np.ndarray, words: List[Word]) -> bool:
         """Whether somebody speaks on within a word, before the first or behind the last: some of it is left out."""
