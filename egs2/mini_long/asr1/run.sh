@@ -2,7 +2,8 @@
 # Models trained on connected digits of 2 seconds, decoded on minutes of them: float, float with the usual
 # regularizers, straight-through, noise without gradient to the scale, RAND; each fine-tuned from one float model.
 #
-#   --model ctc          what decodes: ctc, transducer (an LSTM) or attention, each with CTC beside it in training
+#   --model ctc          what decodes: ctc, transducer (an LSTM) or attention (an LSTM), these with CTC beside them in
+#                        training
 #   --corpus_size tiny   only shows that all stages run, with one seed, 4 bits and 10 and 20 seconds
 #   --seeds "1 2 3"      runs of each system
 #   --precisions "4 8"   bits of what is quantized
@@ -56,8 +57,9 @@ case ${model} in
         network+=" --decoder_conf hidden_size=96 --joint_net_conf joint_space_size=128"
         search="--beam_size 1" ;;
     attention)
-        epochs=60 rate=0.001
-        network="--decoder transformer --decoder_conf num_blocks=2 --decoder_conf linear_units=384"
+        epochs=20 rate=0.001
+        network="--decoder rnn --decoder_conf rnn_type=lstm --decoder_conf num_layers=1"
+        network+=" --decoder_conf hidden_size=128 --model_conf lsm_weight=0.1"
         search="--beam_size 1 --ctc_weight 0.0 --guard false" ;;  # what the model itself says
     *)
         echo "$0: --model must be ctc, transducer or attention: ${model}" >&2
