@@ -31,11 +31,9 @@ from espnet_rand.export.examples import write_example
 from espnet_rand.kaldi import read_lines
 from espnet_rand.longform.scoring import Score, score
 from espnet_rand.packing import read_packed
-from espnet_rand.reporting import markdown
+from espnet_rand.reporting import markdown, text_cleaner
 
 espnet_rand.register()
-from espnet2.text.cleaner import TextCleaner  # noqa: E402
-
 from espnet_rand.longform.audio import Recording  # noqa: E402
 from espnet_rand.shipping import example  # noqa: E402
 from espnet_rand.shipping.espnet_folder import write_espnet  # noqa: E402
@@ -74,7 +72,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=[""], help="parts of the names of those that are run")
     args = parser.parse_args()
     files = {key: Path(path) for key, path in read_lines(args.data / "wav.scp").items()}
-    clean = TextCleaner("whisper_en" if args.language == "en" else "whisper_basic")
+    clean = text_cleaner("whisper_en" if args.language == "en" else "whisper_basic")
     references = {key: clean(text) for key, text in read_lines(args.data / "text").items()}
     seconds = {key: _seconds(path) for key, path in files.items()}
     rows: List[List[str]] = []

@@ -4,7 +4,20 @@ import functools
 import math
 import sys
 import time
-from typing import Collection, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, cast
+from typing import (
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    cast,
+)
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +28,15 @@ _DRAWS = 5000  # number of the bootstrap's draws
 _EVERY = 60.0  # seconds between lines about progress
 
 T = TypeVar("T")
+
+
+def text_cleaner(name: str) -> Callable[[str], str]:
+    """What cleans the texts that are compared: ESPnet's cleaner of this name, e.g. whisper_en. `none`: nothing does."""
+    if name == "none":
+        return str
+    from espnet2.text.cleaner import TextCleaner
+
+    return TextCleaner(name)
 
 
 def following(items: Iterable[T], title: str, total: Optional[int] = None) -> Iterator[T]:

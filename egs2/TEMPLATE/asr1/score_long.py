@@ -10,12 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-from espnet2.text.cleaner import TextCleaner
-
 from espnet_rand.atomic import replacing, write_text
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.longform.scoring import ScoringError, differences, plot, score, tables
-from espnet_rand.reporting import runs_of
+from espnet_rand.reporting import runs_of, text_cleaner
 
 
 def read_seconds(manifest: Path) -> dict:
@@ -32,7 +30,7 @@ def read_stage(reader, path: Path, stage: int) -> dict:
         sys.exit(f"score_long.py: {e}. Fix: run stage {stage} first")
 
 
-def read_texts(path: Path, stage: int, cleaner: TextCleaner) -> dict:
+def read_texts(path: Path, stage: int, cleaner) -> dict:
     """Read the cleaned text of each recording, or exit."""
     return {key: cleaner(text) for key, text in read_stage(read_lines, path, stage).items()}
 
@@ -49,7 +47,7 @@ def main():
     named = runs_of(args.systems)
     if args.baseline and args.baseline not in named:
         sys.exit(f"score_long.py: --baseline: {args.baseline} is not one of {', '.join(named)}")
-    cleaner = TextCleaner(None if args.cleaner == "none" else args.cleaner)
+    cleaner = text_cleaner(args.cleaner)
     scores = []
     for name, systems in named.items():
         for mode, _, test_set in (pair.partition(":") for pair in args.decoded):

@@ -17,7 +17,7 @@ from statistics import mean
 from espnet_rand.atomic import write_text
 from espnet_rand.kaldi import DataError, read_lines
 from espnet_rand.packing import read_packed, report
-from espnet_rand.reporting import markdown, runs_of
+from espnet_rand.reporting import markdown, runs_of, text_cleaner
 
 
 def read_texts(reference: Path, hypothesis: Path, clean) -> tuple:
@@ -59,11 +59,7 @@ def cleaners(names: list, test_sets: list) -> dict:
         )
     if len(names) == 1:
         names = names * len(test_sets)
-    found = {"none": str}
-    if set(names) != {"none"}:
-        from espnet2.text.cleaner import TextCleaner
-
-        found.update((name, TextCleaner(name)) for name in names if name != "none")
+    found = {name: text_cleaner(name) for name in set(names)}
     return {test_set: found[name] for test_set, name in zip(test_sets, names)}
 
 
