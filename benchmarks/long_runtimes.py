@@ -69,11 +69,13 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the table")
     parser.add_argument("--language", default="en")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=int, help="how many recordings, the first of the set; default: all")
     parser.add_argument("--systems", nargs="+", default=[""], help="parts of the names of those that are run")
     args = parser.parse_args()
-    files = {key: Path(path) for key, path in read_lines(args.data / "wav.scp").items()}
+    files = {key: Path(path) for key, path in [*read_lines(args.data / "wav.scp").items()][: args.limit]}
     clean = text_cleaner("whisper_en" if args.language == "en" else "whisper_basic")
-    references = {key: clean(text) for key, text in read_lines(args.data / "text").items()}
+    texts = read_lines(args.data / "text")
+    references = {key: clean(texts[key]) for key in files}
     seconds = {key: _seconds(path) for key, path in files.items()}
     rows: List[List[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -88,8 +90,8 @@ def main() -> None:
             except example.ExampleError as e:
                 rows.append([name, f"fails: {e}"])
                 continue
-            texts = {key: clean(text) for key, text in decoded.texts.items()}
-            found = score(name, args.name, seconds, references, {"": texts})
+            heard = {key: clean(text) for key, text in decoded.texts.items()}
+            found = score(name, args.name, seconds, references, {"": heard})
             rows.append([name, *_row(found, decoded, sum(seconds.values()))])
             print(rows[-1], flush=True)
     header = ["", "WER %", "ins %", "del %", "sub %", "dropped stretches", "repeated phrases", "CPU s per s"]
