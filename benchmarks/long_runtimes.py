@@ -1,9 +1,9 @@
 """Long recordings by Whisper, in ESPnet and in what users would take instead, in one run.
 
 Each system is a folder with a decode.py, which hears each recording as a whole file: ESPnet by asr_inference_long's
-windows (float and packed) and by its own asr_inference; whisper.cpp and faster-whisper by their own long form, with
-their defaults: timestamps, fallback on temperature, the text before as a prompt. The weights are the same, as near in
-precision as the runtime comes. Errors are counted as asr_long.sh does.
+windows (float and packed) and by its own asr_inference, whose Whisper hears 30 seconds and no more; whisper.cpp and
+faster-whisper by their own long form, with their defaults: timestamps, fallback on temperature, the text before as a
+prompt. The weights are the same, as near in precision as the runtime comes. Errors are counted as asr_long.sh does.
 
     export WHISPER_CHECKPOINT=tiny.en.pt   # where config.yaml has whisper_model: local
     python benchmarks/long_runtimes.py --float tiny.en.pt --packed PACKED.safetensors --config config.yaml \\
@@ -77,6 +77,7 @@ def main() -> None:
     texts = read_lines(args.data / "text")
     references = {key: clean(texts[key]) for key in files}
     seconds = {key: _seconds(path) for key, path in files.items()}
+    versions = ", ".join(f"{name} {version(name)}" for name in ("pywhispercpp", "faster-whisper", "ctranslate2"))
     rows: List[List[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for name, write in _systems(args, Path(temporary)).items():
@@ -96,7 +97,6 @@ def main() -> None:
             print(rows[-1], flush=True)
     header = ["", "WER %", "ins %", "del %", "sub %", "dropped stretches", "repeated phrases", "CPU s per s"]
     header += ["load, CPU s", "peak MB"]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("pywhispercpp", "faster-whisper", "ctranslate2"))
     text = (
         f"# Long recordings, {args.name}\n\n{circumstances(' '.join(['python', *sys.argv]))}, {versions}; "
         f"{len(files)} recordings, {sum(seconds.values()):.0f} s, one run.\n\n"

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 import numpy as np
 import torch
 
+from espnet_rand import __version__
 from espnet_rand.errors import few
 from espnet_rand.longform import vad
 from espnet_rand.longform.audio import Recording
@@ -141,7 +142,7 @@ class LongForm:
 
     def _how(self) -> Dict[str, Any]:
         """Describe what the pieces of a recording depend on."""
-        how: Dict[str, Any] = {"mode": self.mode, "rate": self.recognizer.rate}
+        how: Dict[str, Any] = {"espnet_rand": __version__, "mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)
             if self.guarded:
@@ -174,8 +175,20 @@ class LongForm:
             words = join(words, heard, piece.start / audio.rate, overlap_end / audio.rate, timed)
             timed = heard.timed
         return Transcript(
-            words, audio.seconds, all(h.timed for h in kept.heard), [*audio.notes, *_notes(kept, audio.rate)]
+            words,
+            audio.seconds,
+            all(h.timed for h in kept.heard),
+            [*audio.notes, *self._unheard(audio, kept.pieces), *_notes(kept, audio.rate)],
         )
+
+    def _unheard(self, audio: Recording, pieces: List[Piece]) -> List[str]:
+        """The note on what silero-vad takes for no speech, in a recording in which somebody speaks."""
+        if self.mode != "vad" or not pieces:
+            return []
+        ends = [0, *(piece.stop for piece in pieces)]
+        heard = sum(piece.stop - max(piece.start, end) for piece, end in zip(pieces, ends))
+        left = f"{(audio.length - heard) / audio.rate:.1f}"
+        return [f"{left} s that silero-vad takes for no speech: not heard"] if left != "0.0" else []
 
     def pieces(self, recording: Recording) -> List[Piece]:
         """Cut a recording into the pieces that it is decoded in."""
@@ -216,7 +229,7 @@ def _silero_version() -> Optional[str]:
 
 
 def _notes(kept: Journal, rate: int) -> List[str]:
-    """The notes of the pieces, each once, with the times at which its pieces begin."""
+    """The notes of the pieces, each once, with the seconds at which the first of its pieces begin."""
     if not kept.pieces:
         return ["no speech found"]
     starts: Dict[str, List[str]] = {}

@@ -44,6 +44,23 @@ def without_ctc(model: Any) -> None:
         model.ctc = None
 
 
+def primed(search: BeamSearch) -> int:
+    """Count the tokens of a hypothesis that stand before the first of its text."""
+    return len(search.hyp_primer) if getattr(search, "hyp_primer", None) else 1
+
+
+def cut(speech2text: Any, hypothesis: Any, frames: int) -> bool:
+    """Whether a hypothesis has as many tokens as `maxlenratio` allows for so many frames of the encoder.
+
+    ESPnet's search ends it there. Without `maxlenratio` there is no such end.
+    """
+    search, ratio = getattr(speech2text, "beam_search", None), getattr(speech2text, "maxlenratio", 0.0)
+    if not isinstance(search, BeamSearch) or not ratio:
+        return False
+    most = -int(ratio) if ratio < 0 else max(1, int(ratio * frames))
+    return len(hypothesis.yseq) - primed(search) - 1 >= most
+
+
 def check(speech2text: Any) -> None:
     """Check that the search of a Speech2Text fits its model. One that was made before `register` may not.
 

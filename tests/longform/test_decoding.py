@@ -135,6 +135,8 @@ def test_pieces_of_speech_with_pauses_between_them_stay_as_they_are(tmp_path, mo
     starts = [piece.start / rate for piece in pieces]
     assert starts[:3] == [0, 10, 30] and 38 < starts[3] < 39 and 46 < starts[4] < 47
     assert [piece.stop / rate for piece in pieces] == [9, 19, 40, 48, 55]
+    notes = LongForm(stub, mode="vad", window=10, overlap=2)(tmp_path / "a.wav").notes
+    assert notes == ["17.0 s that silero-vad takes for no speech: not heard"]
 
 
 def test_whole_is_one_piece():

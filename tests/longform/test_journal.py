@@ -107,6 +107,11 @@ def test_journals_of_other_versions_are_refused(journal):
     assert "is of another version of espnet_rand" in refused(journal)
 
 
+def test_another_version_may_hear_something_else(journal, monkeypatch):
+    monkeypatch.setattr(decoding, "__version__", "99")
+    assert "was begun with other espnet_rand" in refused(journal)
+
+
 def test_what_is_no_journal_stays(tmp_path):
     for content in ("a text without a line's end", "lines\nof a text\n"):
         (tmp_path / "notes.txt").write_text(content)

@@ -13,11 +13,7 @@ from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 from torch import Tensor
 
 from espnet_rand.toolkit.recognition.loops import ends_in_loop, without_loops
-
-try:
-    from espnet2.legacy.nets.beam_search import BeamSearch
-except ImportError:  # ESPnet 202511
-    from espnet.nets.beam_search import BeamSearch
+from espnet_rand.toolkit.search import BeamSearch, primed
 
 # the score of a token that must not come next: no search gains as much
 _NEVER = -1e6
@@ -81,7 +77,7 @@ def judge(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) ->
     """
     search, model = speech2text.beam_search, speech2text.asr_model
     everything = [int(i) for i in hypothesis.yseq]
-    ids = everything[_primed(search) : -1]
+    ids = everything[primed(search) : -1]
     once = without_loops([model.token_list[i] for i in ids], ids)
     own = isinstance(model.decoder, OpenAIWhisperDecoder) and model.token_list[model.sos] == _START
     return Verdict(
@@ -92,11 +88,6 @@ def judge(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) ->
         mean=float(hypothesis.scores["decoder"]) / (len(ids) + 1) if own else 0.0,
         rate=len(once) / seconds,
     )
-
-
-def _primed(search: Any) -> int:
-    """Count the tokens that stand before the first of the text."""
-    return len(search.hyp_primer) if getattr(search, "hyp_primer", None) else 1
 
 
 def _room(decoder: Any) -> float:

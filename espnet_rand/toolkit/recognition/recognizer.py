@@ -30,6 +30,8 @@ _LOOP = "the decoder said the same over and over: it is kept once, and what foll
 _FULL = "the decoder had no more room: what follows may be missing"
 _AGAIN = "the decoder went astray, or left out what is said: heard again in two parts"
 _SILENT = "no words in some seconds in which somebody may speak"
+_NOTHING = "the search found no text"
+_CUT = "as many tokens as --maxlenratio allows: what follows is missing. Fix: --maxlenratio 0"
 # seconds; recordings as long as this are worth to be heard again in two parts
 _WHOLE = 10.0
 # seconds from the beginning of a word to that of the next. In speech with pauses of half a second there were 3.4 at
@@ -80,7 +82,10 @@ class Recognizer:
 
     def __call__(self, samples: np.ndarray) -> Heard:
         """Recognize the words of samples, (samples,) float32, with times from their beginning."""
-        return self._hear(samples, whole=len(samples) >= _WHOLE * self.rate)
+        heard = self._hear(samples, whole=len(samples) >= _WHOLE * self.rate)
+        if self.guard and heard.timed and self._skipped(samples, heard.words):
+            return heard._replace(note="; ".join(filter(None, (heard.note, _SILENT))))
+        return heard
 
     def _hear(self, samples: np.ndarray, whole: bool) -> Heard:
         """Recognize the words of samples.
@@ -91,25 +96,26 @@ class Recognizer:
         best = self._search(samples)
         if best is None:
             return Heard([], note="too short for the model")
-        notes = []
+        notes = [_NOTHING] if best.hypothesis is None and best.spans is None else []
         if self.guard and best.hypothesis is not None:
             verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
             if verdict.no_speech and not (whole and self._may_be_speech(samples)):
                 logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
                 return Heard([], note=_NO_SPEECH if best.tokens else "")
             if whole and (verdict.astray or verdict.no_speech):
-                return self._in_parts(samples)
+                return self._in_parts(samples, said=bool(best.tokens))
             if verdict.looped:
                 logging.info(f"espnet_rand: words over and over: {best.text.strip()}")
                 tokens = self.speech2text.converter.ids2tokens(verdict.ids)
                 best = best._replace(text=self._to_text(tokens), tokens=tokens, ids=verdict.ids)
             notes = [note for note, holds in ((_LOOP, verdict.looped), (_FULL, verdict.full)) if holds]
+        if best.hypothesis is not None and search.cut(self.speech2text, best.hypothesis, best.frames.size(1)):
+            notes.append(_CUT)
         words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
         if whole and self.guard and timed and self._skipped(samples, words):
-            again = self._in_parts(samples)
+            again = self._in_parts(samples, said=bool(words))
             if again.timed and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.note.split("; ")}:
                 return again
-            notes.append(_SILENT)
         return Heard(words, timed, "; ".join(notes))
 
     def _may_be_speech(self, samples: np.ndarray) -> bool:
@@ -124,15 +130,19 @@ class Recognizer:
             for begin, end in zip(begins, begins[1:])
         )
 
-    def _in_parts(self, samples: np.ndarray) -> Heard:
-        """Recognize samples in two parts, cut where they are quietest."""
+    def _in_parts(self, samples: np.ndarray, said: bool) -> Heard:
+        """Recognize samples in two parts, cut where they are quietest.
+
+        Args:
+            said: whether there were words when they were heard at once
+        """
         third = len(samples) // 3
         cut = third + quietest(samples[third : 2 * third], self.rate)
         first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
-        notes = {first.note, second.note}
-        if notes != {_NO_SPEECH}:
-            notes = {_AGAIN, *notes} - {""}
+        notes = {first.note, second.note} - {""}
         words = [*first.words, *second.moved(cut / self.rate).words]
+        if words or (said and _NO_SPEECH not in notes):
+            notes.add(_AGAIN)
         return Heard(words, first.timed and second.timed, "; ".join(sorted(notes)))
 
     @torch.no_grad()
