@@ -141,8 +141,8 @@ class LongForm:
             return self._transcript(audio, kept, progress, pieces)
 
     def _how(self) -> Dict[str, Any]:
-        """Describe what the pieces of a recording depend on."""
-        how: Dict[str, Any] = {"espnet_rand": __version__, "mode": self.mode, "rate": self.recognizer.rate}
+        """Describe what the pieces of a recording, and what is heard in them, depend on."""
+        how: Dict[str, Any] = {"version of espnet_rand": __version__, "mode": self.mode, "rate": self.recognizer.rate}
         if self.mode != "whole":
             how.update(window=self.window, overlap=self.overlap)
             if self.guarded:
@@ -234,8 +234,8 @@ def _notes(kept: Journal, rate: int) -> List[str]:
         return ["no speech found"]
     starts: Dict[str, List[str]] = {}
     for piece, heard in zip(kept.pieces, kept.heard):
-        if heard.note:
-            starts.setdefault(heard.note, []).append(f"{piece.start / rate:.0f}")
+        for note in heard.notes():
+            starts.setdefault(note, []).append(f"{piece.start / rate:.0f}")
     count = len(kept.pieces)
     return [
         f"{note} ({len(times)} of {count} pieces" + (f", at {few(times, _SHOWN)} s)" if len(times) < count else ")")

@@ -50,15 +50,16 @@ def primed(search: BeamSearch) -> int:
 
 
 def cut(speech2text: Any, hypothesis: Any, frames: int) -> bool:
-    """Whether a hypothesis has as many tokens as `maxlenratio` allows for so many frames of the encoder.
+    """Whether ESPnet's search ended a hypothesis, for it had as many tokens as are allowed, and not the model.
 
-    ESPnet's search ends it there. Without `maxlenratio` there is no such end.
+    Those are what `maxlenratio` says; where that is 0, as many as the encoder has frames.
     """
     search, ratio = getattr(speech2text, "beam_search", None), getattr(speech2text, "maxlenratio", 0.0)
-    if not isinstance(search, BeamSearch) or not ratio:
+    if not isinstance(search, BeamSearch):
         return False
-    most = -int(ratio) if ratio < 0 else max(1, int(ratio * frames))
-    return len(hypothesis.yseq) - primed(search) - 1 >= most
+    most = -int(ratio) if ratio < 0 else max(1, int(ratio * frames)) if ratio else frames
+    ids = [int(i) for i in hypothesis.yseq[primed(search) : -1]]
+    return len(ids) >= most and ids[-1] != search.eos  # the model's own end has the search's behind it
 
 
 def check(speech2text: Any) -> None:

@@ -109,7 +109,7 @@ def test_journals_of_other_versions_are_refused(journal):
 
 def test_another_version_may_hear_something_else(journal, monkeypatch):
     monkeypatch.setattr(decoding, "__version__", "99")
-    assert "was begun with other espnet_rand" in refused(journal)
+    assert "was begun with other version of espnet_rand" in refused(journal)
 
 
 def test_what_is_no_journal_stays(tmp_path):

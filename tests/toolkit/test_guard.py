@@ -21,7 +21,7 @@ SPACE = TOKENS.index("<space>")
 LOOP = "the decoder said the same over and over: it is kept once, and what follows may be missing"
 AGAIN = "the decoder went astray, or left out what is said: heard again in two parts"
 SILENT = "no words in some seconds in which somebody may speak"
-CUT = "as many tokens as --maxlenratio allows: what follows is missing. Fix: --maxlenratio 0"
+CUT = "as many tokens as --maxlenratio allows: what follows may be missing. Fix: --maxlenratio 0"
 
 
 def ids(text):
@@ -188,6 +188,11 @@ def test_a_text_that_maxlenratio_cuts_has_a_note(tmp_path):
         speech2text.maxlenratio = ratio
         assert hear(speech2text) == heard
         assert hear(speech2text, guard=False) == heard
+    speech2text.maxlenratio = -7  # the model ends it by itself, in the search's last step
+    assert hear(speech2text)[1] == ""
+    loops = speaking(tmp_path, "yes no " * 200, beam_size=1)
+    loops.maxlenratio = -60
+    assert hear(loops, 12.0)[1].split("; ") == sorted([CUT, AGAIN, LOOP])
 
 
 def test_a_search_without_a_text_has_a_note(tmp_path):

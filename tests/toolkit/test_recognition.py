@@ -81,7 +81,9 @@ def test_words_are_those_of_espnet_with_times(kind, tmp_path):
         result = speech2text.hypotheses_to_results(result)
     text = result[0][0]
     assert text and join_text(heard.words) == text.rstrip()
-    assert heard.timed == (kind != "attention") and "maxlenratio" in (heard.note or "maxlenratio")
+    assert heard.timed == (kind != "attention")
+    # with random weights a text is as long as maxlenratio allows, mostly; a transducer's search has none
+    assert all("maxlenratio" in note for note in heard.notes()) and not (heard.note and kind.endswith("transducer"))
     times = [time for word in heard.words for time in (word.start, word.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1.5
     assert not speech2text.asr_model.encoder._forward_hooks

@@ -31,7 +31,7 @@ _FULL = "the decoder had no more room: what follows may be missing"
 _AGAIN = "the decoder went astray, or left out what is said: heard again in two parts"
 _SILENT = "no words in some seconds in which somebody may speak"
 _NOTHING = "the search found no text"
-_CUT = "as many tokens as --maxlenratio allows: what follows is missing. Fix: --maxlenratio 0"
+_CUT = "as many tokens as --maxlenratio allows: what follows may be missing. Fix: --maxlenratio 0"
 # seconds; recordings as long as this are worth to be heard again in two parts
 _WHOLE = 10.0
 # seconds from the beginning of a word to that of the next. In speech with pauses of half a second there were 3.4 at
@@ -110,11 +110,11 @@ class Recognizer:
                 best = best._replace(text=self._to_text(tokens), tokens=tokens, ids=verdict.ids)
             notes = [note for note, holds in ((_LOOP, verdict.looped), (_FULL, verdict.full)) if holds]
         if best.hypothesis is not None and search.cut(self.speech2text, best.hypothesis, best.frames.size(1)):
-            notes.append(_CUT)
+            notes.append(_CUT if self.speech2text.maxlenratio else _FULL)
         words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
         if whole and self.guard and timed and self._skipped(samples, words):
             again = self._in_parts(samples, said=bool(words))
-            if again.timed and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.note.split("; ")}:
+            if again.timed and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.notes()}:
                 return again
         return Heard(words, timed, "; ".join(notes))
 
@@ -139,7 +139,7 @@ class Recognizer:
         third = len(samples) // 3
         cut = third + quietest(samples[third : 2 * third], self.rate)
         first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
-        notes = {first.note, second.note} - {""}
+        notes = {note for part in (first, second) for note in part.notes()}
         words = [*first.words, *second.moved(cut / self.rate).words]
         if words or (said and _NO_SPEECH not in notes):
             notes.add(_AGAIN)

@@ -56,12 +56,16 @@ class Heard(NamedTuple):
     Attributes:
         words: in order
         timed: their times come from an alignment; otherwise they are spread over the piece
-        note: a remark on the piece, or nothing
+        note: remarks on the piece, with semicolons between them, or nothing
     """
 
     words: List[Word]
     timed: bool = True
     note: str = ""
+
+    def notes(self) -> List[str]:
+        """The remarks on the piece."""
+        return self.note.split("; ") if self.note else []
 
     def moved(self, seconds: float) -> "Heard":
         """Move the words so many seconds later."""
