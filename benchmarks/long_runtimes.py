@@ -152,19 +152,20 @@ def _systems(args: argparse.Namespace, temporary: Path) -> Dict[str, Callable[[P
 
     return {
         "ESPnet, windows, float": lambda folder: _write_espnet(args, floats, folder),
+        "ESPnet, windows, float, beam 5": lambda folder: _write_espnet(args, floats, folder, beam=5),
         "ESPnet, windows, packed, 4 bits": lambda folder: _write_espnet(args, args.packed, folder),
         "ESPnet, asr_inference on the whole, float": lambda folder: _write_espnet(args, floats, folder, _WHOLE),
         "whisper.cpp, 4 bits, exported": whisper_cpp(lambda path: ggml.export(packed, path)),
         "whisper.cpp, f16": whisper_cpp(lambda path: write_ggml(whisper, path, F16)),
-        "faster-whisper, int8 of its own": faster_whisper("int8"),
-        "faster-whisper, float": faster_whisper("float32"),
+        "faster-whisper, int8 of its own, beam 5": faster_whisper("int8"),
+        "faster-whisper, float, beam 5": faster_whisper("float32"),
     }
 
 
-def _write_espnet(args: argparse.Namespace, file: Path, folder: Path, instead: str = "") -> None:
+def _write_espnet(args: argparse.Namespace, file: Path, folder: Path, instead: str = "", beam: int = 1) -> None:
     """Write a folder of ESPnet's, whose decode.py knows `whisper_model: local`; `instead`: what LongForm is there."""
     write_espnet(file, args.config, "asr", folder)
-    write_example("espnet", folder, SEARCH={"beam_size": 1, "ctc_weight": 0.0})
+    write_example("espnet", folder, SEARCH={"beam_size": beam, "ctc_weight": 0.0})
     text = (folder / "decode.py").read_text()
     assert _IMPORT in text
     text = text.replace(_IMPORT, f"sys.path.insert(0, {_LOCAL!r})\nimport whisper_local\n{instead or _IMPORT}")
