@@ -99,11 +99,12 @@ class Recognizer:
         notes = [_NOTHING] if best.hypothesis is None and best.spans is None else []
         if self.guard and best.hypothesis is not None:
             verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
-            if verdict.no_speech and not (whole and self._may_be_speech(samples)):
+            doubtful = verdict.no_speech and self._may_be_speech(samples)
+            if whole and (doubtful or (verdict.astray and not verdict.no_speech)):
+                return self._in_parts(samples, said=bool(best.tokens))
+            if verdict.no_speech and (verdict.unsure or not doubtful):
                 logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
                 return Heard([], note=_NO_SPEECH if best.tokens else "")
-            if whole and (verdict.astray or verdict.no_speech):
-                return self._in_parts(samples, said=bool(best.tokens))
             if verdict.looped:
                 logging.info(f"espnet_rand: words over and over: {best.text.strip()}")
                 tokens = self.speech2text.converter.ids2tokens(verdict.ids)
