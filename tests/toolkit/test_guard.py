@@ -162,10 +162,10 @@ def test_speech_is_judged_with_silence_behind(tmp_path):
         heard.clear()
         assert (hear(speech2text, seconds), len(heard)) == (("", note), times)
     heard.clear()  # what is as loud as speech is heard again, and kept: models of few bits take it for no speech
-    assert (hear(speech2text, 20.0, speech), len(heard)) == (("you you", f"{AGAIN}; {SILENT}"), 3)
+    assert (hear(speech2text, 14.0, speech), len(heard)) == (("you you", f"{AGAIN}; {SILENT}"), 3)
     assert hear(speech2text, 8.0, speech) == ("you", SILENT)
     unsure = speaking(tmp_path, "you|", nospeech=0.9, sure=0.1, beam_size=1)
-    assert hear(unsure, 20.0, speech) == hear(unsure, 8.0, speech) == ("", f"{note}; {SILENT}")
+    assert hear(unsure, 14.0, speech) == hear(unsure, 8.0, speech) == ("", f"{note}; {SILENT}")
 
 
 def test_speech_without_words_is_heard_again(tmp_path, monkeypatch):

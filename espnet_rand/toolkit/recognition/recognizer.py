@@ -82,17 +82,14 @@ class Recognizer:
 
     def __call__(self, samples: np.ndarray) -> Heard:
         """Recognize the words of samples, (samples,) float32, with times from their beginning."""
-        heard = self._hear(samples, whole=len(samples) >= _WHOLE * self.rate)
+        heard = self._hear(samples)
         if self.guard and heard.timed and self._skipped(samples, heard.words):
             return heard._replace(note="; ".join(filter(None, (heard.note, _SILENT))))
         return heard
 
-    def _hear(self, samples: np.ndarray, whole: bool) -> Heard:
-        """Recognize the words of samples.
-
-        Args:
-            whole: whether to hear them again in two parts, if the decoder goes astray
-        """
+    def _hear(self, samples: np.ndarray) -> Heard:
+        """Recognize the words of samples; again in two parts, if they are long and the decoder goes astray."""
+        whole = len(samples) >= _WHOLE * self.rate
         best = self._search(samples)
         if best is None:
             return Heard([], note="too short for the model")
@@ -139,7 +136,7 @@ class Recognizer:
         """
         third = len(samples) // 3
         cut = third + quietest(samples[third : 2 * third], self.rate)
-        first, second = (self._hear(part, whole=False) for part in (samples[:cut], samples[cut:]))
+        first, second = (self._hear(part) for part in (samples[:cut], samples[cut:]))
         notes = {note for part in (first, second) for note in part.notes()}
         words = [*first.words, *second.moved(cut / self.rate).words]
         if words or (said and _NO_SPEECH not in notes):
