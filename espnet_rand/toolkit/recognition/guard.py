@@ -63,14 +63,9 @@ class Verdict(NamedTuple):
         return told and self.rate < _TOKENS_A_SECOND
 
     @property
-    def unsure(self) -> bool:
-        """Whether the decoder hardly believes its own text."""
-        return self.mean < _ASTRAY
-
-    @property
     def astray(self) -> bool:
         """Whether the text is hardly what somebody said."""
-        return self.looped or self.full or self.unsure
+        return self.looped or self.full or self.mean < _ASTRAY
 
 
 def judge(speech2text: Any, encoded: Tensor, hypothesis: Any, seconds: float) -> Verdict:

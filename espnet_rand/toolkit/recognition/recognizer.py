@@ -26,9 +26,10 @@ from espnet_rand.toolkit.recognition.words import Heard, Word, word_tokens
 from espnet_rand.toolkit.trailing_silence import seconds_of_a_frame, silence_behind
 
 _NO_SPEECH = "no speech by the model's own account: its text is left out"
+_KEPT = "no speech by the model's own account, but as loud as speech: its text is kept"
 _LOOP = "the decoder said the same over and over: it is kept once, and what follows may be missing"
 _FULL = "the decoder had no more room: what follows may be missing"
-_AGAIN = "the decoder went astray, or left out what is said: heard again in two parts"
+_AGAIN = "the decoder went astray, or left out what is said: heard again in parts"
 _SILENT = "no words in some seconds in which somebody may speak"
 _NOTHING = "the search found no text"
 _CUT = "as many tokens as --maxlenratio allows: what follows may be missing. Fix: --maxlenratio 0"
@@ -50,9 +51,9 @@ class Recognizer:
         ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. Its time
             grows with a recording's length, the time of the search with CTC with the square of the length
         guard: leave out what attention decoders without CTC say that nobody said. Words over and over are kept once;
-            words are left out where Whisper itself takes a recording for no speech; what went astray, and where its
-            words' times show that some were left out, is heard again in two parts. The notes say so. Other decoders and
-            searches have no guard
+            words are left out where Whisper itself takes a recording for no speech that is not as loud as speech; what
+            went astray, and where its words' times show that some were left out, is heard again in parts. The notes
+            say so. Other decoders and searches have no guard
 
     Attributes:
         rate: the rate of the samples that it wants, in Hz
@@ -96,29 +97,30 @@ class Recognizer:
         notes = [_NOTHING] if best.hypothesis is None and best.spans is None else []
         if self.guard and best.hypothesis is not None:
             verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
-            doubtful = verdict.no_speech and self._may_be_speech(samples)
-            if whole and (doubtful or (verdict.astray and not verdict.no_speech)):
+            loud = verdict.no_speech and moves(samples, self.rate)
+            if whole and (loud or self._fills(samples) if verdict.no_speech else verdict.astray):
                 return self._in_parts(samples, said=bool(best.tokens))
-            if verdict.no_speech and (verdict.unsure or not doubtful):
+            if verdict.no_speech and (verdict.astray or not loud):
                 logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
                 return Heard([], note=_NO_SPEECH if best.tokens else "")
             if verdict.looped:
                 logging.info(f"espnet_rand: words over and over: {best.text.strip()}")
                 tokens = self.speech2text.converter.ids2tokens(verdict.ids)
                 best = best._replace(text=self._to_text(tokens), tokens=tokens, ids=verdict.ids)
-            notes = [note for note, holds in ((_LOOP, verdict.looped), (_FULL, verdict.full)) if holds]
+            held = ((_LOOP, verdict.looped), (_FULL, verdict.full), (_KEPT, verdict.no_speech and best.tokens))
+            notes = [note for note, holds in held if holds]
         if best.hypothesis is not None and search.cut(self.speech2text, best.hypothesis, best.frames.size(1)):
             notes.append(_CUT if self.speech2text.maxlenratio else _FULL)
         words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
         if whole and self.guard and timed and self._skipped(samples, words):
             again = self._in_parts(samples, said=bool(words))
-            if again.timed and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.notes()}:
+            if (again.timed or not words) and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.notes()}:
                 return again
         return Heard(words, timed, "; ".join(notes))
 
-    def _may_be_speech(self, samples: np.ndarray) -> bool:
-        """Whether "no speech" may be wrong: there is no silence behind, or samples are as loud as speech."""
-        return silence_behind(self.model.encoder, len(samples)) < self.rate or moves(samples, self.rate)
+    def _fills(self, samples: np.ndarray) -> bool:
+        """Whether samples have no silence behind, without which the model may take speech for none."""
+        return silence_behind(self.model.encoder, len(samples)) < self.rate
 
     def _skipped(self, samples: np.ndarray, words: List[Word]) -> bool:
         """Whether somebody speaks on within a word, before the first or behind the last: some of it is left out."""
