@@ -31,8 +31,8 @@ def get_parser(task: str) -> argparse.ArgumentParser:
         "--guard",
         type=str2bool,
         default=True,
-        help="keep once what an attention decoder says over and over, leave out its words where Whisper itself hears no "
-        "speech and nothing is as loud, and hear again in parts where it went astray; report.jsonl notes it",
+        help="keep once what an attention decoder says over and over, leave out its words where Whisper itself hears "
+        "no speech and nothing is as loud, and hear again in parts where it went astray; report.jsonl notes it",
     )
     return parser
 
