@@ -17,6 +17,7 @@ from task import ROOT, Sentence, Task
 from torch import nn
 
 from espnet_rand.kaldi import read_lines
+from espnet_rand.reporting import text_cleaner
 
 
 class Speech(Task):
@@ -149,9 +150,7 @@ class Whisper(Speech):
 
     @functools.cached_property
     def clean(self):
-        from espnet2.text.cleaner import TextCleaner
-
-        return TextCleaner("whisper_en")
+        return text_cleaner("whisper_en")
 
 
 @contextmanager

@@ -12,11 +12,7 @@ from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 from torch import Tensor, nn
 
 from espnet_rand.context import setting
-
-try:
-    from espnet2.legacy.nets.beam_search import BeamSearch
-except ImportError:  # ESPnet 202511
-    from espnet.nets.beam_search import BeamSearch
+from espnet_rand.toolkit.search import BeamSearch
 
 
 class _Heard(NamedTuple):
