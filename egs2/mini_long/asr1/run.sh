@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Models trained on connected digits of 2 seconds, decoded on minutes of them: float, float with the usual
-# regularizers, straight-through, noise without gradient to the scale, RAND; each fine-tuned from one float model.
+# regularizers, straight-through, noise without gradient to the scale, RAND; each fine-tuned from one float model, or
+# trained from the start.
 #
 #   --model ctc          what decodes: ctc, transducer (an LSTM) or attention (an LSTM), these with CTC beside them in
 #                        training
@@ -8,6 +9,8 @@
 #   --seeds "1 2 3"      runs of each system
 #   --precisions "4 8"   bits of what is quantized
 #   --durations "utterance 30 60 120 300 600"  seconds of the long recordings, and the short ones as they are
+#   --scratch true       instead of fine-tuning: each system is trained from the start, as float is; the names end in
+#                        _scratch
 #   --methods "..."      of weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3; default: all
 #   --stage, --stop_stage  1 to 5 of asr.sh (training, packing), 8 to 10 of asr_long.sh (decoding)
 #   --modes "windows whole", --window 10, --overlap 3  of asr_long.sh
@@ -25,6 +28,7 @@ model=ctc
 seeds=
 precisions=
 durations=
+scratch=false
 methods="weight_decay dropout ste pqn noise rand_m1 rand_m2 rand_m3"
 stage=1
 stop_stage=10
@@ -40,7 +44,7 @@ inference_args=
 inference_config=
 datadir=
 expdir=
-own="corpus_size model seeds precisions durations methods modes window overlap"
+own="corpus_size model seeds precisions durations scratch methods modes window overlap"
 own+=" stage stop_stage nj ngpu python inference_model asr_args inference_args"
 paths="datadir expdir inference_config"
 . "$(dirname "$0")/../../TEMPLATE/asr1/utils/own_options.sh"
@@ -85,21 +89,26 @@ precisions=${precisions:-4 8}
 durations=${durations:-utterance 30 60 120 300 600}
 
 config=../../mini/asr1/conf/train_asr.yaml
-tune="--max_epoch 3 --optim_conf lr=${rate} --scheduler_conf warmup_steps=50"
-tuned() {  # <name> <options>: adds a system of one seed, which begins with the float model
+if [ "${scratch}" = true ]; then
+    begin= schedule="--max_epoch ${epochs}" tag=_scratch baseline=float
+else
+    begin="from: float.SEED, " schedule="--max_epoch 3 --optim_conf lr=${rate} --scheduler_conf warmup_steps=50"
+    tag= baseline=float_tuned
+fi
+trained() {  # <name> <options>: adds a system of one seed
     systems+="
-$1.${seed}: {train: ${config}, from: float.${seed}, options: --seed ${seed} ${tune} ${*:2}}"
+$1${tag}.${seed}: {train: ${config}, ${begin/SEED/${seed}}options: --seed ${seed} ${schedule} ${*:2}}"
 }
 
 systems=
 for seed in ${seeds}; do
     systems+="
 float.${seed}: {train: ${config}, options: --seed ${seed} --max_epoch ${epochs}}"
-    tuned float_tuned
+    [ "${scratch}" = true ] || trained float_tuned
     for method in ${methods}; do
         case ${method} in
-            weight_decay) tuned weight_decay --optim_conf weight_decay=0.1 ;;
-            dropout) tuned dropout --encoder_conf dropout_rate=0.2 ;;
+            weight_decay) trained weight_decay --optim_conf weight_decay=0.1 ;;
+            dropout) trained dropout --encoder_conf dropout_rate=0.2 ;;
             ste | pqn | noise | rand_m[123]) ;;
             *)
                 echo "$0: --methods: there is no ${method}" >&2
@@ -111,13 +120,13 @@ float.${seed}: {train: ${config}, options: --seed ${seed} --max_epoch ${epochs}}
             quantizer="--quantizer_config ${method/rand_m2/rand}_w4 --quantizer_conf bits=${bits}"
             case ${method} in
                 ste | pqn | rand_m[123])
-                    tuned "${method}_w${bits}" ${quantizer} ;;
+                    trained "${method}_w${bits}" ${quantizer} ;;
                 noise)
                     # variational noise of the size of pqn's, and no rounding: what pqn trained, in float
                     [[ " ${methods} " == *" pqn "* ]] \
                         || { echo "$0: --methods: noise is pqn's weights, and needs pqn" >&2; exit 1; }
                     systems+="
-noise_w${bits}.${seed}: {float: pqn_w${bits}.${seed}}" ;;
+noise_w${bits}${tag}.${seed}: {float: pqn_w${bits}${tag}.${seed}}" ;;
             esac
         done
     done
@@ -136,7 +145,7 @@ common=(--datadir "${datadir}" --expdir "${expdir}" --systems "${systems}" --nj 
 # memory suffices for five minutes at once.
 ../../TEMPLATE/asr1/asr_long.sh "${common[@]}" \
     --stop_stage "${stop_stage}" \
-    --baseline float_tuned \
+    --baseline ${baseline} \
     --by all \
     --pause 0 \
     --durations "${durations}" \
