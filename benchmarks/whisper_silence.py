@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import jiwer
@@ -147,8 +148,8 @@ def main():
                     found = jiwer.process_words([clean(text) for *_, text in entries], [*map(clean, texts)])
                     row += [f"{100 * found.wer:.2f}", f"{found.substitutions}, {found.deletions}, {found.insertions}"]
                 print("|", " | ".join(map(str, [*row, f"{took:.0f}"])), "|", flush=True)
-                for note in sorted({one.note for one in heard} - {""}):
-                    print(f"  {sum(one.note == note for one in heard)} x {note}", file=sys.stderr)
+                for note, times in sorted(Counter(note for one in heard for note in one.notes).items()):
+                    print(f"  {times} x {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -214,9 +214,9 @@ class LongForm:
         """Recognize the words of a piece, unless it is silent or too short."""
         samples = recording.read(*piece)
         if len(samples) < _SHORTEST * recording.rate:
-            return Heard([], note="too short")
+            return Heard([], notes=("too short",))
         if np.abs(samples).max() <= _SILENCE:
-            return Heard([], note="silent")
+            return Heard([], notes=("silent",))
         return self.recognizer(samples)
 
 
@@ -234,7 +234,7 @@ def _notes(kept: Journal, rate: int) -> List[str]:
         return ["no speech found"]
     starts: Dict[str, List[str]] = {}
     for piece, heard in zip(kept.pieces, kept.heard):
-        for note in heard.notes():
+        for note in heard.notes:
             starts.setdefault(note, []).append(f"{piece.start / rate:.0f}")
     count = len(kept.pieces)
     return [

@@ -11,8 +11,8 @@ from espnet_rand.errors import UserError
 from espnet_rand.longform.pieces import Piece
 from espnet_rand.toolkit.recognition import Heard, Word
 
-# the first format had no checksums, and no version
-_VERSION = 2
+# the first format had no checksums, and no version; the second had the notes of a piece in one text
+_VERSION = 3
 _BEGINNING, _BEGINNING_OF_FIRST = b'{"version": ', b'{"of": '
 
 
@@ -160,7 +160,7 @@ class Journal:
             return None
         try:
             heard = content["heard"]
-            return Heard(**{**heard, "words": [Word(*word) for word in heard["words"]]})
+            return Heard([Word(*word) for word in heard["words"]], heard["timed"], tuple(heard["notes"]))
         except (TypeError, KeyError):  # a version whose words have more wrote it
             return None
 

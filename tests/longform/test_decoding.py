@@ -89,7 +89,7 @@ def test_a_journal_of_other_options_is_refused(tmp_path):
         LongForm(Stub([]), window=10)(ramp(20)[::-1], journal, of={"beam_size": 2})
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", '{"version": 2}', '{"version": 2, "crc32": 0}', "\x00\xff"])
+@pytest.mark.parametrize("line", ["nonsense", "[]", '{"version": 3}', '{"version": 3, "crc32": 0}', "\x00\xff"])
 def test_a_damaged_journal_is_refused(tmp_path, line):
     journal = tmp_path / "key.jsonl"
     journal.write_bytes(line.encode("latin1") + b"\n")

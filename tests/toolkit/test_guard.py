@@ -68,7 +68,7 @@ def speech(seconds):
 
 def hear(speech2text, seconds=1.0, made=lambda seconds: noise(seconds)[0][0].numpy(), **options):
     heard = Recognizer(speech2text, **options)(made(seconds))
-    return join_text(heard.words), heard.note
+    return join_text(heard.words), "; ".join(heard.notes)
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,7 @@ def test_words_on_what_is_no_speech(nospeech, sure, speech, tmp_path):
 def test_what_went_astray_is_heard_again_in_two_parts(tmp_path):
     loops = speaking(tmp_path, "yes no|", long="ha " * 200, beam_size=1)
     heard = Recognizer(loops)(noise(12.0)[0][0].numpy())
-    assert (join_text(heard.words), heard.note) == (
-        "yes no yes no",
-        AGAIN,
-    )
+    assert (join_text(heard.words), heard.notes) == ("yes no yes no", (AGAIN,))
     assert heard.words[1].end <= heard.words[2].start and 4 <= heard.words[2].start < heard.words[-1].end <= 12
     unsure = speaking(tmp_path, "yes|", long="to|", sure=0.1, beam_size=1)
     assert hear(unsure, 12.0)[0] == "yes yes"

@@ -83,12 +83,12 @@ def test_words_are_those_of_espnet_with_times(kind, tmp_path):
     assert text and join_text(heard.words) == text.rstrip()
     assert heard.timed == (kind != "attention")
     # with random weights a text is as long as maxlenratio allows, mostly; a transducer's search has none
-    assert all("maxlenratio" in note for note in heard.notes()) and not (heard.note and kind.endswith("transducer"))
+    assert all("maxlenratio" in note for note in heard.notes) and not (heard.notes and kind.endswith("transducer"))
     times = [time for word in heard.words for time in (word.start, word.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 1.5
     assert not speech2text.asr_model.encoder._forward_hooks
     if kind != "rnn":  # which takes a single frame
-        assert recognizer(noise(0.01)).note == "too short for the model"
+        assert recognizer(noise(0.01)).notes == ("too short for the model",)
 
 
 @pytest.mark.parametrize("layer, factor", [("conv2d", 4), ("conv2d6", 6), ("conv2d8", 8)])

@@ -85,7 +85,7 @@ class Recognizer:
         """Recognize the words of samples, (samples,) float32, with times from their beginning."""
         heard = self._hear(samples)
         if self.guard and heard.timed and self._skipped(samples, heard.words):
-            return heard._replace(note="; ".join(filter(None, (heard.note, _SILENT))))
+            return heard._replace(notes=(*heard.notes, _SILENT))
         return heard
 
     def _hear(self, samples: np.ndarray) -> Heard:
@@ -93,7 +93,7 @@ class Recognizer:
         whole = len(samples) >= _WHOLE * self.rate
         best = self._search(samples)
         if best is None:
-            return Heard([], note="too short for the model")
+            return Heard([], notes=("too short for the model",))
         notes = [_NOTHING] if best.hypothesis is None and best.spans is None else []
         if self.guard and best.hypothesis is not None:
             verdict = judge(self.speech2text, best.frames, best.hypothesis, len(samples) / self.rate)
@@ -102,7 +102,7 @@ class Recognizer:
                 return self._in_parts(samples, said=bool(best.tokens))
             if verdict.no_speech and (verdict.astray or not loud):
                 logging.info(f"espnet_rand: no speech: left out: {best.text.strip()}")
-                return Heard([], note=_NO_SPEECH if best.tokens else "")
+                return Heard([], notes=(_NO_SPEECH,) if best.tokens else ())
             if verdict.looped:
                 logging.info(f"espnet_rand: words over and over: {best.text.strip()}")
                 tokens = self.speech2text.converter.ids2tokens(verdict.ids)
@@ -114,9 +114,9 @@ class Recognizer:
         words, timed = self._words(best, len(samples)) if best.tokens else ([], True)
         if whole and self.guard and timed and self._skipped(samples, words):
             again = self._in_parts(samples, said=bool(words))
-            if (again.timed or not words) and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.notes()}:
+            if (again.timed or not words) and len(again.words) > len(words) and not {_LOOP, _FULL} & {*again.notes}:
                 return again
-        return Heard(words, timed, "; ".join(notes))
+        return Heard(words, timed, tuple(notes))
 
     def _fills(self, samples: np.ndarray) -> bool:
         """Whether samples have no silence behind, without which the model may take speech for none."""
@@ -139,11 +139,11 @@ class Recognizer:
         third = len(samples) // 3
         cut = third + quietest(samples[third : 2 * third], self.rate)
         first, second = (self._hear(part) for part in (samples[:cut], samples[cut:]))
-        notes = {note for part in (first, second) for note in part.notes()}
+        notes = {*first.notes, *second.notes}
         words = [*first.words, *second.moved(cut / self.rate).words]
         if words or (said and _NO_SPEECH not in notes):
             notes.add(_AGAIN)
-        return Heard(words, first.timed and second.timed, "; ".join(sorted(notes)))
+        return Heard(words, first.timed and second.timed, tuple(sorted(notes)))
 
     @torch.no_grad()
     def _search(self, samples: np.ndarray) -> Optional["_Best"]:

@@ -56,16 +56,12 @@ class Heard(NamedTuple):
     Attributes:
         words: in order
         timed: their times come from an alignment; otherwise they are spread over the piece
-        note: remarks on the piece, with semicolons between them, or nothing
+        notes: remarks on the piece
     """
 
     words: List[Word]
     timed: bool = True
-    note: str = ""
-
-    def notes(self) -> List[str]:
-        """The remarks on the piece."""
-        return self.note.split("; ") if self.note else []
+    notes: Tuple[str, ...] = ()
 
     def moved(self, seconds: float) -> "Heard":
         """Move the words so many seconds later."""
