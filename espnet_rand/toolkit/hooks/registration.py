@@ -39,7 +39,6 @@ from espnet_rand.toolkit import (
     yaml_files,
 )
 from espnet_rand.toolkit.hooks import (
-    cross_attention,
     curves,
     espnet3,
     files,
@@ -52,6 +51,7 @@ from espnet_rand.toolkit.hooks import (
     second_programs,
     teacher,
     transducer_loss,
+    whisper_search,
 )
 from espnet_rand.toolkit.pretrained.sources import read_weights
 
@@ -81,7 +81,7 @@ def register() -> None:
     imports = _imports()
     _registered = True
     transducer_loss.stand_in()
-    cross_attention.register()
+    whisper_search.register()
     openai_whisper.register()
     curves.register()
     search.register()
