@@ -14,8 +14,10 @@ from espnet2.mt.espnet_model import ESPnetMTModel
 from espnet_rand.options import OptionError
 
 try:
+    from espnet2.legacy.nets.batch_beam_search_online_sim import BatchBeamSearchOnlineSim
     from espnet2.legacy.nets.beam_search import BeamSearch
 except ImportError:  # ESPnet 202511
+    from espnet.nets.batch_beam_search_online_sim import BatchBeamSearchOnlineSim
     from espnet.nets.beam_search import BeamSearch
 
 
@@ -66,11 +68,17 @@ def check(speech2text: Any) -> None:
     """Check that the search of a Speech2Text fits its model. One that was made before `register` may not.
 
     Raises:
-        OptionError: its weights, or its beam, do not fit
+        OptionError: its weights, or its beam, do not fit; or `streaming` has a `maxlenratio` below 0, which that search
+            takes for one token
     """
     search, model = getattr(speech2text, "beam_search", None), speech2text.asr_model
     if not isinstance(search, BeamSearch):
         return
+    if isinstance(search, BatchBeamSearchOnlineSim) and speech2text.maxlenratio < 0:
+        raise OptionError(
+            f"maxlenratio {speech2text.maxlenratio:g}: ESPnet's search with streaming would end each text after one "
+            "token. Fix: give --maxlenratio 0, or --streaming false"
+        )
     has = {"decoder": model.decoder, "ctc": getattr(model, "ctc", None)}
     given = {"scorers": {**search.scorers, **has}, "weights": search.weights, "beam_size": search.beam_size}
     _, notes = _changes({**given, "vocab_size": search.n_vocab, "pre_beam_score_key": search.pre_beam_score_key})

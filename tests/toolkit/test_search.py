@@ -87,3 +87,9 @@ def test_a_search_from_before_registration_is_refused(ctc_alone, monkeypatch, tu
         LongForm(Speech2Text(*ctc_alone, beam_size=2))
     text, samples = tune
     assert LongForm(Speech2Text(*ctc_alone, beam_size=2, ctc_weight=1.0))(samples).text == text
+
+
+def test_a_number_of_tokens_is_refused_where_the_search_takes_it_for_one(ctc_alone):
+    with pytest.raises(OptionError, match="maxlenratio -40: ESPnet's search with streaming .* --maxlenratio 0"):
+        LongForm(Speech2Text(*ctc_alone, streaming=True, maxlenratio=-40))
+    LongForm(Speech2Text(*ctc_alone, streaming=True, maxlenratio=0.5))
