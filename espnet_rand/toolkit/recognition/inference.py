@@ -25,7 +25,7 @@ def get_parser(task: str) -> argparse.ArgumentParser:
         "--ctc_greedy",
         type=str2bool,
         default=False,
-        help="the best token of each frame by the model's CTC; no search, whose time grows with the square of a window",
+        help="the best token of each frame by the model's CTC; no search, which takes longer",
     )
     parser.add_argument(
         "--guard",

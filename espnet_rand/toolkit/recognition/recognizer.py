@@ -48,8 +48,8 @@ class Recognizer:
 
     Args:
         speech2text: Speech2Text of espnet2.bin.asr_inference or asr_transducer_inference
-        ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search. Its time
-            grows with a recording's length, the time of the search with CTC with the square of the length
+        ctc_greedy: take the best token of each frame by the model's CTC, in place of speech2text's search, which
+            takes longer
         guard: leave out what attention decoders without CTC say that nobody said. Words over and over are kept once;
             words are left out where Whisper itself takes a recording for no speech that is not as loud as speech; what
             went astray, and where its words' times show that some were left out, is heard again in parts. The notes
