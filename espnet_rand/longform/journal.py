@@ -159,10 +159,13 @@ class Journal:
         if (content.get("number"), content.get("piece")) != (number, [*pieces[number]]):
             return None
         try:
-            heard = content["heard"]
-            return Heard([Word(*word) for word in heard["words"]], heard["timed"], tuple(heard["notes"]))
+            heard = Heard(**content["heard"])
+            words = [Word(*word) for word in heard.words]
         except (TypeError, KeyError):  # a version whose words have more wrote it
             return None
+        if not isinstance(heard.notes, list) or not all(isinstance(note, str) for note in heard.notes):
+            return None
+        return heard._replace(words=words, notes=tuple(heard.notes))
 
 
 def _encoded(content: Dict[str, Any], **options: Any) -> bytes:

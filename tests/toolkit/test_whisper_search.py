@@ -11,6 +11,7 @@ import espnet_rand
 
 espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
+from espnet2.legacy.nets.batch_beam_search_online import BatchBeamSearchOnline  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_rand.packing import pack_model, write_packed  # noqa: E402
@@ -83,7 +84,9 @@ def test_each_recording_and_token_is_computed_once_and_for_what_it_is(kind, beam
     first, second = RECORDINGS
     for count, samples in enumerate((first, second, first), 1):
         # packed layers round what they get to 8 bits, in steps of the largest value of a call
-        check_same(speech2text(samples), plain(samples), within=1e-2 if kind == "packed" else 1e-5)
+        found = speech2text(samples)
+        check_same(found, plain(samples), within=1e-2 if kind == "packed" else 1e-5)
+        assert not any(torch.is_tensor(state) for *_, hypothesis in found for state in hypothesis.states["decoder"])
         assert len(keys) == count * len(attentions(speech2text)) and {*tokens} == {1}
         assert not any(key() is not None for key in keys)  # nothing is kept
     assert said(plain(first)) != said(plain(second))
@@ -94,6 +97,26 @@ def test_hypotheses_that_are_scored_one_by_one(tmp_path):
     for one in (speech2text, plain):
         one.beam_search.__class__ = BeamSearch  # as ESPnet has it beside an n-gram model
     check_same(speech2text(RECORDINGS[0]), plain(RECORDINGS[0]))
+
+
+def test_what_is_heard_block_by_block(tmp_path):
+    """A new block changes all that is heard, and all tokens with it; one search goes on with another's hypotheses."""
+    heard, found = torch.randn(1500, 8, generator=torch.Generator().manual_seed(1)), []
+    blocks = {"block_size": 400, "hop_size": 300, "look_ahead": 100}
+    for speech2text in (made(tmp_path), as_espnet(made(tmp_path))):
+        search = speech2text.beam_search
+        options = {name: getattr(search, name) for name in ("scorers", "weights", "beam_size", "sos", "eos")}
+        online = BatchBeamSearchOnline(**options, vocab_size=search.n_vocab, **blocks)
+        with torch.no_grad():
+            parts = [online(heard[start : start + 500], 0.012, is_final=start == 1000) for start in (0, 500, 1000)]
+        found.append(parts[-1])
+    check_same(*found)
+
+
+def test_a_decoder_with_a_computation_of_its_own_is_asked(tmp_path):
+    speech2text = made(tmp_path)
+    speech2text.asr_model.decoder.decoders.blocks[0].register_forward_hook(lambda block, inputs, output: -output)
+    check_same(speech2text(RECORDINGS[0]), as_espnet(speech2text)(RECORDINGS[0]))
 
 
 def test_memory_that_is_written_over_is_heard_again(tmp_path):

@@ -5,8 +5,9 @@ frames, in every layer.
 """
 
 import functools
+import itertools
 from contextvars import ContextVar
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
@@ -17,17 +18,44 @@ from espnet_rand.toolkit.search import BeamSearch
 
 #: Keys and values by the layers that compute them, as whisper.model.MultiHeadAttention takes them.
 _Cache = Dict[nn.Module, Tensor]
+#: What a hypothesis of ESPnet holds of a step: its number, and the hypothesis's place in it. ESPnet keeps it for long.
+_State = Tuple[int, int]
+#: Numbers of steps: each is given once, since ESPnet's online search hands states on to the next search.
+_numbers = itertools.count()
 
 
-class _Heard(NamedTuple):
-    """What a decoder heard, (1, frames, values), with the keys and values of each block's cross attention, likewise."""
+class _Kept:
+    """What a search keeps of a decoder.
 
-    frames: Tensor
-    caches: List[_Cache]
+    Args:
+        frames: what is heard, (1, frames, values)
+
+    Attributes:
+        caches: keys and values of that for the cross attention of each block, likewise
+        steps: by the numbers of steps the keys, values of all tokens in each block, (hypotheses, tokens, values)
+    """
+
+    def __init__(self, decoder: OpenAIWhisperDecoder, frames: Tensor):
+        self.frames = frames
+        attentions = [block.cross_attn for block in decoder.decoders.blocks]
+        self.caches: List[_Cache] = [{layer: layer(frames) for layer in (one.key, one.value)} for one in attentions]
+        self.steps: Dict[int, List[Tensor]] = {}
+
+    def are_known(self, states: List[Optional[_State]], tokens: int) -> bool:
+        """Whether the keys and values of so many tokens are kept for all states; those of fewer are forgotten."""
+        self.steps = {number: told for number, told in self.steps.items() if told[0].size(1) >= tokens}
+        known = [state is not None and state[0] in self.steps for state in states]
+        return all(known) and all(self.steps[number][0].size(1) == tokens for number, _ in states)
+
+    def add(self, told: List[Tensor]) -> List[_State]:
+        """Keep the keys and values of a step, and return the states of its hypotheses."""
+        number = next(_numbers)
+        self.steps[number] = told
+        return [(number, place) for place in range(len(told[0]))]
 
 
 #: What the search of this thread keeps, by decoders; None: none runs. It ends with the search.
-_kept: ContextVar[Optional[Dict[nn.Module, _Heard]]] = ContextVar("kept", default=None)
+_kept: ContextVar[Optional[Dict[nn.Module, _Kept]]] = ContextVar("kept", default=None)
 
 
 def register() -> None:
@@ -45,70 +73,77 @@ def register() -> None:
 
     @functools.wraps(score)
     def scored(self, ys, state, x):
-        if not _keeps(self, x[None]):
+        if not _keeps(self, ys[None], x[None]):
             return score(self, ys, state, x)
         scores, states = _step(self, ys[None], [state], x[None])
         return scores[0], states[0]
 
     @functools.wraps(batch_score)
     def batch_scored(self, ys, states, xs):
-        return _step(self, ys, states, xs) if _keeps(self, xs) else batch_score(self, ys, states, xs)
+        return _step(self, ys, states, xs) if _keeps(self, ys, xs) else batch_score(self, ys, states, xs)
 
     BeamSearch.__call__ = searched
     OpenAIWhisperDecoder.score, OpenAIWhisperDecoder.batch_score = scored, batch_scored
 
 
-def _keeps(decoder: OpenAIWhisperDecoder, xs: Tensor) -> bool:
-    """Whether a search runs in which all hypotheses hear the same, (hypotheses, frames, values)."""
+def _keeps(decoder: OpenAIWhisperDecoder, ys: Tensor, xs: Tensor) -> bool:
+    """Whether a search runs in which `_step` gives the scores of ESPnet's decoder.
+
+    Args:
+        ys: the tokens so far, (hypotheses, tokens)
+        xs: what is heard, (hypotheses, frames, values)
+    """
+    if _kept.get() is None or decoder.training or torch.is_grad_enabled():
+        return False
     one = len(xs) == 1 or not xs.stride(0)  # hypotheses of one recording hear the same memory
-    return _kept.get() is not None and one and not decoder.training and not torch.is_grad_enabled()
+    fits = ys.size(1) <= len(decoder.decoders.positional_embedding)
+    own = type(decoder).forward_one_step is OpenAIWhisperDecoder.forward_one_step
+    parts = [part for block in decoder.decoders.blocks for part in (block, block.attn)]
+    return one and fits and own and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 
 def _step(
-    decoder: OpenAIWhisperDecoder, ys: Tensor, states: List[Optional[Tensor]], xs: Tensor
-) -> Tuple[Tensor, List[Optional[Tensor]]]:
+    decoder: OpenAIWhisperDecoder, ys: Tensor, states: List[Optional[_State]], xs: Tensor
+) -> Tuple[Tensor, List[_State]]:
     """Score the next token, as OpenAIWhisperDecoder.batch_score does.
 
     Args:
         ys: the tokens so far, (hypotheses, tokens)
-        states: of each hypothesis the keys and values of all tokens but the last, (2 * layers, tokens - 1, values), as
-            the step before returned them; None: they are not known
+        states: of each hypothesis, as the step before returned them; None: there was none
         xs: what is heard, (hypotheses, frames, values)
 
     Returns:
         log-probabilities, (hypotheses, vocabulary), and the states with the last token
     """
-    whisper = decoder.decoders
-    known = [state for state in states if state is not None and state.size(1) == ys.size(1) - 1]
-    past = torch.stack(known) if len(known) == len(ys) else None
-    done = 0 if past is None else past.size(2)
+    whisper, kept = decoder.decoders, _kept_of(decoder, xs[:1])
+    done = ys.size(1) - 1
+    if not kept.are_known(states, done):
+        done = 0
     x = whisper.token_embedding(ys[:, done:]) + whisper.positional_embedding[done : ys.size(1)]
     x = x.to(xs.dtype)
-    heard = _heard(decoder, xs[:1])
     told: List[Tensor] = []
-    for layer, (block, cache) in enumerate(zip(whisper.blocks, heard.caches)):
+    for block, cache in zip(whisper.blocks, kept.caches):
         normed, attention = block.attn_ln(x), block.attn
         pair = [attention.key(normed), attention.value(normed)]
-        if past is not None:
-            pair = [torch.cat((past[:, 2 * layer + i], new), dim=1) for i, new in enumerate(pair)]
+        if done:
+            pasts = (torch.stack([kept.steps[n][len(told) + i][place] for n, place in states]) for i in range(2))
+            pair = [torch.cat((past, new), dim=1) for past, new in zip(pasts, pair)]
         x = x + attention.out(attention.qkv_attention(attention.query(normed), *pair, whisper.mask)[0])
         asked = block.cross_attn_ln(x).flatten(0, 1)[None]  # one recording answers all hypotheses
-        x = x + block.cross_attn(asked, heard.frames, kv_cache=cache)[0].view_as(x)
+        x = x + block.cross_attn(asked, kept.frames, kv_cache=cache)[0].view_as(x)
         x = x + block.mlp(block.mlp_ln(x))
         told += pair
     last = whisper.ln(x)[:, -1]
     scores = (last @ whisper.token_embedding.weight.to(last.dtype).T).float()
-    return torch.log_softmax(scores, dim=-1), [*torch.stack(told, dim=1)]
+    return torch.log_softmax(scores, dim=-1), kept.add(told)
 
 
-def _heard(decoder: OpenAIWhisperDecoder, frames: Tensor) -> _Heard:
-    """What is kept of frames, (1, frames, values), computed where nothing is."""
-    kept: Any = _kept.get()
-    known = kept.get(decoder)
+def _kept_of(decoder: OpenAIWhisperDecoder, frames: Tensor) -> _Kept:
+    """What this search keeps of a decoder that hears frames, (1, frames, values)."""
+    all_kept: Any = _kept.get()
+    known = all_kept.get(decoder)
     if known is None or _place(known.frames[0]) != _place(frames[0]):
-        attentions = [block.cross_attn for block in decoder.decoders.blocks]
-        caches = [{layer: layer(frames) for layer in (each.key, each.value)} for each in attentions]
-        known = kept[decoder] = _Heard(frames, caches)
+        known = all_kept[decoder] = _Kept(decoder, frames)
     return known
 
 

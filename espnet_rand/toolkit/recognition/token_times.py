@@ -1,5 +1,6 @@
 """Finds when the tokens of a hypothesis are said: the best path of a model through them."""
 
+import threading
 from contextlib import ExitStack
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -119,10 +120,15 @@ def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: Lis
         return None
     attended = [block.cross_attn for block in text.blocks[len(text.blocks) // 2 :]]
     outputs: Dict[Any, Tensor] = {}
+    thread = threading.get_ident()
+
+    def note(layer: Any, inputs: Any, output: Tensor) -> None:
+        if threading.get_ident() == thread:  # others may search with the same model
+            outputs[layer] = output[0]
+
     with ExitStack() as hooks:
         for layer in (layer for attention in attended for layer in (attention.query, attention.key)):
-            hook = layer.register_forward_hook(lambda layer, inputs, output: outputs.__setitem__(layer, output[0]))
-            hooks.callback(hook.remove)
+            hooks.callback(layer.register_forward_hook(note).remove)
         text(torch.tensor([[*primer, *tokens]], device=encoded.device), encoded)
     scores = torch.cat(
         [_attention(outputs[one.query][len(primer) - 1 :], outputs[one.key], one.n_head) for one in attended]
