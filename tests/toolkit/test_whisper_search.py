@@ -11,10 +11,10 @@ import espnet_rand
 
 espnet_rand.register()
 from espnet2.bin.asr_inference import Speech2Text  # noqa: E402
-from espnet2.legacy.nets.batch_beam_search_online import BatchBeamSearchOnline  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_rand.packing import pack_model, write_packed  # noqa: E402
+from espnet_rand.toolkit.hooks import whisper_search  # noqa: E402
 from espnet_rand.toolkit.search import BeamSearch  # noqa: E402
 
 from .tiny_whisper import DIMS, noise, tiny, write  # noqa: E402, F401
@@ -101,22 +101,49 @@ def test_hypotheses_that_are_scored_one_by_one(tmp_path):
 
 def test_what_is_heard_block_by_block(tmp_path):
     """A new block changes all that is heard, and all tokens with it; one search goes on with another's hypotheses."""
+    in_online = pytest.importorskip("espnet2.legacy.nets.batch_beam_search_online")  # elsewhere in ESPnet 202511
     heard, found = torch.randn(1500, 8, generator=torch.Generator().manual_seed(1)), []
     blocks = {"block_size": 400, "hop_size": 300, "look_ahead": 100}
     for speech2text in (made(tmp_path), as_espnet(made(tmp_path))):
         search = speech2text.beam_search
         options = {name: getattr(search, name) for name in ("scorers", "weights", "beam_size", "sos", "eos")}
-        online = BatchBeamSearchOnline(**options, vocab_size=search.n_vocab, **blocks)
+        online = in_online.BatchBeamSearchOnline(**options, vocab_size=search.n_vocab, **blocks)
         with torch.no_grad():
             parts = [online(heard[start : start + 500], 0.012, is_final=start == 1000) for start in (0, 500, 1000)]
         found.append(parts[-1])
     check_same(*found)
 
 
-def test_a_decoder_with_a_computation_of_its_own_is_asked(tmp_path):
+@pytest.mark.parametrize("kind", ["block", "attention", "before", "step"])
+def test_a_decoder_with_a_computation_of_its_own_is_asked(kind, tmp_path):
     speech2text = made(tmp_path)
-    speech2text.asr_model.decoder.decoders.blocks[0].register_forward_hook(lambda block, inputs, output: -output)
+    decoder = speech2text.asr_model.decoder
+    block = decoder.decoders.blocks[0]
+    if kind == "block":
+        block.register_forward_hook(lambda block, inputs, output: -output)
+    elif kind == "attention":
+        block.attn.register_forward_hook(lambda attention, inputs, output: (-output[0], None))
+    elif kind == "before":
+        block.register_forward_pre_hook(lambda block, inputs: (-inputs[0], *inputs[1:]))
+    else:
+        decoder.__class__ = type("Own", (type(decoder),), {"forward_one_step": backwards})
     check_same(speech2text(RECORDINGS[0]), as_espnet(speech2text)(RECORDINGS[0]))
+
+
+def backwards(self, tgt, *args, **kwargs):
+    return super(type(self), self).forward_one_step(tgt.flip(1), *args, **kwargs)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_search_keeps_no_more_than_it_goes_on_from(one_by_one, tmp_path, monkeypatch):
+    speech2text, kept, add = made(tmp_path), [], whisper_search._Kept.add
+    if one_by_one:
+        speech2text.beam_search.__class__ = BeamSearch
+    monkeypatch.setattr(
+        whisper_search._Kept, "add", lambda self, told: (add(self, told), kept.append(len(self.steps)))[0]
+    )
+    speech2text(RECORDINGS[0])
+    assert max(kept) == (6 if one_by_one else 2)  # of 3 hypotheses the step before, and this one
 
 
 def test_memory_that_is_written_over_is_heard_again(tmp_path):

@@ -42,10 +42,12 @@ class _Kept:
         self.steps: Dict[int, List[Tensor]] = {}
 
     def are_known(self, states: List[Optional[_State]], tokens: int) -> bool:
-        """Whether the keys and values of so many tokens are kept for all states; those of fewer are forgotten."""
-        self.steps = {number: told for number, told in self.steps.items() if told[0].size(1) >= tokens}
-        known = [state is not None and state[0] in self.steps for state in states]
-        return all(known) and all(self.steps[number][0].size(1) == tokens for number, _ in states)
+        """Whether the keys and values of so many tokens are kept for all states; if not, none are from now on."""
+        sizes = {number: told[0].size(1) for number, told in self.steps.items()}
+        known = all(state is not None and sizes.get(state[0]) == tokens for state in states)
+        # a search goes on from the step before; of this step there may be others, where hypotheses come one by one
+        self.steps = {number: self.steps[number] for number, size in sizes.items() if known and size >= tokens}
+        return known
 
     def add(self, told: List[Tensor]) -> List[_State]:
         """Keep the keys and values of a step, and return the states of its hypotheses."""
