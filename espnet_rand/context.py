@@ -2,9 +2,9 @@
 
 import functools
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple
 
 
 @contextmanager
@@ -15,6 +15,22 @@ def setting(variable: ContextVar, value: Any) -> Iterator[None]:
         yield
     finally:
         variable.reset(token)
+
+
+@contextmanager
+def last_outputs(*modules: Any) -> Iterator[Dict[Any, Any]]:
+    """Collect in a block what modules return in this thread: the last output of each, by module."""
+    outputs: Dict[Any, Any] = {}
+    thread = threading.get_ident()
+
+    def collect(module: Any, inputs: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            outputs[module] = output
+
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_hook(collect).remove)
+        yield outputs
 
 
 @contextmanager

@@ -92,12 +92,12 @@ config=../../mini/asr1/conf/train_asr.yaml
 if [ "${scratch}" = true ]; then
     begin= schedule="--max_epoch ${epochs}" tag=_scratch baseline=float
 else
-    begin="from: float.SEED, " schedule="--max_epoch 3 --optim_conf lr=${rate} --scheduler_conf warmup_steps=50"
+    begin="from: float" schedule="--max_epoch 3 --optim_conf lr=${rate} --scheduler_conf warmup_steps=50"
     tag= baseline=float_tuned
 fi
 trained() {  # <name> <options>: adds a system of one seed
     systems+="
-$1${tag}.${seed}: {train: ${config}, ${begin/SEED/${seed}}options: --seed ${seed} ${schedule} ${*:2}}"
+$1${tag}.${seed}: {train: ${config}, ${begin:+${begin}.${seed}, }options: --seed ${seed} ${schedule} ${*:2}}"
 }
 
 systems=

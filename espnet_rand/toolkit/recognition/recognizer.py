@@ -3,7 +3,6 @@
 import argparse
 import logging
 import math
-import threading
 from contextlib import nullcontext
 from typing import Any, List, NamedTuple, Optional, Tuple
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from espnet2.asr.decoder.whisper_decoder import OpenAIWhisperDecoder
 
+from espnet_rand.context import last_outputs
 from espnet_rand.options import OptionError
 from espnet_rand.toolkit import search
 from espnet_rand.toolkit.recognition.guard import guarding, guards, judge
@@ -148,24 +148,18 @@ class Recognizer:
     @torch.no_grad()
     def _search(self, samples: np.ndarray) -> Optional["_Best"]:
         """Search for the best hypothesis; None: the samples are too short for the model."""
-        encoded = []
         postencoder = getattr(self.model, "postencoder", None)
         module = self.model.encoder if postencoder is None else postencoder
-        thread = threading.get_ident()
-        hook = module.register_forward_hook(
-            lambda module, inputs, output: encoded.append(output[0]) if threading.get_ident() == thread else None
-        )
         try:
-            with guarding(self.speech2text) if self.guard else nullcontext():
+            with last_outputs(module) as outputs, guarding(self.speech2text) if self.guard else nullcontext():
                 found = (self._encode if self.ctc_greedy else self.speech2text)(self._preprocess(samples))
         except Exception as e:
             if type(e).__name__ != "TooShortUttError":  # each task has a class of this name
                 raise
             return None
-        finally:
-            hook.remove()
+        encoded = outputs[module][0]
         # an encoder with intermediate CTC returns those outputs too
-        frames = encoded[-1][0] if isinstance(encoded[-1], tuple) else encoded[-1]
+        frames = encoded[0] if isinstance(encoded, tuple) else encoded
         if not self.ctc_greedy:
             return _Best(*self._best(found), frames)
         ids, spans = ctc_best_path(self.model.ctc.log_softmax(frames)[0], self._blank)

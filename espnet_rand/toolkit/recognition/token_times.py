@@ -1,12 +1,12 @@
 """Finds when the tokens of a hypothesis are said: the best path of a model through them."""
 
-import threading
-from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
+
+from espnet_rand.context import last_outputs
 
 Spans = List[Tuple[int, int]]
 
@@ -119,19 +119,10 @@ def whisper_frames(decoder: Any, encoded: Tensor, primer: List[int], tokens: Lis
     if len(primer) + len(tokens) > len(text.positional_embedding):
         return None
     attended = [block.cross_attn for block in text.blocks[len(text.blocks) // 2 :]]
-    outputs: Dict[Any, Tensor] = {}
-    thread = threading.get_ident()
-
-    def note(layer: Any, inputs: Any, output: Tensor) -> None:
-        if threading.get_ident() == thread:  # others may search with the same model
-            outputs[layer] = output[0]
-
-    with ExitStack() as hooks:
-        for layer in (layer for attention in attended for layer in (attention.query, attention.key)):
-            hooks.callback(layer.register_forward_hook(note).remove)
+    with last_outputs(*(layer for one in attended for layer in (one.query, one.key))) as outputs:
         text(torch.tensor([[*primer, *tokens]], device=encoded.device), encoded)
     scores = torch.cat(
-        [_attention(outputs[one.query][len(primer) - 1 :], outputs[one.key], one.n_head) for one in attended]
+        [_attention(outputs[one.query][0, len(primer) - 1 :], outputs[one.key][0], one.n_head) for one in attended]
     )
     deviation, mean = torch.std_mean(scores, dim=1, keepdim=True, unbiased=False)
     scores = (scores - mean) / deviation.clamp(min=torch.finfo(torch.float32).tiny)  # 0: where all tokens attend alike
